@@ -1,0 +1,116 @@
+//! The processor as a device: every machine has it, and its kernels are the readable twins of the Metal text.
+
+mod element;
+mod event;
+mod isa;
+mod launch;
+mod pool;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+pub use element::Element;
+pub use isa::Isa;
+pub use launch::{CpuBody, Launch, Output, part_range};
+use pool::Pool;
+
+use super::host::{HostMemory, physical_memory};
+use super::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Work};
+use crate::config::Config;
+use crate::device::DeviceKind;
+use crate::error::{Result, invalid};
+use crate::kernel::{ConstantValue, Kernel};
+
+/// More threads than this are a slip of the pen.
+const MAX_THREADS: usize = 1024;
+
+pub(crate) struct CpuBackend {
+    pool: Arc<Pool>,
+    isa: Isa,
+    threads: usize,
+    limits: Limits,
+}
+
+/// A CPU pipeline is the body that the kernel already carries.
+struct CpuPipeline;
+
+impl PipelineBody for CpuPipeline {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl CpuBackend {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let threads = config
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
+        if threads == 0 || threads > MAX_THREADS {
+            return invalid!("cpu: {threads} threads, 1 to {MAX_THREADS} are possible");
+        }
+        let isa = config.isa.unwrap_or_else(Isa::best);
+        if !Isa::available().contains(&isa) {
+            return invalid!("cpu: this machine lacks {isa}, its best is {}", Isa::best());
+        }
+        let limits = Limits {
+            max_threads_per_threadgroup: 1024,
+            max_threadgroup_memory: 32 * 1024,
+            max_buffer_len: physical_memory().unwrap_or(usize::MAX),
+            max_working_set: physical_memory(),
+            simd_width: 32,
+        };
+        Ok(CpuBackend { pool: Pool::shared(threads)?, isa, threads, limits })
+    }
+}
+
+impl fmt::Debug for CpuBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuBackend").field("isa", &self.isa).field("threads", &self.threads).finish()
+    }
+}
+
+impl Backend for CpuBackend {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Cpu
+    }
+
+    fn name(&self) -> String {
+        format!("cpu ({}, {} threads)", self.isa, self.threads)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn pipeline_domain(&self) -> u64 {
+        DeviceKind::Cpu as u64
+    }
+
+    fn accepts(&self, kind: DeviceKind) -> bool {
+        kind != DeviceKind::Cuda
+    }
+
+    fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
+        HostMemory::allocate(byte_len, self.limits.max_buffer_len, DeviceKind::Cpu)
+    }
+
+    fn wrap(&self, region: HostRegion) -> Result<Arc<dyn Memory>> {
+        Ok(HostMemory::wrap(region, DeviceKind::Cpu))
+    }
+
+    fn supports(&self, kernel: &Kernel) -> std::result::Result<(), String> {
+        match kernel.cpu {
+            Some(_) => Ok(()),
+            None => Err("there is Metal text for it, but no Rust body".to_owned()),
+        }
+    }
+
+    fn compile(&self, _kernel: &Kernel, _constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
+        Ok(Arc::new(CpuPipeline))
+    }
+
+    fn submit(&self, work: Work, done: Arc<Submission>) {
+        self.pool.submit(work, self.isa, done);
+    }
+}

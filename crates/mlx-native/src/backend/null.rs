@@ -1,0 +1,70 @@
+//! A device that records and runs nothing: host cost stays measurable, and the contract has a smallest example.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::host::{HostMemory, physical_memory};
+use super::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Timing, Work};
+use crate::device::DeviceKind;
+use crate::error::Result;
+use crate::kernel::{ConstantValue, Kernel};
+
+#[derive(Debug)]
+pub(crate) struct NullBackend {
+    limits: Limits,
+}
+
+struct Nothing;
+
+impl PipelineBody for Nothing {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl NullBackend {
+    pub(crate) fn new() -> Self {
+        NullBackend {
+            limits: Limits {
+                max_threads_per_threadgroup: 1024,
+                max_threadgroup_memory: 32 * 1024,
+                max_buffer_len: physical_memory().unwrap_or(usize::MAX),
+                max_working_set: physical_memory(),
+                simd_width: 32,
+            },
+        }
+    }
+}
+
+impl Backend for NullBackend {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Null
+    }
+    fn name(&self) -> String {
+        "null (records, runs nothing)".to_owned()
+    }
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+    fn pipeline_domain(&self) -> u64 {
+        DeviceKind::Null as u64
+    }
+    fn accepts(&self, _kind: DeviceKind) -> bool {
+        true
+    }
+    fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
+        HostMemory::allocate(byte_len, self.limits.max_buffer_len, DeviceKind::Null)
+    }
+    fn wrap(&self, region: HostRegion) -> Result<Arc<dyn Memory>> {
+        Ok(HostMemory::wrap(region, DeviceKind::Null))
+    }
+    fn supports(&self, _kernel: &Kernel) -> std::result::Result<(), String> {
+        Ok(())
+    }
+    fn compile(&self, _kernel: &Kernel, _constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
+        Ok(Arc::new(Nothing))
+    }
+    fn submit(&self, _work: Work, done: Arc<Submission>) {
+        done.finish(Ok(()), Timing::default());
+    }
+}

@@ -1,0 +1,265 @@
+//! Opening devices, and what hangs off one: buffers and encoders.
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::NonNull;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::backend::{Backend, HostRegion, Limits, null::NullBackend};
+use crate::buffer::{Allocation, MlxBuffer};
+use crate::config::Config;
+use crate::dtype::DType;
+use crate::encoder::CommandEncoder;
+use crate::error::{MlxError, Result, invalid};
+use crate::kernel::Kernel;
+
+/// The kinds of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DeviceKind {
+    /// An Apple GPU.
+    Metal,
+    /// The processor: every machine has it.
+    Cpu,
+    /// The Metal kernels, compiled for the processor and run thread by thread, with checks. Feature `emulator`.
+    Emulator,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// Records and runs nothing: for measuring what recording costs.
+    Null,
+}
+
+impl DeviceKind {
+    /// The lower-case name, as `FromStr` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Metal => "metal",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Emulator => "emulator",
+            DeviceKind::Cuda => "cuda",
+            DeviceKind::Null => "null",
+        }
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = MlxError;
+    fn from_str(s: &str) -> Result<Self> {
+        use DeviceKind::*;
+        [Metal, Cpu, Emulator, Cuda, Null].into_iter().find(|k| k.name() == s).ok_or_else(|| {
+            MlxError::InvalidArgument(format!("device {s:?}: known are metal, cpu, emulator, cuda, null"))
+        })
+    }
+}
+
+/// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
+#[derive(Debug)]
+pub struct DeviceRef {
+    backend: Arc<dyn Backend>,
+}
+
+impl DeviceRef {
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// The kind of device.
+    #[must_use]
+    pub fn kind(&self) -> DeviceKind {
+        self.backend.kind()
+    }
+
+    /// The name of the processor or GPU.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.backend.name()
+    }
+}
+
+impl AsRef<DeviceRef> for DeviceRef {
+    fn as_ref(&self) -> &DeviceRef {
+        self
+    }
+}
+
+impl AsRef<DeviceRef> for MlxDevice {
+    fn as_ref(&self) -> &DeviceRef {
+        &self.shared
+    }
+}
+
+/// A device, ready to allocate buffers and run kernels. A handle: clones are the same device.
+///
+/// Several devices may be open at once, also of one kind; buffers of one may be used with encoders of another where both
+/// address the memory of the host.
+#[derive(Clone)]
+pub struct MlxDevice {
+    shared: Arc<DeviceRef>,
+}
+
+impl MlxDevice {
+    /// Opens the best device of this machine: the GPU on a Mac, the processor elsewhere.
+    ///
+    /// # Errors
+    /// [`MlxError::DeviceNotFound`] when none can be opened.
+    pub fn new() -> Result<Self> {
+        let best = if cfg!(target_vendor = "apple") { DeviceKind::Metal } else { DeviceKind::Cpu };
+        Self::open(best).or_else(|_| Self::open(DeviceKind::Cpu))
+    }
+
+    /// Opens a device of the kind `kind` with default settings.
+    ///
+    /// # Errors
+    /// [`MlxError::DeviceNotFound`] with the reason, when there is none.
+    pub fn open(kind: DeviceKind) -> Result<Self> {
+        Self::with_config(kind, &Config::default())
+    }
+
+    /// Opens a device of the kind `kind`.
+    ///
+    /// # Errors
+    /// [`MlxError::DeviceNotFound`] with the reason, when there is none; [`MlxError::InvalidArgument`] for a setting that
+    /// this machine cannot honour.
+    pub fn with_config(kind: DeviceKind, config: &Config) -> Result<Self> {
+        let backend: Arc<dyn Backend> = match kind {
+            DeviceKind::Cpu => Arc::new(crate::backend::cpu::CpuBackend::new(config)?),
+            DeviceKind::Null => Arc::new(NullBackend::new()),
+            DeviceKind::Emulator => emulator(config)?,
+            DeviceKind::Metal => metal(config)?,
+            DeviceKind::Cuda => {
+                return Err(MlxError::DeviceNotFound("cuda: this version has no CUDA backend".to_owned()));
+            }
+        };
+        tracing::debug!(kind = %kind, name = backend.name(), "device opened");
+        Ok(MlxDevice { shared: Arc::new(DeviceRef { backend }) })
+    }
+
+    /// A new encoder: one list of work.
+    ///
+    /// # Errors
+    /// None today; kept for devices that can run out of command buffers.
+    pub fn command_encoder(&self) -> Result<CommandEncoder> {
+        Ok(CommandEncoder::new(self.shared.backend.clone()))
+    }
+
+    /// A zeroed buffer of `byte_len` bytes. `dtype` and `shape` say what is in it; they are not held against `byte_len`.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`] for zero bytes, [`MlxError::BufferAllocationError`] when the device has no memory.
+    pub fn alloc_buffer(&self, byte_len: usize, dtype: DType, shape: Vec<usize>) -> Result<MlxBuffer> {
+        if byte_len == 0 {
+            return invalid!("alloc_buffer: byte_len is 0");
+        }
+        Ok(MlxBuffer::new(Allocation::new(self.shared.backend.allocate(byte_len)?), dtype, &shape))
+    }
+
+    /// A zeroed buffer for a dense tensor of `shape` elements of `dtype`.
+    ///
+    /// # Errors
+    /// As [`alloc_buffer`](Self::alloc_buffer); also when the size overflows.
+    pub fn alloc_tensor(&self, dtype: DType, shape: &[usize]) -> Result<MlxBuffer> {
+        self.alloc_buffer(crate::buffer::byte_len_of(dtype, shape)?, dtype, shape.to_vec())
+    }
+
+    /// A read-only buffer of bytes over a mapped file, used in place. The file must not shrink while it is mapped.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`] for an empty map, or one that the device cannot take.
+    pub fn wrap_map(&self, map: &Arc<Mmap>) -> Result<MlxBuffer> {
+        // SAFETY: the map keeps its bytes valid and in place, and is read-only.
+        unsafe { self.wrap_host(map.as_ptr(), map.len(), map.clone()) }
+    }
+
+    /// A read-only buffer of bytes over memory that is part of the program, used in place.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`] for no bytes, or memory that the device cannot take.
+    pub fn wrap_static(&self, bytes: &'static [u8]) -> Result<MlxBuffer> {
+        // SAFETY: static bytes stay valid, and nobody writes them.
+        unsafe { self.wrap_host(bytes.as_ptr(), bytes.len(), Arc::new(())) }
+    }
+
+    /// A read-only buffer over memory of the host, used in place.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`] for no bytes, or memory that the device cannot take.
+    ///
+    /// # Safety
+    /// `ptr` must be valid for reads of `byte_len` bytes, which nobody changes, as long as `owner` lives.
+    pub unsafe fn wrap_host(
+        &self,
+        ptr: *const u8,
+        byte_len: usize,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Result<MlxBuffer> {
+        let Some(ptr) = NonNull::new(ptr.cast_mut()).filter(|_| byte_len > 0) else {
+            return invalid!("wrap: no bytes");
+        };
+        let memory = self.shared.backend.wrap(HostRegion { ptr, byte_len, writable: false, owner })?;
+        Ok(MlxBuffer::new(Allocation::new(memory), DType::U8, &[byte_len]))
+    }
+
+    /// What the published interface calls the Metal device; accepted wherever a device is asked for.
+    #[must_use]
+    pub fn metal_device(&self) -> &DeviceRef {
+        &self.shared
+    }
+
+    /// The name of the processor or GPU.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.shared.backend.name()
+    }
+
+    /// The kind of device.
+    #[must_use]
+    pub fn kind(&self) -> DeviceKind {
+        self.shared.backend.kind()
+    }
+
+    /// What the device can take.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        self.shared.backend.limits()
+    }
+
+    /// Whether the device has a body for `kernel`; the reason if not.
+    ///
+    /// # Errors
+    /// [`MlxError::Unsupported`] with the reason.
+    pub fn supports(&self, kernel: &Kernel) -> Result<()> {
+        self.shared.backend.supports(kernel).map_err(|why| {
+            MlxError::Unsupported(format!("kernel {:?} on device {}: {why}", kernel.name, self.kind()))
+        })
+    }
+}
+
+impl fmt::Debug for MlxDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MlxDevice").field("name", &self.name()).finish()
+    }
+}
+
+#[cfg(feature = "emulator")]
+fn emulator(config: &Config) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(crate::backend::emulator::EmulatorBackend::new(config)?))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
+    Err(MlxError::DeviceNotFound("emulator: built without the cargo feature `emulator`".to_owned()))
+}
+
+fn metal(_config: &Config) -> Result<Arc<dyn Backend>> {
+    Err(MlxError::DeviceNotFound("metal: no Metal GPU device, Metal exists on Apple systems only".to_owned()))
+}

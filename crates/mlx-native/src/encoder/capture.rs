@@ -1,0 +1,105 @@
+//! Dispatches as data: what capture collects and a graph is made of.
+
+use super::KernelArg;
+use crate::buffer::{MemRange, MlxBuffer};
+use crate::kernel::ComputePipelineState;
+use crate::metal::MTLSize;
+
+/// What is bound to an argument of a captured dispatch.
+#[derive(Debug)]
+pub enum RecordedBinding {
+    /// A buffer from a byte offset on; its memory is kept alive.
+    Buffer {
+        /// The buffer.
+        buffer: MlxBuffer,
+        /// First byte in it.
+        offset: u64,
+    },
+    /// Inline bytes.
+    Bytes(Vec<u8>),
+}
+
+impl RecordedBinding {
+    pub(crate) fn of(arg: &KernelArg<'_>) -> Self {
+        match arg {
+            KernelArg::Buffer(b) => RecordedBinding::Buffer { buffer: b.share(), offset: 0 },
+            KernelArg::BufferWithOffset(b, offset) => RecordedBinding::Buffer { buffer: b.share(), offset: *offset },
+            KernelArg::Bytes(bytes) => RecordedBinding::Bytes(bytes.to_vec()),
+        }
+    }
+
+    pub(crate) fn as_arg(&self) -> KernelArg<'_> {
+        match self {
+            RecordedBinding::Buffer { buffer, offset } => KernelArg::BufferWithOffset(buffer, *offset),
+            RecordedBinding::Bytes(bytes) => KernelArg::Bytes(bytes),
+        }
+    }
+}
+
+impl Clone for RecordedBinding {
+    fn clone(&self) -> Self {
+        Self::of(&self.as_arg())
+    }
+}
+
+/// Whether a captured grid is in threads or in threadgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DispatchKind {
+    /// In threads.
+    Threads,
+    /// In threadgroups.
+    ThreadGroups,
+}
+
+/// What a captured dispatch is, as far as the graph's passes care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapturedOpKind {
+    /// RMS norm.
+    RmsNorm,
+    /// Elementwise multiplication.
+    ElemMul,
+    /// Elementwise addition.
+    ElemAdd,
+    /// Scaled dot-product attention.
+    Sdpa,
+    /// Softmax.
+    Softmax,
+    /// Anything else.
+    Other,
+}
+
+impl CapturedOpKind {
+    /// Whether the reorder pass may move it forward past others.
+    #[must_use]
+    pub fn is_reorderable(&self) -> bool {
+        !matches!(self, CapturedOpKind::Sdpa | CapturedOpKind::Softmax)
+    }
+}
+
+/// One step of a captured list.
+#[derive(Clone, Debug)]
+pub enum CapturedNode {
+    /// A dispatch, with everything needed to record it again.
+    Dispatch {
+        /// The kernel.
+        pipeline: ComputePipelineState,
+        /// Argument index and what is bound to it.
+        bindings: Vec<(u64, RecordedBinding)>,
+        /// Extent of the grid, in the unit of `dispatch_kind`.
+        threads_per_grid: MTLSize,
+        /// Threads of a threadgroup.
+        threads_per_threadgroup: MTLSize,
+        /// Dynamic threadgroup memory, `(index, bytes)`.
+        threadgroup_memory: Vec<(u64, u64)>,
+        /// The unit of the grid.
+        dispatch_kind: DispatchKind,
+        /// What it is.
+        op_kind: CapturedOpKind,
+        /// Byte ranges it reads.
+        reads: Vec<MemRange>,
+        /// Byte ranges it writes.
+        writes: Vec<MemRange>,
+    },
+    /// An explicit barrier.
+    Barrier,
+}

@@ -1,0 +1,564 @@
+//! Recording work for a device.
+//!
+//! A [`CommandEncoder`] collects dispatches; nothing runs before [`commit`](CommandEncoder::commit). Inline bytes are
+//! copied when they are recorded; buffers are kept alive, and their contents are read when the work runs. Between two
+//! dispatches the encoder puts a barrier exactly where one touches bytes that an earlier, unfenced one wrote, or writes
+//! bytes that one read: kernels say by their signature what they write. Everything else may overlap.
+
+mod capture;
+mod counters;
+mod hazards;
+
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding};
+pub use counters::{dispatch_count, reset_counters, sync_count};
+pub(crate) use hazards::HazardTracker;
+
+use crate::backend::{Arg, Backend, Binding, Command, Dispatch, Grid, Submission, Timing, Work};
+use crate::buffer::{MemRange, MlxBuffer};
+use crate::error::{Result, invalid};
+use crate::kernel::ComputePipelineState;
+use crate::metal::MTLSize;
+
+/// Argument indices are below this, as in Metal.
+const MAX_ARGS: u64 = 31;
+
+/// One argument of a dispatch.
+#[derive(Debug, Clone, Copy)]
+pub enum KernelArg<'a> {
+    /// A whole buffer or view.
+    Buffer(&'a MlxBuffer),
+    /// A buffer from a byte offset on.
+    BufferWithOffset(&'a MlxBuffer, u64),
+    /// Bytes, copied now: parameters.
+    Bytes(&'a [u8]),
+}
+
+/// The bytes of a plain value, for [`KernelArg::Bytes`].
+pub fn as_bytes<T: bytemuck::NoUninit>(value: &T) -> &[u8] {
+    bytemuck::bytes_of(value)
+}
+
+/// A list of work for one device. `Send`; dropping it before a commit drops the work.
+///
+/// ```
+/// use mlx_native::{DType, KernelRegistry, MlxDevice, ops};
+/// let device = MlxDevice::new()?;
+/// let mut registry = KernelRegistry::new();
+/// let mut x = device.alloc_tensor(DType::F32, &[4])?;
+/// x.write(0, &[1f32, 2.0, 3.0, 4.0])?;
+/// let y = device.alloc_tensor(DType::F32, &[4])?;
+/// let mut encoder = device.command_encoder()?;
+/// ops::add::add(&mut encoder, &mut registry, &device, &x, &x, &y, &ops::add::AddParams { n_elements: 4, b_elements: 4 })?;
+/// encoder.commit_and_wait()?;
+/// assert_eq!(y.read::<f32>()?, [2.0, 4.0, 6.0, 8.0]);
+/// # Ok::<(), mlx_native::MlxError>(())
+/// ```
+pub struct CommandEncoder {
+    backend: Arc<dyn Backend>,
+    work: Work,
+    hazards: HazardTracker,
+    capture: Option<Vec<CapturedNode>>,
+    op_kind: CapturedOpKind,
+    pending: (Vec<MemRange>, Vec<MemRange>),
+    submission: Option<Arc<Submission>>,
+    barriers: usize,
+}
+
+/// A dispatch as it comes in, before it is checked.
+struct Request<'a> {
+    pipeline: &'a ComputePipelineState,
+    bindings: &'a [(u64, KernelArg<'a>)],
+    grid: Grid,
+    group: [u32; 3],
+    threadgroup_memory: SmallVec<[(u32, u32); 2]>,
+}
+
+type Ranges = SmallVec<[MemRange; 8]>;
+
+impl CommandEncoder {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        CommandEncoder {
+            backend,
+            work: Work::default(),
+            hazards: HazardTracker::default(),
+            capture: None,
+            op_kind: CapturedOpKind::Other,
+            pending: Default::default(),
+            submission: None,
+            barriers: 0,
+        }
+    }
+
+    // --- recording -------------------------------------------------------------------------------------------------
+
+    /// Records `pipeline` over `grid` threads in groups of `group` threads. Each pair is an argument index and what is
+    /// bound to it.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the kernel, when the encoder was committed,
+    /// an argument is missing, unknown, out of bounds or read-only where the kernel writes, or grid or group do not fit.
+    pub fn encode_with_args(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        bindings: &[(u64, KernelArg<'_>)],
+        grid: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.record(pipeline, bindings, &[], grid, group, DispatchKind::Threads)
+    }
+
+    /// Like [`encode_with_args`](Self::encode_with_args), with the grid in threadgroups.
+    ///
+    /// # Errors
+    /// As `encode_with_args`.
+    pub fn encode_threadgroups_with_args(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        bindings: &[(u64, KernelArg<'_>)],
+        threadgroups: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.record(pipeline, bindings, &[], threadgroups, group, DispatchKind::ThreadGroups)
+    }
+
+    /// Like [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args), with dynamic threadgroup memory:
+    /// `(index, bytes)`.
+    ///
+    /// # Errors
+    /// As `encode_with_args`.
+    pub fn encode_threadgroups_with_args_and_shared(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        bindings: &[(u64, KernelArg<'_>)],
+        threadgroup_memory: &[(u64, u64)],
+        threadgroups: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.record(pipeline, bindings, threadgroup_memory, threadgroups, group, DispatchKind::ThreadGroups)
+    }
+
+    /// [`encode_with_args`](Self::encode_with_args) for whole buffers.
+    ///
+    /// # Errors
+    /// As `encode_with_args`.
+    pub fn encode(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        buffers: &[(u64, &MlxBuffer)],
+        grid: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.encode_with_args(pipeline, &whole(buffers), grid, group)
+    }
+
+    /// [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args) for whole buffers.
+    ///
+    /// # Errors
+    /// As `encode_with_args`.
+    pub fn encode_threadgroups(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        buffers: &[(u64, &MlxBuffer)],
+        threadgroups: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.encode_threadgroups_with_args(pipeline, &whole(buffers), threadgroups, group)
+    }
+
+    /// [`encode_threadgroups_with_args_and_shared`](Self::encode_threadgroups_with_args_and_shared) for whole buffers.
+    ///
+    /// # Errors
+    /// As `encode_with_args`.
+    pub fn encode_threadgroups_with_shared(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        buffers: &[(u64, &MlxBuffer)],
+        threadgroup_memory: &[(u64, u64)],
+        threadgroups: MTLSize,
+        group: MTLSize,
+    ) -> Result<()> {
+        self.encode_threadgroups_with_args_and_shared(
+            pipeline,
+            &whole(buffers),
+            threadgroup_memory,
+            threadgroups,
+            group,
+        )
+    }
+
+    /// Makes everything recorded later see everything recorded before. Rarely needed: the encoder finds hazards itself.
+    pub fn memory_barrier(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.push(CapturedNode::Barrier);
+        } else if !self.hazards.is_empty() {
+            self.barrier();
+        }
+    }
+
+    /// Tags the next dispatch with what it is, for the graph's passes.
+    pub fn set_op_kind(&mut self, kind: CapturedOpKind) {
+        self.op_kind = kind;
+    }
+
+    /// Adds byte ranges that the next dispatch reads or writes beyond its arguments.
+    pub fn set_pending_buffer_ranges(&mut self, reads: Vec<MemRange>, writes: Vec<MemRange>) {
+        self.pending = (reads, writes);
+    }
+
+    /// Number of dispatches recorded for the device (captured ones do not count).
+    #[must_use]
+    pub fn recorded_dispatches(&self) -> usize {
+        self.work.commands.len() - self.barriers
+    }
+
+    /// Number of barriers recorded for the device, those that the encoder put itself included.
+    #[must_use]
+    pub fn recorded_barriers(&self) -> usize {
+        self.barriers
+    }
+
+    /// Names of the kernels recorded for the device, in order.
+    pub fn recorded_kernels(&self) -> impl Iterator<Item = &str> {
+        self.work.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch.pipeline.label()),
+            Command::Barrier => None,
+        })
+    }
+
+    // --- capture ---------------------------------------------------------------------------------------------------
+
+    /// From now on dispatches are collected instead of recorded for the device. A second call drops what was collected.
+    pub fn start_capture(&mut self) {
+        self.capture = Some(Vec::new());
+    }
+
+    /// Whether dispatches are being collected.
+    #[must_use]
+    pub fn is_capturing(&self) -> bool {
+        self.capture.is_some()
+    }
+
+    /// Ends the capture and gives what was collected; `None` when not capturing.
+    pub fn take_capture(&mut self) -> Option<Vec<CapturedNode>> {
+        self.capture.take()
+    }
+
+    /// Records a captured dispatch; its hazards are found anew.
+    ///
+    /// # Errors
+    /// As [`encode_with_args`](Self::encode_with_args).
+    pub fn replay_dispatch(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        bindings: &[(u64, RecordedBinding)],
+        threadgroup_memory: &[(u64, u64)],
+        grid: MTLSize,
+        group: MTLSize,
+        kind: DispatchKind,
+    ) -> Result<()> {
+        let args: SmallVec<[(u64, KernelArg<'_>); 8]> = bindings.iter().map(|(i, b)| (*i, b.as_arg())).collect();
+        let request = Request::new(pipeline, &args, threadgroup_memory, grid, group, kind)?;
+        self.push(&request)
+    }
+
+    // --- running ---------------------------------------------------------------------------------------------------
+
+    /// Hands the work to the device and returns at once. An empty list is fine.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when it was committed before. What goes wrong in
+    /// the work itself is reported by [`wait_until_completed`](Self::wait_until_completed) and by the buffers it writes.
+    pub fn commit(&mut self) -> Result<()> {
+        if self.submission.is_some() {
+            return invalid!("commit: this encoder was committed before");
+        }
+        let done = Arc::new(Submission::default());
+        let work = std::mem::take(&mut self.work);
+        for command in &work.commands {
+            if let Command::Dispatch(dispatch) = command {
+                let written = dispatch.pipeline.written();
+                for binding in work.bindings(dispatch) {
+                    if let Arg::Buffer { allocation, .. } = &binding.arg {
+                        allocation.mark(&done, written >> binding.index & 1 != 0);
+                    }
+                }
+            }
+        }
+        self.hazards.clear();
+        self.submission = Some(done.clone());
+        if work.commands.is_empty() {
+            done.finish(Ok(()), Timing::default());
+        } else {
+            self.backend.submit(work, done);
+        }
+        Ok(())
+    }
+
+    /// [`commit`](Self::commit), then [`wait_until_completed`](Self::wait_until_completed).
+    ///
+    /// # Errors
+    /// As the two.
+    pub fn commit_and_wait(&mut self) -> Result<()> {
+        counters::count_sync();
+        self.commit()?;
+        self.wait_until_completed()
+    }
+
+    /// Blocks until the committed work has ended.
+    ///
+    /// # Errors
+    /// [`MlxError::CommandBufferError`](crate::MlxError::CommandBufferError) when it failed;
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when nothing was committed.
+    pub fn wait_until_completed(&self) -> Result<()> {
+        match &self.submission {
+            Some(submission) => submission.wait(),
+            None => invalid!("wait_until_completed: this encoder was not committed"),
+        }
+    }
+
+    /// How long the device was busy with the committed work, once it has ended.
+    #[must_use]
+    pub fn timing(&self) -> Option<Timing> {
+        self.submission.as_ref()?.timing()
+    }
+
+    // --- inside ----------------------------------------------------------------------------------------------------
+
+    fn record(
+        &mut self,
+        pipeline: &ComputePipelineState,
+        bindings: &[(u64, KernelArg<'_>)],
+        threadgroup_memory: &[(u64, u64)],
+        grid: MTLSize,
+        group: MTLSize,
+        kind: DispatchKind,
+    ) -> Result<()> {
+        counters::count_dispatch();
+        let request = Request::new(pipeline, bindings, threadgroup_memory, grid, group, kind)?;
+        if self.capture.is_none() {
+            return self.push(&request);
+        }
+        let (mut reads, mut writes) = self.check(&request)?;
+        let op_kind = std::mem::replace(&mut self.op_kind, CapturedOpKind::Other);
+        let pending = std::mem::take(&mut self.pending);
+        reads.extend(pending.0);
+        writes.extend(pending.1);
+        let node = CapturedNode::Dispatch {
+            pipeline: pipeline.clone(),
+            bindings: bindings.iter().map(|(i, arg)| (*i, RecordedBinding::of(arg))).collect(),
+            threads_per_grid: grid,
+            threads_per_threadgroup: group,
+            threadgroup_memory: threadgroup_memory.to_vec(),
+            dispatch_kind: kind,
+            op_kind,
+            reads: reads.into_vec(),
+            writes: writes.into_vec(),
+        };
+        if let Some(capture) = &mut self.capture {
+            capture.push(node);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, request: &Request<'_>) -> Result<()> {
+        let (mut reads, mut writes) = self.check(request)?;
+        self.op_kind = CapturedOpKind::Other;
+        if !(self.pending.0.is_empty() && self.pending.1.is_empty()) {
+            let pending = std::mem::take(&mut self.pending);
+            reads.extend(pending.0);
+            writes.extend(pending.1);
+        }
+        if self.hazards.conflicts(&reads, &writes) {
+            self.barrier();
+        }
+        self.hazards.add(&reads, &writes);
+        let work = &mut self.work;
+        let first = work.bindings.len() as u32;
+        for (index, arg) in request.bindings {
+            let arg = match *arg {
+                KernelArg::Buffer(b) => buffer_arg(b, 0),
+                KernelArg::BufferWithOffset(b, offset) => buffer_arg(b, offset as usize),
+                KernelArg::Bytes(bytes) => {
+                    let start = work.bytes.len();
+                    work.bytes.extend_from_slice(bytes);
+                    work.bytes.resize(work.bytes.len().next_multiple_of(16), 0);
+                    Arg::Bytes { start: start as u32, byte_len: bytes.len() as u32 }
+                }
+            };
+            work.bindings.push(Binding { index: *index as u32, arg });
+        }
+        work.commands.push(Command::Dispatch(Dispatch {
+            pipeline: request.pipeline.clone(),
+            bindings: first..work.bindings.len() as u32,
+            grid: request.grid,
+            group: request.group,
+            threadgroup_memory: request.threadgroup_memory.clone(),
+        }));
+        Ok(())
+    }
+
+    fn barrier(&mut self) {
+        self.work.commands.push(Command::Barrier);
+        self.barriers += 1;
+        self.hazards.clear();
+    }
+
+    /// Holds a request against the kernel's signature and the device's limits, and gives the byte ranges that it reads
+    /// and writes.
+    fn check(&self, request: &Request<'_>) -> Result<(Ranges, Ranges)> {
+        let pipeline = request.pipeline;
+        let name = pipeline.label();
+        if self.submission.is_some() {
+            return invalid!("{name}: the encoder was committed, nothing more can be recorded");
+        }
+        if pipeline.domain() != self.backend.pipeline_domain() {
+            return invalid!("{name}: the pipeline was made for another device than this encoder's");
+        }
+        let (mut reads, mut writes, mut bound) = (Ranges::new(), Ranges::new(), 0u64);
+        for (index, arg) in request.bindings {
+            let bit = if *index < MAX_ARGS { 1u64 << index } else { 0 };
+            if pipeline.declared() & bit == 0 {
+                return invalid!("{name}: the kernel has no argument {index}");
+            }
+            if bound & bit != 0 {
+                return invalid!("{name}: argument {index} is bound twice");
+            }
+            bound |= bit;
+            let is_written = pipeline.written() & bit != 0;
+            let range = match arg {
+                KernelArg::Buffer(b) => self.check_buffer(name, *index, b, 0, is_written)?,
+                KernelArg::BufferWithOffset(b, offset) => self.check_buffer(name, *index, b, *offset, is_written)?,
+                KernelArg::Bytes(bytes) if bytes.is_empty() || bytes.len() > 4096 || is_written => {
+                    return invalid!(
+                        "{name}: argument {index}: inline bytes must be 1 to 4096 and read-only, found {}",
+                        bytes.len()
+                    );
+                }
+                KernelArg::Bytes(_) => continue,
+            };
+            // Memory that nobody can write takes part in no hazard.
+            match arg {
+                _ if is_written => writes.push(range),
+                KernelArg::Buffer(b) | KernelArg::BufferWithOffset(b, _) if b.is_writable() => reads.push(range),
+                _ => {}
+            }
+        }
+        if bound != pipeline.declared() {
+            let missing = (pipeline.declared() & !bound).trailing_zeros();
+            return invalid!("{name}: argument {missing} is not bound");
+        }
+        self.check_launch(name, request)?;
+        Ok((reads, writes))
+    }
+
+    fn check_buffer(&self, name: &str, index: u64, b: &MlxBuffer, offset: u64, is_written: bool) -> Result<MemRange> {
+        let (start, end) = b.mem_range();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        if offset > b.byte_len() || !offset.is_multiple_of(b.dtype().size_of()) {
+            return invalid!(
+                "{name}: argument {index}: byte offset {offset} in a {} buffer of {} bytes",
+                b.dtype(),
+                b.byte_len()
+            );
+        }
+        if is_written && !b.is_writable() {
+            return invalid!("{name}: argument {index}: the kernel writes it, the buffer's memory is read-only");
+        }
+        let kind = b.allocation().memory().kind();
+        if !self.backend.accepts(kind) {
+            return invalid!("{name}: argument {index}: memory of device {kind} on device {}", self.backend.kind());
+        }
+        Ok((start + offset, end))
+    }
+
+    fn check_launch(&self, name: &str, request: &Request<'_>) -> Result<()> {
+        let limits = self.backend.limits();
+        let threads: u64 = request.group.iter().map(|&n| u64::from(n)).product();
+        let most = request.pipeline.max_total_threads_per_threadgroup();
+        if threads == 0 || threads > u64::from(most) {
+            return invalid!("{name}: a threadgroup of {:?} threads, 1 to {most} are possible", request.group);
+        }
+        let (Grid::Threads(extents) | Grid::Threadgroups(extents)) = request.grid;
+        if extents.contains(&0) {
+            return invalid!("{name}: an empty grid {extents:?}");
+        }
+        let memory: u64 = request.threadgroup_memory.iter().map(|m| u64::from(m.1)).sum();
+        if memory > u64::from(limits.max_threadgroup_memory) {
+            return invalid!(
+                "{name}: {memory} bytes of threadgroup memory, {} are possible",
+                limits.max_threadgroup_memory
+            );
+        }
+        let declared = &request.pipeline.kernel().signature.threadgroup;
+        let given = |i: u32| request.threadgroup_memory.iter().any(|m| m.0 == i && m.1 > 0);
+        if declared.len() != request.threadgroup_memory.len() || !declared.iter().all(|d| given(d.index)) {
+            return invalid!(
+                "{name}: threadgroup memory is declared at {:?}, given at {:?}",
+                declared.iter().map(|d| d.index).collect::<Vec<_>>(),
+                request.threadgroup_memory
+            );
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Request<'a> {
+    fn new(
+        pipeline: &'a ComputePipelineState,
+        bindings: &'a [(u64, KernelArg<'a>)],
+        threadgroup_memory: &[(u64, u64)],
+        grid: MTLSize,
+        group: MTLSize,
+        kind: DispatchKind,
+    ) -> Result<Self> {
+        let name = pipeline.label();
+        let extents = |size: MTLSize| -> Result<[u32; 3]> {
+            let all = [size.width, size.height, size.depth];
+            match all.map(u32::try_from) {
+                [Ok(w), Ok(h), Ok(d)] => Ok([w, h, d]),
+                _ => invalid!("{name}: the extents {all:?} exceed 32 bits"),
+            }
+        };
+        let mut memory = SmallVec::new();
+        for (index, bytes) in threadgroup_memory {
+            match (u32::try_from(*index), u32::try_from(*bytes)) {
+                (Ok(index), Ok(bytes)) => memory.push((index, bytes)),
+                _ => return invalid!("{name}: threadgroup memory {index} of {bytes} bytes"),
+            }
+        }
+        let grid = extents(grid)?;
+        let grid = match kind {
+            DispatchKind::Threads => Grid::Threads(grid),
+            DispatchKind::ThreadGroups => Grid::Threadgroups(grid),
+        };
+        Ok(Request { pipeline, bindings, grid, group: extents(group)?, threadgroup_memory: memory })
+    }
+}
+
+fn whole<'a>(buffers: &[(u64, &'a MlxBuffer)]) -> SmallVec<[(u64, KernelArg<'a>); 8]> {
+    buffers.iter().map(|(i, b)| (*i, KernelArg::Buffer(b))).collect()
+}
+
+fn buffer_arg(b: &MlxBuffer, offset: usize) -> Arg {
+    Arg::Buffer {
+        allocation: b.allocation().clone(),
+        offset: b.byte_offset() + offset,
+        byte_len: b.byte_len() - offset,
+    }
+}
+
+impl fmt::Debug for CommandEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandEncoder")
+            .field("device", &self.backend.kind())
+            .field("dispatches", &self.recorded_dispatches())
+            .field("barriers", &self.barriers)
+            .field("committed", &self.submission.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,94 @@
+//! The ladder that every kernel climbs, and the table that shows it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+
+use super::{Case, Rng, Suite, TestDevice, run_case_with};
+use crate::kernel::KernelRegistry;
+
+/// What ran where, and what failed.
+#[derive(Debug, Default)]
+pub struct Proof {
+    /// Kernel to the columns in which it ran and was right, with the number of cases.
+    pub ran: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Failures, in words.
+    pub failures: Vec<String>,
+}
+
+impl Proof {
+    /// Adds what another proof found.
+    pub fn merge(&mut self, other: Proof) {
+        for (kernel, columns) in other.ran {
+            let mine = self.ran.entry(kernel).or_default();
+            for (column, count) in columns {
+                *mine.entry(column).or_default() += count;
+            }
+        }
+        self.failures.extend(other.failures);
+    }
+}
+
+/// Runs the cases of `suite`, and `random` more, on every one of `devices`. Devices of one group must give equal bits.
+#[must_use]
+pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proof {
+    let mut rng = Rng::new(suite.op_name().len() as u64 + 17);
+    let drawn: Vec<Box<dyn Case>> = (0..random).map(|_| (suite.random)(&mut rng)).collect();
+    let cases: Vec<&dyn Case> = suite.cases.iter().chain(&drawn).map(|c| &**c).collect();
+    let mut proof = Proof::default();
+    let mut registry = KernelRegistry::new();
+    for case in cases {
+        let mut bits: HashMap<&str, (String, Vec<Vec<u8>>)> = HashMap::new();
+        for d in devices.iter().filter(|d| case.is_small() || !d.small_only) {
+            match run_case_with(case, &d.device, &mut registry, true) {
+                Err(e) => proof.failures.push(format!("{} on {}: {case:?}: {e}", suite.op_name(), d.name)),
+                Ok(outcome) => {
+                    let (first, expected) =
+                        bits.entry(d.group).or_insert_with(|| (d.name.clone(), outcome.bytes.clone()));
+                    if *expected != outcome.bytes {
+                        proof.failures.push(format!(
+                            "{} {case:?}: {} and {first} give different bits",
+                            suite.op_name(),
+                            d.name
+                        ));
+                        continue;
+                    }
+                    for kernel in outcome.kernels.into_iter().collect::<BTreeSet<_>>() {
+                        *proof.ran.entry(kernel).or_default().entry(d.name.clone()).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+    // A kernel that no case reaches is not proven.
+    for kernel in suite.kernel_names() {
+        for d in devices {
+            if !proof.ran.get(kernel).is_some_and(|columns| columns.contains_key(&d.name)) {
+                proof.failures.push(format!("kernel {kernel} did not run on {}", d.name));
+            }
+        }
+    }
+    proof
+}
+
+/// The table kernel × device: the number of cases that were right.
+#[must_use]
+pub fn kernel_table(proof: &Proof, devices: &[TestDevice]) -> String {
+    let width = proof.ran.keys().map(String::len).max().unwrap_or(6).max(6);
+    let mut table = String::new();
+    for (i, d) in devices.iter().enumerate() {
+        let _ = writeln!(table, "{:width$}  ({}) {}", "", i + 1, d.name);
+    }
+    let _ = write!(table, "{:width$}", "kernel");
+    for i in 0..devices.len() {
+        let _ = write!(table, " {:>5}", format!("({})", i + 1));
+    }
+    table.push('\n');
+    for (kernel, columns) in &proof.ran {
+        let _ = write!(table, "{kernel:width$}");
+        for d in devices {
+            let _ = write!(table, " {:>5}", columns.get(&d.name).map_or("-".to_owned(), usize::to_string));
+        }
+        table.push('\n');
+    }
+    table
+}

@@ -1,0 +1,95 @@
+//! Tensors of the host.
+
+use half::{bf16, f16};
+
+use super::Rng;
+use crate::dtype::DType;
+
+/// A dense tensor: dtype, shape, bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    /// `bytes` as they are.
+    #[must_use]
+    pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Self {
+        assert_eq!(bytes.len(), dtype.size_of() * shape.iter().product::<usize>(), "{dtype} {shape:?}");
+        Tensor { dtype, shape: shape.to_vec(), bytes }
+    }
+
+    /// `values`, rounded to a floating-point dtype.
+    #[must_use]
+    pub fn from_f32(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
+        let bytes = match dtype {
+            DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        Self::from_bytes(dtype, shape, bytes)
+    }
+
+    /// `values` as u32.
+    #[must_use]
+    pub fn from_u32(shape: &[usize], values: &[u32]) -> Self {
+        Self::from_bytes(DType::U32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// Normal values, standard deviation 1.
+    #[must_use]
+    pub fn random(dtype: DType, shape: &[usize], rng: &mut Rng) -> Self {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
+        Self::from_f32(dtype, shape, &values)
+    }
+
+    /// Random words.
+    #[must_use]
+    pub fn random_bits(shape: &[usize], rng: &mut Rng) -> Self {
+        let values: Vec<u32> = (0..shape.iter().product()).map(|_| rng.bits()).collect();
+        Self::from_u32(shape, &values)
+    }
+
+    /// The dtype.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The shape.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The values, exactly.
+    #[must_use]
+    pub fn to_f64(&self) -> Vec<f64> {
+        fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+            bytes.as_chunks::<N>().0.iter().map(|c| f(*c)).collect()
+        }
+        match self.dtype {
+            DType::F32 => each(&self.bytes, |b| f64::from(f32::from_le_bytes(b))),
+            DType::F16 => each(&self.bytes, |b| f16::from_le_bytes(b).to_f64()),
+            DType::BF16 => each(&self.bytes, |b| bf16::from_le_bytes(b).to_f64()),
+            DType::U8 => each(&self.bytes, |b: [u8; 1]| f64::from(b[0])),
+            DType::U16 => each(&self.bytes, |b| f64::from(u16::from_le_bytes(b))),
+            DType::U32 => each(&self.bytes, |b| f64::from(u32::from_le_bytes(b))),
+            DType::I32 => each(&self.bytes, |b| f64::from(i32::from_le_bytes(b))),
+        }
+    }
+
+    /// The values of a u32 tensor.
+    #[must_use]
+    pub fn to_u32(&self) -> Vec<u32> {
+        self.bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    }
+}
