@@ -1,1 +1,2 @@
 //! Compute.
+pub mod kernel;

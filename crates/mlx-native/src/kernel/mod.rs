@@ -1,0 +1,2 @@
+//! What a kernel is.
+pub mod msl;
