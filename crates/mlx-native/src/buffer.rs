@@ -42,7 +42,10 @@ struct InFlight {
 
 impl Allocation {
     pub(crate) fn new(memory: Arc<dyn Memory>) -> Arc<Self> {
-        Arc::new(Allocation { memory, in_flight: Mutex::default() })
+        Arc::new(Allocation {
+            memory,
+            in_flight: Mutex::default(),
+        })
     }
 
     /// The memory itself.
@@ -60,7 +63,10 @@ impl Allocation {
         }
         // A failed writer stays until somebody has seen its error.
         list.retain(|f| !f.work.is_done() || (f.writes && f.work.error().is_some()));
-        list.push(InFlight { work: work.clone(), writes });
+        list.push(InFlight {
+            work: work.clone(),
+            writes,
+        });
     }
 
     /// Waits for the writers in flight, or for all work. The first error of a writer is reported, once.
@@ -70,7 +76,11 @@ impl Allocation {
             if list.is_empty() {
                 return Ok(());
             }
-            let all = list.iter().filter(|f| f.writes || for_readers_too).map(|f| (f.work.clone(), f.writes)).collect();
+            let all = list
+                .iter()
+                .filter(|f| f.writes || for_readers_too)
+                .map(|f| (f.work.clone(), f.writes))
+                .collect();
             list.retain(|f| !f.work.is_done());
             all
         };
@@ -89,7 +99,9 @@ impl Allocation {
 
 impl fmt::Debug for Allocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Allocation").field("byte_len", &self.memory.byte_len()).finish()
+        f.debug_struct("Allocation")
+            .field("byte_len", &self.memory.byte_len())
+            .finish()
     }
 }
 
@@ -118,7 +130,13 @@ pub struct MlxBuffer {
 impl MlxBuffer {
     pub(crate) fn new(allocation: Arc<Allocation>, dtype: DType, shape: &[usize]) -> Self {
         let byte_len = allocation.memory.byte_len();
-        MlxBuffer { allocation, offset: 0, byte_len, dtype, shape: SmallVec::from_slice(shape) }
+        MlxBuffer {
+            allocation,
+            offset: 0,
+            byte_len,
+            dtype,
+            shape: SmallVec::from_slice(shape),
+        }
     }
 
     /// A second handle of the same bytes. Kept inside the crate: handles are what host access is counted by.
@@ -196,7 +214,10 @@ impl MlxBuffer {
     /// a size overflows.
     pub fn view(&self, byte_offset: usize, dtype: DType, shape: Vec<usize>) -> Result<MlxBuffer> {
         let byte_len = byte_len_of(dtype, &shape)?;
-        if byte_offset.checked_add(byte_len).is_none_or(|end| end > self.byte_len) {
+        if byte_offset
+            .checked_add(byte_len)
+            .is_none_or(|end| end > self.byte_len)
+        {
             return invalid!(
                 "view: {byte_len} bytes ({dtype} {shape:?}) from byte {byte_offset} leave a buffer of {} bytes",
                 self.byte_len
@@ -296,10 +317,17 @@ impl MlxBuffer {
     fn len_as<T>(&self, operation: &str) -> Result<usize> {
         let size = size_of::<T>();
         if size == 0 || !self.byte_len.is_multiple_of(size) {
-            return invalid!("{operation}: a buffer of {} bytes is no slice of {size}-byte elements", self.byte_len);
+            return invalid!(
+                "{operation}: a buffer of {} bytes is no slice of {size}-byte elements",
+                self.byte_len
+            );
         }
         if !(self.ptr() as usize).is_multiple_of(align_of::<T>()) {
-            return invalid!("{operation}: byte offset {} is not aligned to {} bytes", self.offset, align_of::<T>());
+            return invalid!(
+                "{operation}: byte offset {} is not aligned to {} bytes",
+                self.offset,
+                align_of::<T>()
+            );
         }
         Ok(self.byte_len / size)
     }
@@ -320,7 +348,9 @@ impl MlxBuffer {
         if self.is_writable() {
             return Ok(());
         }
-        Err(MlxError::InvalidArgument(format!("{operation}: the buffer's memory is read-only (mapped from a file)")))
+        Err(MlxError::InvalidArgument(format!(
+            "{operation}: the buffer's memory is read-only (mapped from a file)"
+        )))
     }
 }
 

@@ -41,7 +41,12 @@ impl<'d> MlxBufferPool<'d> {
     /// An empty pool that keeps at most `cap` bytes idle.
     #[must_use]
     pub fn with_cap(device: &'d MlxDevice, cap: usize) -> Self {
-        MlxBufferPool { device, free: BTreeMap::new(), free_bytes: 0, cap }
+        MlxBufferPool {
+            device,
+            free: BTreeMap::new(),
+            free_bytes: 0,
+            cap,
+        }
     }
 
     /// A buffer of at least `byte_len` bytes: the next power of two. Reused memory is not cleared.
@@ -103,7 +108,10 @@ mod tests {
         let ptr = a.contents_ptr();
         pool.release(a);
         let b = pool.alloc(1000, DType::U8, vec![1000]).unwrap();
-        assert_eq!((b.contents_ptr(), b.byte_len(), b.dtype()), (ptr, 1024, DType::U8));
+        assert_eq!(
+            (b.contents_ptr(), b.byte_len(), b.dtype()),
+            (ptr, 1024, DType::U8)
+        );
         assert_eq!(pool.free_bytes(), 0);
     }
 

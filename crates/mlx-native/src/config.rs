@@ -35,7 +35,12 @@ pub struct EmulatorConfig {
 
 impl Default for EmulatorConfig {
     fn default() -> Self {
-        EmulatorConfig { clang: None, checked: false, schedule: Schedule::Forward, poison: 0xFF }
+        EmulatorConfig {
+            clang: None,
+            checked: false,
+            schedule: Schedule::Forward,
+            poison: 0xFF,
+        }
     }
 }
 
@@ -56,7 +61,13 @@ impl Config {
     pub(crate) fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| {
             std::env::home_dir()
-                .map(|home| if cfg!(target_vendor = "apple") { home.join("Library/Caches") } else { home.join(".cache") })
+                .map(|home| {
+                    if cfg!(target_vendor = "apple") {
+                        home.join("Library/Caches")
+                    } else {
+                        home.join(".cache")
+                    }
+                })
                 .unwrap_or_else(std::env::temp_dir)
                 .join("mlx-native")
         })

@@ -56,9 +56,14 @@ impl FromStr for DeviceKind {
     type Err = MlxError;
     fn from_str(s: &str) -> Result<Self> {
         use DeviceKind::*;
-        [Metal, Cpu, Emulator, Cuda, Null].into_iter().find(|k| k.name() == s).ok_or_else(|| {
-            MlxError::InvalidArgument(format!("device {s:?}: known are metal, cpu, emulator, cuda, null"))
-        })
+        [Metal, Cpu, Emulator, Cuda, Null]
+            .into_iter()
+            .find(|k| k.name() == s)
+            .ok_or_else(|| {
+                MlxError::InvalidArgument(format!(
+                    "device {s:?}: known are metal, cpu, emulator, cuda, null"
+                ))
+            })
     }
 }
 
@@ -113,7 +118,11 @@ impl MlxDevice {
     /// # Errors
     /// [`MlxError::DeviceNotFound`] when none can be opened.
     pub fn new() -> Result<Self> {
-        let best = if cfg!(target_vendor = "apple") { DeviceKind::Metal } else { DeviceKind::Cpu };
+        let best = if cfg!(target_vendor = "apple") {
+            DeviceKind::Metal
+        } else {
+            DeviceKind::Cpu
+        };
         Self::open(best).or_else(|_| Self::open(DeviceKind::Cpu))
     }
 
@@ -137,11 +146,15 @@ impl MlxDevice {
             DeviceKind::Emulator => emulator(config)?,
             DeviceKind::Metal => metal(config)?,
             DeviceKind::Cuda => {
-                return Err(MlxError::DeviceNotFound("cuda: this version has no CUDA backend".to_owned()));
+                return Err(MlxError::DeviceNotFound(
+                    "cuda: this version has no CUDA backend".to_owned(),
+                ));
             }
         };
         tracing::debug!(kind = %kind, name = backend.name(), "device opened");
-        Ok(MlxDevice { shared: Arc::new(DeviceRef { backend }) })
+        Ok(MlxDevice {
+            shared: Arc::new(DeviceRef { backend }),
+        })
     }
 
     /// A new encoder: one list of work.
@@ -160,7 +173,11 @@ impl MlxDevice {
         if byte_len == 0 {
             return invalid!("alloc_buffer: byte_len is 0");
         }
-        Ok(MlxBuffer::new(Allocation::new(self.shared.backend.allocate(byte_len)?), dtype, &shape))
+        Ok(MlxBuffer::new(
+            Allocation::new(self.shared.backend.allocate(byte_len)?),
+            dtype,
+            &shape,
+        ))
     }
 
     /// A zeroed buffer for a dense tensor of `shape` elements of `dtype`.
@@ -205,7 +222,12 @@ impl MlxDevice {
         let Some(ptr) = NonNull::new(ptr.cast_mut()).filter(|_| byte_len > 0) else {
             return invalid!("wrap: no bytes");
         };
-        let memory = self.shared.backend.wrap(HostRegion { ptr, byte_len, writable: false, owner })?;
+        let memory = self.shared.backend.wrap(HostRegion {
+            ptr,
+            byte_len,
+            writable: false,
+            owner,
+        })?;
         Ok(MlxBuffer::new(Allocation::new(memory), DType::U8, &[byte_len]))
     }
 
@@ -239,7 +261,11 @@ impl MlxDevice {
     /// [`MlxError::Unsupported`] with the reason.
     pub fn supports(&self, kernel: &Kernel) -> Result<()> {
         self.shared.backend.supports(kernel).map_err(|why| {
-            MlxError::Unsupported(format!("kernel {:?} on device {}: {why}", kernel.name, self.kind()))
+            MlxError::Unsupported(format!(
+                "kernel {:?} on device {}: {why}",
+                kernel.name,
+                self.kind()
+            ))
         })
     }
 }
@@ -257,9 +283,13 @@ fn emulator(config: &Config) -> Result<Arc<dyn Backend>> {
 
 #[cfg(not(feature = "emulator"))]
 fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
-    Err(MlxError::DeviceNotFound("emulator: built without the cargo feature `emulator`".to_owned()))
+    Err(MlxError::DeviceNotFound(
+        "emulator: built without the cargo feature `emulator`".to_owned(),
+    ))
 }
 
 fn metal(_config: &Config) -> Result<Arc<dyn Backend>> {
-    Err(MlxError::DeviceNotFound("metal: no Metal GPU device, Metal exists on Apple systems only".to_owned()))
+    Err(MlxError::DeviceNotFound(
+        "metal: no Metal GPU device, Metal exists on Apple systems only".to_owned(),
+    ))
 }

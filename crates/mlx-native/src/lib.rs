@@ -30,8 +30,8 @@ pub use config::{Config, EmulatorConfig, Schedule};
 pub use device::{DeviceKind, DeviceRef, MlxDevice};
 pub use dtype::DType;
 pub use encoder::{
-    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, as_bytes, dispatch_count,
-    reset_counters, sync_count,
+    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, as_bytes,
+    dispatch_count, reset_counters, sync_count,
 };
 pub use error::{MlxError, Result};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession};

@@ -18,8 +18,15 @@ const ALIGN: usize = 128;
 /// Bytes of physical memory, where the operating system tells.
 pub(crate) fn physical_memory() -> Option<usize> {
     // SAFETY: sysconf has no preconditions.
-    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    usize::try_from(pages).ok()?.checked_mul(usize::try_from(page).ok()?)
+    let (pages, page) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    usize::try_from(pages)
+        .ok()?
+        .checked_mul(usize::try_from(page).ok()?)
 }
 
 pub(crate) struct HostMemory {
@@ -51,14 +58,23 @@ impl HostMemory {
         }
         let (ptr, owner) = if byte_len >= MAPPED_FROM {
             let mut map = MmapMut::map_anon(byte_len).map_err(|_| failed())?;
-            (NonNull::new(map.as_mut_ptr()).ok_or_else(failed)?, Owner::Map(map))
+            (
+                NonNull::new(map.as_mut_ptr()).ok_or_else(failed)?,
+                Owner::Map(map),
+            )
         } else {
             let layout = Layout::from_size_align(byte_len, ALIGN).map_err(|_| failed())?;
             // SAFETY: the size is not zero.
             let ptr = unsafe { alloc_zeroed(layout) };
             (NonNull::new(ptr).ok_or_else(failed)?, Owner::Heap(layout))
         };
-        Ok(Arc::new(HostMemory { ptr, byte_len, writable: true, kind, owner }))
+        Ok(Arc::new(HostMemory {
+            ptr,
+            byte_len,
+            writable: true,
+            kind,
+            owner,
+        }))
     }
 
     pub(crate) fn wrap(region: HostRegion, kind: DeviceKind) -> Arc<dyn Memory> {

@@ -61,7 +61,11 @@ impl Backend for NullBackend {
     fn supports(&self, _kernel: &Kernel) -> std::result::Result<(), String> {
         Ok(())
     }
-    fn compile(&self, _kernel: &Kernel, _constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
+    fn compile(
+        &self,
+        _kernel: &Kernel,
+        _constants: &[(u32, ConstantValue)],
+    ) -> Result<Arc<dyn PipelineBody>> {
         Ok(Arc::new(Nothing))
     }
     fn submit(&self, _work: Work, done: Arc<Submission>) {

@@ -73,7 +73,11 @@ impl Submission {
     /// How long the device was busy; `None` before the end.
     #[must_use]
     pub fn timing(&self) -> Option<Timing> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|end| end.timing)
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|end| end.timing)
     }
 
     /// The error the work ended with, if it has ended and failed.
@@ -82,7 +86,11 @@ impl Submission {
         if self.state.load(Ordering::Acquire) != FAILED {
             return None;
         }
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|end| end.result.clone().err())
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .and_then(|end| end.result.clone().err())
     }
 }
 
@@ -99,7 +107,10 @@ mod tests {
         let other = work.clone();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
-            other.finish(Err(MlxError::CommandBufferError("first".into())), Timing::default());
+            other.finish(
+                Err(MlxError::CommandBufferError("first".into())),
+                Timing::default(),
+            );
             other.finish(Ok(()), Timing::default());
         });
         assert_eq!(work.wait(), Err(MlxError::CommandBufferError("first".into())));

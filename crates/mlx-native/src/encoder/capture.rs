@@ -22,8 +22,14 @@ pub enum RecordedBinding {
 impl RecordedBinding {
     pub(crate) fn of(arg: &KernelArg<'_>) -> Self {
         match arg {
-            KernelArg::Buffer(b) => RecordedBinding::Buffer { buffer: b.share(), offset: 0 },
-            KernelArg::BufferWithOffset(b, offset) => RecordedBinding::Buffer { buffer: b.share(), offset: *offset },
+            KernelArg::Buffer(b) => RecordedBinding::Buffer {
+                buffer: b.share(),
+                offset: 0,
+            },
+            KernelArg::BufferWithOffset(b, offset) => RecordedBinding::Buffer {
+                buffer: b.share(),
+                offset: *offset,
+            },
             KernelArg::Bytes(bytes) => RecordedBinding::Bytes(bytes.to_vec()),
         }
     }

@@ -13,7 +13,9 @@ pub(crate) struct HazardTracker {
 impl HazardTracker {
     pub(crate) fn conflicts(&self, reads: &[MemRange], writes: &[MemRange]) -> bool {
         reads.iter().any(|r| self.writes.overlaps(*r))
-            || writes.iter().any(|w| self.writes.overlaps(*w) || self.reads.overlaps(*w))
+            || writes
+                .iter()
+                .any(|w| self.writes.overlaps(*w) || self.reads.overlaps(*w))
     }
 
     pub(crate) fn add(&mut self, reads: &[MemRange], writes: &[MemRange]) {

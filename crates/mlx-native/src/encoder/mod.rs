@@ -123,7 +123,14 @@ impl CommandEncoder {
         threadgroups: MTLSize,
         group: MTLSize,
     ) -> Result<()> {
-        self.record(pipeline, bindings, &[], threadgroups, group, DispatchKind::ThreadGroups)
+        self.record(
+            pipeline,
+            bindings,
+            &[],
+            threadgroups,
+            group,
+            DispatchKind::ThreadGroups,
+        )
     }
 
     /// Like [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args), with dynamic threadgroup memory:
@@ -139,7 +146,14 @@ impl CommandEncoder {
         threadgroups: MTLSize,
         group: MTLSize,
     ) -> Result<()> {
-        self.record(pipeline, bindings, threadgroup_memory, threadgroups, group, DispatchKind::ThreadGroups)
+        self.record(
+            pipeline,
+            bindings,
+            threadgroup_memory,
+            threadgroups,
+            group,
+            DispatchKind::ThreadGroups,
+        )
     }
 
     /// [`encode_with_args`](Self::encode_with_args) for whole buffers.
@@ -261,7 +275,8 @@ impl CommandEncoder {
         group: MTLSize,
         kind: DispatchKind,
     ) -> Result<()> {
-        let args: SmallVec<[(u64, KernelArg<'_>); 8]> = bindings.iter().map(|(i, b)| (*i, b.as_arg())).collect();
+        let args: SmallVec<[(u64, KernelArg<'_>); 8]> =
+            bindings.iter().map(|(i, b)| (*i, b.as_arg())).collect();
         let request = Request::new(pipeline, &args, threadgroup_memory, grid, group, kind)?;
         self.push(&request)
     }
@@ -350,7 +365,10 @@ impl CommandEncoder {
         writes.extend(pending.1);
         let node = CapturedNode::Dispatch {
             pipeline: pipeline.clone(),
-            bindings: bindings.iter().map(|(i, arg)| (*i, RecordedBinding::of(arg))).collect(),
+            bindings: bindings
+                .iter()
+                .map(|(i, arg)| (*i, RecordedBinding::of(arg)))
+                .collect(),
             threads_per_grid: grid,
             threads_per_threadgroup: group,
             threadgroup_memory: threadgroup_memory.to_vec(),
@@ -387,10 +405,16 @@ impl CommandEncoder {
                     let start = work.bytes.len();
                     work.bytes.extend_from_slice(bytes);
                     work.bytes.resize(work.bytes.len().next_multiple_of(16), 0);
-                    Arg::Bytes { start: start as u32, byte_len: bytes.len() as u32 }
+                    Arg::Bytes {
+                        start: start as u32,
+                        byte_len: bytes.len() as u32,
+                    }
                 }
             };
-            work.bindings.push(Binding { index: *index as u32, arg });
+            work.bindings.push(Binding {
+                index: *index as u32,
+                arg,
+            });
         }
         work.commands.push(Command::Dispatch(Dispatch {
             pipeline: request.pipeline.clone(),
@@ -432,7 +456,9 @@ impl CommandEncoder {
             let is_written = pipeline.written() & bit != 0;
             let range = match arg {
                 KernelArg::Buffer(b) => self.check_buffer(name, *index, b, 0, is_written)?,
-                KernelArg::BufferWithOffset(b, offset) => self.check_buffer(name, *index, b, *offset, is_written)?,
+                KernelArg::BufferWithOffset(b, offset) => {
+                    self.check_buffer(name, *index, b, *offset, is_written)?
+                }
                 KernelArg::Bytes(bytes) if bytes.is_empty() || bytes.len() > 4096 || is_written => {
                     return invalid!(
                         "{name}: argument {index}: inline bytes must be 1 to 4096 and read-only, found {}",
@@ -444,7 +470,9 @@ impl CommandEncoder {
             // Memory that nobody can write takes part in no hazard.
             match arg {
                 _ if is_written => writes.push(range),
-                KernelArg::Buffer(b) | KernelArg::BufferWithOffset(b, _) if b.is_writable() => reads.push(range),
+                KernelArg::Buffer(b) | KernelArg::BufferWithOffset(b, _) if b.is_writable() => {
+                    reads.push(range)
+                }
                 _ => {}
             }
         }
@@ -456,7 +484,14 @@ impl CommandEncoder {
         Ok((reads, writes))
     }
 
-    fn check_buffer(&self, name: &str, index: u64, b: &MlxBuffer, offset: u64, is_written: bool) -> Result<MemRange> {
+    fn check_buffer(
+        &self,
+        name: &str,
+        index: u64,
+        b: &MlxBuffer,
+        offset: u64,
+        is_written: bool,
+    ) -> Result<MemRange> {
         let (start, end) = b.mem_range();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         if offset > b.byte_len() || !offset.is_multiple_of(b.dtype().size_of()) {
@@ -467,11 +502,16 @@ impl CommandEncoder {
             );
         }
         if is_written && !b.is_writable() {
-            return invalid!("{name}: argument {index}: the kernel writes it, the buffer's memory is read-only");
+            return invalid!(
+                "{name}: argument {index}: the kernel writes it, the buffer's memory is read-only"
+            );
         }
         let kind = b.allocation().memory().kind();
         if !self.backend.accepts(kind) {
-            return invalid!("{name}: argument {index}: memory of device {kind} on device {}", self.backend.kind());
+            return invalid!(
+                "{name}: argument {index}: memory of device {kind} on device {}",
+                self.backend.kind()
+            );
         }
         Ok((start + offset, end))
     }
@@ -481,7 +521,10 @@ impl CommandEncoder {
         let threads: u64 = request.group.iter().map(|&n| u64::from(n)).product();
         let most = request.pipeline.max_total_threads_per_threadgroup();
         if threads == 0 || threads > u64::from(most) {
-            return invalid!("{name}: a threadgroup of {:?} threads, 1 to {most} are possible", request.group);
+            return invalid!(
+                "{name}: a threadgroup of {:?} threads, 1 to {most} are possible",
+                request.group
+            );
         }
         let (Grid::Threads(extents) | Grid::Threadgroups(extents)) = request.grid;
         if extents.contains(&0) {
@@ -536,7 +579,13 @@ impl<'a> Request<'a> {
             DispatchKind::Threads => Grid::Threads(grid),
             DispatchKind::ThreadGroups => Grid::Threadgroups(grid),
         };
-        Ok(Request { pipeline, bindings, grid, group: extents(group)?, threadgroup_memory: memory })
+        Ok(Request {
+            pipeline,
+            bindings,
+            grid,
+            group: extents(group)?,
+            threadgroup_memory: memory,
+        })
     }
 }
 

@@ -79,7 +79,10 @@ impl ComputeGraph {
     /// Number of explicit barriers.
     #[must_use]
     pub fn barrier_count(&self) -> usize {
-        self.nodes.iter().filter(|n| matches!(n, CapturedNode::Barrier)).count()
+        self.nodes
+            .iter()
+            .filter(|n| matches!(n, CapturedNode::Barrier))
+            .count()
     }
 
     /// The nodes.
@@ -110,7 +113,10 @@ impl ComputeGraph {
     /// # Errors
     /// As [`CommandEncoder::encode_with_args`].
     pub fn encode(&self, encoder: &mut CommandEncoder) -> Result<()> {
-        self.nodes.iter().filter(|n| !matches!(n, CapturedNode::Barrier)).try_for_each(|n| replay(n, encoder))
+        self.nodes
+            .iter()
+            .filter(|n| !matches!(n, CapturedNode::Barrier))
+            .try_for_each(|n| replay(n, encoder))
     }
 
     /// [`encode`](Self::encode); returns the number of barriers that the encoder had to put.
@@ -127,10 +133,16 @@ impl ComputeGraph {
     /// runs. Explicit barriers are dropped. Attention and softmax are not moved. Returns how many positions now hold
     /// another dispatch.
     pub fn reorder(&mut self) -> u32 {
-        let nodes: Vec<CapturedNode> =
-            std::mem::take(&mut self.nodes).into_iter().filter(|n| !matches!(n, CapturedNode::Barrier)).collect();
+        let nodes: Vec<CapturedNode> = std::mem::take(&mut self.nodes)
+            .into_iter()
+            .filter(|n| !matches!(n, CapturedNode::Barrier))
+            .collect();
         let order = schedule(&nodes);
-        let moved = order.iter().enumerate().filter(|(position, original)| position != *original).count();
+        let moved = order
+            .iter()
+            .enumerate()
+            .filter(|(position, original)| position != *original)
+            .count();
         let mut slots: Vec<Option<CapturedNode>> = nodes.into_iter().map(Some).collect();
         self.nodes = order.into_iter().filter_map(|i| slots[i].take()).collect();
         u32::try_from(moved).unwrap_or(u32::MAX)

@@ -48,7 +48,11 @@ impl GraphExecutor {
     /// # Errors
     /// As [`MlxDevice::command_encoder`].
     pub fn begin(&self) -> Result<GraphSession<'_>> {
-        Ok(GraphSession { device: &self.device, encoder: self.device.command_encoder()?, recording: false })
+        Ok(GraphSession {
+            device: &self.device,
+            encoder: self.device.command_encoder()?,
+            recording: false,
+        })
     }
 
     /// A session whose dispatches are captured, and replayed when it is finished.

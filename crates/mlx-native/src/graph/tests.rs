@@ -6,7 +6,10 @@ use crate::ops::add::{AddParams, add};
 use crate::testing::Bench;
 use crate::{MlxBuffer, MlxDevice};
 
-const N: AddParams = AddParams { n_elements: 4, b_elements: 4 };
+const N: AddParams = AddParams {
+    n_elements: 4,
+    b_elements: 4,
+};
 
 /// Two independent chains, recorded one after the other: `y = x + x; z = y + y` and `v = u + u; w = v + v`.
 fn two_chains(bench: &mut Bench, kind: CapturedOpKind) -> (ComputeGraph, Vec<MlxBuffer>) {
@@ -16,7 +19,16 @@ fn two_chains(bench: &mut Bench, kind: CapturedOpKind) -> (ComputeGraph, Vec<Mlx
     bench.encoder.start_capture();
     for (from, to) in [(0, 1), (1, 2), (3, 4), (4, 5)] {
         let (a, o) = (&buffers[from], &buffers[to]);
-        add(&mut bench.encoder, &mut bench.registry, &bench.device, a, a, o, &N).unwrap();
+        add(
+            &mut bench.encoder,
+            &mut bench.registry,
+            &bench.device,
+            a,
+            a,
+            o,
+            &N,
+        )
+        .unwrap();
     }
     let mut nodes = bench.encoder.take_capture().unwrap();
     if let CapturedNode::Dispatch { op_kind, .. } = &mut nodes[2] {
@@ -27,7 +39,9 @@ fn two_chains(bench: &mut Bench, kind: CapturedOpKind) -> (ComputeGraph, Vec<Mlx
 }
 
 fn barriers(graph: &ComputeGraph, device: &MlxDevice) -> u32 {
-    graph.encode_with_barriers(&mut device.command_encoder().unwrap()).unwrap()
+    graph
+        .encode_with_barriers(&mut device.command_encoder().unwrap())
+        .unwrap()
 }
 
 #[test]
@@ -40,7 +54,11 @@ fn reorder_brings_independent_chains_together_and_changes_no_result() {
     assert_eq!(barriers(&graph, &bench.device), 1);
     let mut encoder = bench.device.command_encoder().unwrap();
     graph.encode(&mut encoder).unwrap();
-    assert_eq!(buffers[2].as_slice::<f32>().unwrap(), [0.0; 4], "nothing runs before the commit");
+    assert_eq!(
+        buffers[2].as_slice::<f32>().unwrap(),
+        [0.0; 4],
+        "nothing runs before the commit"
+    );
     encoder.commit_and_wait().unwrap();
     assert_eq!(buffers[2].read::<f32>().unwrap(), [4.0, 8.0, 12.0, 16.0]);
     assert_eq!(buffers[5].read::<f32>().unwrap(), [20.0, 24.0, 28.0, 32.0]);
@@ -68,7 +86,12 @@ fn a_recorded_session_runs_at_finish_and_a_dropped_one_never() {
         add(session.encoder_mut(), registry, &device, x, x, y, &N).unwrap();
     };
     for recorded in [false, true] {
-        let mut session = if recorded { executor.begin_recorded() } else { executor.begin() }.unwrap();
+        let mut session = if recorded {
+            executor.begin_recorded()
+        } else {
+            executor.begin()
+        }
+        .unwrap();
         record(&mut session, &mut registry);
         drop(session);
     }

@@ -91,7 +91,13 @@ pub struct ComputePipelineStateRef {
 }
 
 impl ComputePipelineState {
-    pub(crate) fn new(kernel: Kernel, constants: Constants, body: Arc<dyn PipelineBody>, max_threads: u32, domain: u64) -> Self {
+    pub(crate) fn new(
+        kernel: Kernel,
+        constants: Constants,
+        body: Arc<dyn PipelineBody>,
+        max_threads: u32,
+        domain: u64,
+    ) -> Self {
         let (mut declared, mut written) = (0u64, 0u64);
         for binding in &kernel.signature.bindings {
             declared |= 1 << (binding.index & 63);
@@ -99,7 +105,10 @@ impl ComputePipelineState {
                 written |= 1 << (binding.index & 63);
             }
         }
-        let max_threads = kernel.signature.max_threads.map_or(max_threads, |m| m.min(max_threads));
+        let max_threads = kernel
+            .signature
+            .max_threads
+            .map_or(max_threads, |m| m.min(max_threads));
         ComputePipelineState(Arc::new(ComputePipelineStateRef {
             kernel,
             constants,

@@ -22,7 +22,10 @@ struct Parsed {
 
 impl SourceText {
     pub(crate) fn new(raw: Cow<'static, str>) -> Self {
-        SourceText { raw, parsed: OnceLock::new() }
+        SourceText {
+            raw,
+            parsed: OnceLock::new(),
+        }
     }
 
     /// The text as it was registered.
@@ -57,7 +60,11 @@ impl SourceText {
                 let flat = headers::flatten(&self.raw)?;
                 let module = msl::parse(&flat).map_err(|e| e.to_string())?;
                 let kernels = module.kernels.iter().cloned().map(Arc::new).collect();
-                Ok(Parsed { flat, module, kernels })
+                Ok(Parsed {
+                    flat,
+                    module,
+                    kernels,
+                })
             })
             .as_ref()
             .map_err(Clone::clone)

@@ -28,7 +28,10 @@ pub(crate) fn same_float(op: &str, buffers: &[(&str, &MlxBuffer)]) -> Result<DTy
     };
     for (name, buffer) in buffers {
         if !buffer.dtype().is_float() {
-            return invalid!("{op}: dtype of {name} is {}, f32, f16 or bf16 are possible", buffer.dtype());
+            return invalid!(
+                "{op}: dtype of {name} is {}, f32, f16 or bf16 are possible",
+                buffer.dtype()
+            );
         }
         if buffer.dtype() != first.dtype() {
             return invalid!(
@@ -47,7 +50,11 @@ pub(crate) fn dtype(op: &str, name: &str, buffer: &MlxBuffer, possible: &[DType]
         return Ok(());
     }
     let names: Vec<_> = possible.iter().map(|d| d.name()).collect();
-    invalid!("{op}: dtype of {name} is {}, possible: {}", buffer.dtype(), names.join(", "))
+    invalid!(
+        "{op}: dtype of {name} is {}, possible: {}",
+        buffer.dtype(),
+        names.join(", ")
+    )
 }
 
 /// `buffer` must hold at least `elements` elements of its dtype.

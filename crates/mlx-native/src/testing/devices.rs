@@ -27,7 +27,11 @@ pub fn test_devices() -> Vec<TestDevice> {
     let mut all = Vec::new();
     for isa in Isa::available() {
         for threads in [1, 3] {
-            let config = Config { threads: Some(threads), isa: Some(isa), ..Config::default() };
+            let config = Config {
+                threads: Some(threads),
+                isa: Some(isa),
+                ..Config::default()
+            };
             all.push(TestDevice {
                 name: format!("cpu {isa} x{threads}"),
                 device: MlxDevice::with_config(DeviceKind::Cpu, &config).expect("the cpu opens"),
@@ -44,18 +48,35 @@ pub fn test_devices() -> Vec<TestDevice> {
             ("emulator checked", Schedule::Random(11), true),
         ];
         for (name, schedule, checked) in variants {
-            let emulator = EmulatorConfig { schedule, checked, ..EmulatorConfig::default() };
-            let config = Config { emulator, ..Config::default() };
+            let emulator = EmulatorConfig {
+                schedule,
+                checked,
+                ..EmulatorConfig::default()
+            };
+            let config = Config {
+                emulator,
+                ..Config::default()
+            };
             match MlxDevice::with_config(DeviceKind::Emulator, &config) {
                 Ok(device) => {
-                    all.push(TestDevice { name: name.to_owned(), device, small_only: true, group: "emulator" });
+                    all.push(TestDevice {
+                        name: name.to_owned(),
+                        device,
+                        small_only: true,
+                        group: "emulator",
+                    });
                 }
                 Err(e) => panic!("{e}"),
             }
         }
     }
     if let Ok(device) = MlxDevice::open(DeviceKind::Metal) {
-        all.push(TestDevice { name: "metal".to_owned(), device, small_only: false, group: "metal" });
+        all.push(TestDevice {
+            name: "metal".to_owned(),
+            device,
+            small_only: false,
+            group: "metal",
+        });
     }
     all
 }

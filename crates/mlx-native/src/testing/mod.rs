@@ -184,7 +184,9 @@ pub fn run_case_with(
         let reference = case.reference(&tensors);
         for (i, (dtype, shape)) in case.outputs().into_iter().enumerate() {
             let got = Tensor::from_bytes(dtype, &shape, bytes[i].clone()).to_f64();
-            case.tolerance().check(&got, &reference[i]).map_err(|e| format!("output {i} {dtype} {shape:?}: {e}"))?;
+            case.tolerance()
+                .check(&got, &reference[i])
+                .map_err(|e| format!("output {i} {dtype} {shape:?}: {e}"))?;
         }
     }
     Ok(Outcome { kernels, bytes })
@@ -216,8 +218,14 @@ impl Guarded {
     fn check_guards(&self) -> std::result::Result<(), String> {
         let all = self.whole.read::<u8>().map_err(|e| e.to_string())?;
         let end = all.len() - self.start;
-        match all[..self.start].iter().chain(&all[end..]).position(|b| *b != GUARD) {
-            Some(i) => Err(format!("guard byte {i} before or behind the buffer was overwritten")),
+        match all[..self.start]
+            .iter()
+            .chain(&all[end..])
+            .position(|b| *b != GUARD)
+        {
+            Some(i) => Err(format!(
+                "guard byte {i} before or behind the buffer was overwritten"
+            )),
             None => Ok(()),
         }
     }
@@ -240,7 +248,11 @@ impl Bench {
     pub fn new() -> Self {
         let device = MlxDevice::open(crate::DeviceKind::Cpu).expect("every machine has a cpu");
         let encoder = device.command_encoder().expect("a cpu gives encoders");
-        Bench { device, registry: KernelRegistry::new(), encoder }
+        Bench {
+            device,
+            registry: KernelRegistry::new(),
+            encoder,
+        }
     }
 
     /// A zeroed buffer.

@@ -40,10 +40,13 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
         let mut bits: HashMap<&str, (String, Vec<Vec<u8>>)> = HashMap::new();
         for d in devices.iter().filter(|d| case.is_small() || !d.small_only) {
             match run_case_with(case, &d.device, &mut registry, true) {
-                Err(e) => proof.failures.push(format!("{} on {}: {case:?}: {e}", suite.op_name(), d.name)),
+                Err(e) => proof
+                    .failures
+                    .push(format!("{} on {}: {case:?}: {e}", suite.op_name(), d.name)),
                 Ok(outcome) => {
-                    let (first, expected) =
-                        bits.entry(d.group).or_insert_with(|| (d.name.clone(), outcome.bytes.clone()));
+                    let (first, expected) = bits
+                        .entry(d.group)
+                        .or_insert_with(|| (d.name.clone(), outcome.bytes.clone()));
                     if *expected != outcome.bytes {
                         proof.failures.push(format!(
                             "{} {case:?}: {} and {first} give different bits",
@@ -53,7 +56,12 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
                         continue;
                     }
                     for kernel in outcome.kernels.into_iter().collect::<BTreeSet<_>>() {
-                        *proof.ran.entry(kernel).or_default().entry(d.name.clone()).or_default() += 1;
+                        *proof
+                            .ran
+                            .entry(kernel)
+                            .or_default()
+                            .entry(d.name.clone())
+                            .or_default() += 1;
                     }
                 }
             }
@@ -62,8 +70,14 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
     // A kernel that no case reaches is not proven.
     for kernel in suite.kernel_names() {
         for d in devices {
-            if !proof.ran.get(kernel).is_some_and(|columns| columns.contains_key(&d.name)) {
-                proof.failures.push(format!("kernel {kernel} did not run on {}", d.name));
+            if !proof
+                .ran
+                .get(kernel)
+                .is_some_and(|columns| columns.contains_key(&d.name))
+            {
+                proof
+                    .failures
+                    .push(format!("kernel {kernel} did not run on {}", d.name));
             }
         }
     }
@@ -86,7 +100,11 @@ pub fn kernel_table(proof: &Proof, devices: &[TestDevice]) -> String {
     for (kernel, columns) in &proof.ran {
         let _ = write!(table, "{kernel:width$}");
         for d in devices {
-            let _ = write!(table, " {:>5}", columns.get(&d.name).map_or("-".to_owned(), usize::to_string));
+            let _ = write!(
+                table,
+                " {:>5}",
+                columns.get(&d.name).map_or("-".to_owned(), usize::to_string)
+            );
         }
         table.push('\n');
     }

@@ -17,16 +17,30 @@ impl Tensor {
     /// `bytes` as they are.
     #[must_use]
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Self {
-        assert_eq!(bytes.len(), dtype.size_of() * shape.iter().product::<usize>(), "{dtype} {shape:?}");
-        Tensor { dtype, shape: shape.to_vec(), bytes }
+        assert_eq!(
+            bytes.len(),
+            dtype.size_of() * shape.iter().product::<usize>(),
+            "{dtype} {shape:?}"
+        );
+        Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            bytes,
+        }
     }
 
     /// `values`, rounded to a floating-point dtype.
     #[must_use]
     pub fn from_f32(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
         let bytes = match dtype {
-            DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            DType::F16 => values
+                .iter()
+                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                .collect(),
+            DType::BF16 => values
+                .iter()
+                .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+                .collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         Self::from_bytes(dtype, shape, bytes)
@@ -35,7 +49,11 @@ impl Tensor {
     /// `values` as u32.
     #[must_use]
     pub fn from_u32(shape: &[usize], values: &[u32]) -> Self {
-        Self::from_bytes(DType::U32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Self::from_bytes(
+            DType::U32,
+            shape,
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )
     }
 
     /// Normal values, standard deviation 1.
@@ -90,6 +108,11 @@ impl Tensor {
     /// The values of a u32 tensor.
     #[must_use]
     pub fn to_u32(&self) -> Vec<u32> {
-        self.bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+        self.bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| u32::from_le_bytes(*b))
+            .collect()
     }
 }

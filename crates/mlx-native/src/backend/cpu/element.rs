@@ -78,7 +78,11 @@ fn round_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
     let nan = bits >> 16 | 0x40;
-    (if bits & 0x7FFF_FFFF > 0x7F80_0000 { nan } else { rounded }) as u16
+    (if bits & 0x7FFF_FFFF > 0x7F80_0000 {
+        nan
+    } else {
+        rounded
+    }) as u16
 }
 
 #[cfg(test)]
@@ -87,7 +91,17 @@ mod tests {
 
     #[test]
     fn bf16_rounding_agrees_with_the_half_crate() {
-        let edges = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY];
+        let edges = [
+            0.0,
+            -0.0,
+            1.0,
+            1.00390625,
+            1.01171875,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+            1e-45,
+            f32::INFINITY,
+        ];
         let mut bits = 0u32;
         let many = (0..100_000).map(|_| {
             bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -95,7 +109,10 @@ mod tests {
         });
         for v in edges.into_iter().chain(many) {
             let (ours, theirs) = (bf16::from_bits(round_bf16(v)), bf16::from_f32(v));
-            assert!(ours == theirs && ours.is_sign_negative() == theirs.is_sign_negative() || v.is_nan() && ours.is_nan());
+            assert!(
+                ours == theirs && ours.is_sign_negative() == theirs.is_sign_negative()
+                    || v.is_nan() && ours.is_nan()
+            );
         }
     }
 

@@ -69,7 +69,11 @@ pub(super) struct Barrier {
 
 impl Barrier {
     pub(super) fn new(parts: usize) -> Self {
-        Barrier { parts, arrived: AtomicUsize::new(0), passed: Event::default() }
+        Barrier {
+            parts,
+            arrived: AtomicUsize::new(0),
+            passed: Event::default(),
+        }
     }
 
     /// Waits until all threads have come. What they wrote before is visible afterwards.

@@ -44,7 +44,11 @@ impl Resolved {
             .bindings(dispatch)
             .iter()
             .map(|binding| match &binding.arg {
-                Arg::Buffer { allocation, offset, byte_len } => RawArg {
+                Arg::Buffer {
+                    allocation,
+                    offset,
+                    byte_len,
+                } => RawArg {
                     index: binding.index,
                     // SAFETY: the encoder checked that the range lies inside the allocation.
                     ptr: unsafe { allocation.memory().host_ptr().as_ptr().add(*offset) },
@@ -84,7 +88,11 @@ pub struct Launch<'a> {
 
 impl<'a> Launch<'a> {
     pub(super) fn new(resolved: &'a Resolved, failure: &'a Failure, isa: Isa) -> Self {
-        Launch { resolved, failure, isa }
+        Launch {
+            resolved,
+            failure,
+            isa,
+        }
     }
 
     /// The instruction set that the body may use.
@@ -108,7 +116,12 @@ impl<'a> Launch<'a> {
     /// The value of a function constant, if it was given.
     #[must_use]
     pub fn constant(&self, index: u32) -> Option<ConstantValue> {
-        self.resolved.pipeline.constants().iter().find(|c| c.0 == index).map(|c| c.1)
+        self.resolved
+            .pipeline
+            .constants()
+            .iter()
+            .find(|c| c.0 == index)
+            .map(|c| c.1)
     }
 
     /// The value of a boolean function constant; false if it was not given.
@@ -127,7 +140,9 @@ impl<'a> Launch<'a> {
                 unsafe { arg.ptr.cast::<P>().read_unaligned() }
             }
             _ => {
-                self.fail(format!("argument {index}: fewer bytes than its parameter struct has"));
+                self.fail(format!(
+                    "argument {index}: fewer bytes than its parameter struct has"
+                ));
                 P::zeroed()
             }
         }
@@ -153,20 +168,29 @@ impl<'a> Launch<'a> {
     #[must_use]
     pub fn output<T: Pod>(&self, index: u32) -> Output<'a, T> {
         let (ptr, len) = self.typed::<T>(index);
-        Output { ptr, len, life: PhantomData }
+        Output {
+            ptr,
+            len,
+            life: PhantomData,
+        }
     }
 
     /// Claims the next `chunk` of `total` items for this part, until none is left: for work whose parts differ in cost.
     /// Every claim of one launch must pass the same numbers.
     #[must_use]
     pub fn next_chunk(&self, total: usize, chunk: usize) -> Option<Range<usize>> {
-        let start = self.resolved.next_chunk.fetch_add(1, Ordering::Relaxed).checked_mul(chunk)?;
+        let start = self
+            .resolved
+            .next_chunk
+            .fetch_add(1, Ordering::Relaxed)
+            .checked_mul(chunk)?;
         (start < total).then(|| start..total.min(start + chunk))
     }
 
     /// Fails the whole submission with a message; the first one counts.
     pub fn fail(&self, message: String) {
-        self.failure.set(format!("kernel {}: {message}", self.resolved.name()));
+        self.failure
+            .set(format!("kernel {}: {message}", self.resolved.name()));
     }
 
     fn arg(&self, index: u32) -> Option<&RawArg> {
@@ -179,7 +203,10 @@ impl<'a> Launch<'a> {
                 (arg.ptr.cast(), arg.byte_len / size_of::<T>().max(1))
             }
             _ => {
-                self.fail(format!("argument {index} is not aligned to {} bytes", align_of::<T>()));
+                self.fail(format!(
+                    "argument {index} is not aligned to {} bytes",
+                    align_of::<T>()
+                ));
                 (std::ptr::dangling_mut(), 0)
             }
         }
@@ -216,7 +243,11 @@ impl<'a, T: Pod> Output<'a, T> {
     /// No other part, and no other slice of this part, may use these elements as long as the slice lives.
     #[must_use]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} elements", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {} elements",
+            self.len
+        );
         // SAFETY: inside the argument; exclusive by the caller's word.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
     }
@@ -231,9 +262,17 @@ impl<T: Element> Output<'_, T> {
     /// # Safety
     /// Nobody may write these elements meanwhile.
     pub unsafe fn load(&self, start: usize, target: &mut [f32]) {
-        assert!(start <= self.len && target.len() <= self.len - start, "{start} + {} of {}", target.len(), self.len);
+        assert!(
+            start <= self.len && target.len() <= self.len - start,
+            "{start} + {} of {}",
+            target.len(),
+            self.len
+        );
         // SAFETY: inside the argument; not written meanwhile by the caller's word.
-        T::widen(unsafe { std::slice::from_raw_parts(self.ptr.add(start), target.len()) }, target);
+        T::widen(
+            unsafe { std::slice::from_raw_parts(self.ptr.add(start), target.len()) },
+            target,
+        );
     }
 
     /// Writes `source`, rounded, to the elements from `start` on.
@@ -263,7 +302,14 @@ mod tests {
 
     #[test]
     fn parts_cover_everything_once() {
-        for (total, granule, parts) in [(0, 4, 3), (1, 1, 2), (7, 4, 2), (33, 16, 5), (64, 16, 4), (5, 8, 2)] {
+        for (total, granule, parts) in [
+            (0, 4, 3),
+            (1, 1, 2),
+            (7, 4, 2),
+            (33, 16, 5),
+            (64, 16, 4),
+            (5, 8, 2),
+        ] {
             let ranges: Vec<_> = (0..parts).map(|p| part_range(total, granule, p, parts)).collect();
             assert_eq!(ranges[0].start, 0);
             assert_eq!(ranges[parts - 1].end, total);

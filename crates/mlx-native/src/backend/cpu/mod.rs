@@ -60,13 +60,21 @@ impl CpuBackend {
             max_working_set: physical_memory(),
             simd_width: 32,
         };
-        Ok(CpuBackend { pool: Pool::shared(threads)?, isa, threads, limits })
+        Ok(CpuBackend {
+            pool: Pool::shared(threads)?,
+            isa,
+            threads,
+            limits,
+        })
     }
 }
 
 impl fmt::Debug for CpuBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CpuBackend").field("isa", &self.isa).field("threads", &self.threads).finish()
+        f.debug_struct("CpuBackend")
+            .field("isa", &self.isa)
+            .field("threads", &self.threads)
+            .finish()
     }
 }
 
@@ -106,7 +114,11 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn compile(&self, _kernel: &Kernel, _constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
+    fn compile(
+        &self,
+        _kernel: &Kernel,
+        _constants: &[(u32, ConstantValue)],
+    ) -> Result<Arc<dyn PipelineBody>> {
         Ok(Arc::new(CpuPipeline))
     }
 

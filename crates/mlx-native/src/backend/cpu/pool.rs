@@ -26,7 +26,10 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn set(&self, message: String) {
-        self.message.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+        self.message
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(message);
         self.failed.store(true, Ordering::Release);
     }
 
@@ -75,7 +78,10 @@ impl Pool {
     /// The pool of `threads` threads.
     pub(super) fn shared(threads: usize) -> Result<Arc<Pool>> {
         static POOLS: OnceLock<Mutex<HashMap<usize, Weak<Pool>>>> = OnceLock::new();
-        let mut pools = POOLS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = POOLS
+            .get_or_init(Mutex::default)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&threads).and_then(Weak::upgrade) {
             return Ok(pool);
         }
@@ -91,14 +97,19 @@ impl Pool {
             barrier: Barrier::new(parts),
             closing: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared: shared.clone(), threads: Vec::with_capacity(parts) };
+        let mut pool = Pool {
+            shared: shared.clone(),
+            threads: Vec::with_capacity(parts),
+        };
         for part in 0..parts {
             let shared = shared.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("mlx-cpu-{part}"))
                 .stack_size(4 << 20)
                 .spawn(move || worker(&shared, part, parts))
-                .map_err(|e| MlxError::DeviceNotFound(format!("cpu: cannot start thread {part} of {parts}: {e}")))?;
+                .map_err(|e| {
+                    MlxError::DeviceNotFound(format!("cpu: cannot start thread {part} of {parts}: {e}"))
+                })?;
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -114,7 +125,13 @@ impl Pool {
                 Command::Barrier => Step::Barrier,
             })
             .collect();
-        let job = Arc::new(Job { steps, work, isa, failure: Failure::default(), done });
+        let job = Arc::new(Job {
+            steps,
+            work,
+            isa,
+            failure: Failure::default(),
+            done,
+        });
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push_back(job);
         self.shared.published.advance();
@@ -139,7 +156,12 @@ fn worker(shared: &Shared, part: usize, parts: usize) {
         // Asked before the queue is looked at: whatever was queued before the closing is then seen. A job stays in the
         // queue until all threads have walked it.
         let closing = shared.closing.load(Ordering::Acquire);
-        let job = shared.queue.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        let job = shared
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .front()
+            .cloned();
         let Some(job) = job else {
             if closing {
                 return;
@@ -151,7 +173,11 @@ fn worker(shared: &Shared, part: usize, parts: usize) {
         walk(&job, shared, part, parts);
         if part == 0 {
             shared.barrier.wait();
-            shared.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            shared
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
             finish(job, start);
         } else {
             drop(job);
@@ -168,7 +194,8 @@ fn walk(job: &Job, shared: &Shared, part: usize, parts: usize) {
             Step::Barrier => shared.barrier.wait(),
             Step::Run(resolved) if !job.failure.happened() => {
                 let Some(body) = resolved.body() else {
-                    job.failure.set(format!("kernel {}: no body for the cpu", resolved.name()));
+                    job.failure
+                        .set(format!("kernel {}: no body for the cpu", resolved.name()));
                     continue;
                 };
                 let launch = Launch::new(resolved, &job.failure, job.isa);
@@ -188,10 +215,21 @@ fn finish(job: Arc<Job>, start: Instant) {
         // Cannot happen: the others dropped theirs before the barrier.
         return;
     };
-    let Job { steps, work, failure, done, .. } = job;
+    let Job {
+        steps,
+        work,
+        failure,
+        done,
+        ..
+    } = job;
     drop(steps);
     drop(work);
-    done.finish(failure.into_result(), Timing { device: Some(start.elapsed()) });
+    done.finish(
+        failure.into_result(),
+        Timing {
+            device: Some(start.elapsed()),
+        },
+    );
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -29,13 +29,22 @@ fn append(text: &str, file: Option<&str>, seen: &mut Vec<String>, out: &mut Stri
         seen.push(name.to_owned());
         out.push_str(&format!("#line 1 \"{name}\"\n"));
         append(header, Some(name), seen, out)?;
-        out.push_str(&format!("#line {} \"{}\"\n", i + 2, file.unwrap_or("kernel.metal")));
+        out.push_str(&format!(
+            "#line {} \"{}\"\n",
+            i + 2,
+            file.unwrap_or("kernel.metal")
+        ));
     }
     Ok(())
 }
 
 fn quoted_include(line: &str) -> Option<&str> {
-    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
+    let rest = line
+        .trim_start()
+        .strip_prefix('#')?
+        .trim_start()
+        .strip_prefix("include")?
+        .trim_start();
     rest.strip_prefix('"')?.split_once('"').map(|(name, _)| name)
 }
 

@@ -313,7 +313,11 @@ struct Head<'s, 'a> {
 impl Head<'_, '_> {
     fn scan(self) -> Result<Item, MslError> {
         let s = self.syntax;
-        let (mut paren, mut assigned, mut kernel) = (None, false, false);
+        let (mut paren, mut assigned) = (None, false);
+        let mut kernel = s
+            .attributes(self.start..self.at)
+            .iter()
+            .any(|a| a.name == "kernel");
         let mut at = self.at;
         while at < self.end {
             let token = &s.tokens[at];
