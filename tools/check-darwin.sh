@@ -2,7 +2,8 @@
 # Type-check, lint, compile and link for aarch64-apple-darwin on Debian x86-64, without a Mac and without Apple's SDK.
 # `cargo xtask check-metal` calls it; by hand it is used like cargo, in the folder of a crate or a workspace:
 #
-#   check-darwin.sh setup                           once: 1.5 minutes of CPU, 1 GB; the other commands do it by themselves
+#   check-darwin.sh setup                           once: 1.5 minutes of CPU, 1 GB; the commands below do it by themselves
+#   check-darwin.sh ready                           succeeds if that has been done
 #   check-darwin.sh check  [cargo args]             type-check
 #   check-darwin.sh clippy [cargo args] [-- args]   lint
 #   check-darwin.sh build  [cargo args]             link: Mach-O arm64 programs, which cannot run here
@@ -64,7 +65,8 @@ unpack_debian_rustc() {
   say "downloading Debian's rustc $version and its sources"
   # Compiler and sources must be of one version: a std of another one does not compile.
   ( cd "$HOME_DIR/tmp/debs"
-    apt-get download -qq {rustc-web,"libstd-rust-web-1.$minor",libstd-rust-web-dev,rust-web-src,rust-web-clippy}="$version" ${llvm:+"$llvm"}
+    # As root, apt downloads as a user who cannot write here, and warns that it does not: that is no defect.
+    apt-get download -qq -o APT::Sandbox::User=root {rustc-web,"libstd-rust-web-1.$minor",libstd-rust-web-dev,rust-web-src,rust-web-clippy}="$version" ${llvm:+"$llvm"}
     for deb in *.deb; do dpkg -x "$deb" "$ROOT"; done )
   [ -f "$ROOT/usr/lib/rustlib/src/rust/library/Cargo.lock" ] || die "rust-web-src $version holds no sources of std"
 }
@@ -190,9 +192,12 @@ write_stubs() {
   framework CoreGraphics CGMainDisplayID CGDirectDisplayCopyCurrentMetalDevice
 }
 
-[ $# -ge 1 ] || die "usage: check-darwin.sh setup|check|clippy|build|test [cargo args]"
+[ $# -ge 1 ] || die "usage: check-darwin.sh setup|ready|check|clippy|build|test [cargo args]"
 command=$1
 shift
+
+is_ready() { [ "$(cat "$STAMP" 2>/dev/null)" = "$FORMAT" ]; }
+if [ "$command" = ready ]; then is_ready && exit 0 || exit 1; fi
 
 # What `cargo run` and a developer's shell may have set for the other compiler must not reach this one.
 unset RUSTC_BOOTSTRAP RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTUP_TOOLCHAIN
@@ -205,7 +210,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME_DIR/target}
 mkdir -p "$HOME_DIR"
 exec 9> "$HOME_DIR/lock"
 flock 9
-if [ "$command" = setup ] || [ "$(cat "$STAMP" 2>/dev/null)" != "$FORMAT" ]; then setup; fi
+if [ "$command" = setup ] || ! is_ready; then setup; fi
 write_wrappers
 write_stubs
 flock -u 9

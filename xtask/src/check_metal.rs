@@ -8,8 +8,8 @@ use crate::shell::{Cmd, Result, root, target_dir, write_file};
 use crate::steps::FEATURES;
 use std::path::Path;
 
-/// What the script needs.
-pub const NEEDS: &[Need] = &[Need::Pip, Need::AptLists];
+/// What the commands need.
+pub const NEEDS: &[Need] = &[Need::Darwin];
 
 /// The chore.
 pub fn main(args: &[String]) -> Result<()> {

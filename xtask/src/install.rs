@@ -23,8 +23,8 @@ pub enum Need {
     Pip,
     /// Python that can make virtual environments.
     Venv,
-    /// What apt knows of Debian's packages, which `check-metal` downloads from.
-    AptLists,
+    /// The compiler and the stub SDK of the Mac check, in the user's cache folder.
+    Darwin,
 }
 
 impl Need {
@@ -36,7 +36,7 @@ impl Need {
             Self::CargoDeny => "cargo-deny",
             Self::Pip => "Python 3 with pip",
             Self::Venv => "Python 3 with venv",
-            Self::AptLists => "apt's list of packages with rustc-web",
+            Self::Darwin => "the compiler of the Mac check",
         }
     }
 
@@ -53,10 +53,7 @@ impl Need {
             Self::Venv => Cmd::new("python3")
                 .args(["-c", "import venv, ensurepip"])
                 .succeeds(),
-            Self::AptLists => {
-                let lists = Cmd::line("apt-cache policy rustc-web").capture();
-                lists.is_ok_and(|(_, text)| text.contains("Candidate: 1."))
-            }
+            Self::Darwin => Cmd::line("tools/check-darwin.sh ready").succeeds(),
         }
     }
 
@@ -73,7 +70,12 @@ impl Need {
             }
             Self::Pip => apt_install("python3-pip"),
             Self::Venv => apt_install("python3-venv"),
-            Self::AptLists => apt(&["update"]),
+            Self::Darwin => {
+                ensure(&[Self::Pip], true)?;
+                // It downloads packages of Debian's by version: an old list names versions that are gone.
+                apt(&["update"])?;
+                Cmd::line("tools/check-darwin.sh setup").run()
+            }
         }
     }
 }
