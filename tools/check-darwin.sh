@@ -40,7 +40,10 @@ CARGO_BIN=$TOOLCHAIN/bin/cargo
 
 setup() {
   [ "$(uname -sm)" = "Linux x86_64" ] || die "needs Linux on x86-64, this is $(uname -sm)"
-  command -v apt-get dpkg python3 >/dev/null || die "needs Debian's apt-get and dpkg, and python3 with pip"
+  local program
+  for program in apt-get dpkg python3; do
+    command -v "$program" >/dev/null || die "needs Debian's apt-get and dpkg, and python3 with pip: there is no $program"
+  done
   [ -x "$TOOLCHAIN/lib/rustlib/$HOST/bin/rust-lld" ] || die "no rust-lld in $TOOLCHAIN: use a toolchain of rustup's"
   rm -rf "$STAMP" "$ROOT" "$SDK" "$HOME_DIR/tmp"
   mkdir -p "$ROOT" "$SDK/usr/lib" "$HOME_DIR/tmp/debs"
