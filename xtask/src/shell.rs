@@ -19,7 +19,8 @@ pub fn root() -> PathBuf {
 
 /// Where chores leave what they make; ignored by git.
 pub fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    let set = std::env::var_os("CARGO_TARGET_DIR").and_then(|dir| std::path::absolute(dir).ok());
+    set.unwrap_or_else(|| root().join("target"))
 }
 
 /// A command with the settings that it needs beyond the environment.
