@@ -158,6 +158,11 @@ fn has_prove() -> bool {
     tests.join("prove.rs").is_file() || tests.join("prove/main.rs").is_file()
 }
 
+/// The fuzz targets are a workspace of their own: their runtime is no business of anybody who builds the libraries.
+fn has_fuzz() -> bool {
+    root().join("fuzz/Cargo.toml").is_file()
+}
+
 fn with_features(line: &str) -> Cmd {
     Cmd::line(line).args(["--features", FEATURES])
 }
@@ -217,7 +222,7 @@ fn doctests(_: Level) -> Plan {
 }
 
 fn fuzz(_: Level) -> Plan {
-    if !root().join("fuzz/Cargo.toml").is_file() {
+    if !has_fuzz() {
         return Plan::Skip("there is no fuzz/ folder");
     }
     let cmd = Cmd::line("cargo check --all-targets --manifest-path fuzz/Cargo.toml");
