@@ -5,7 +5,7 @@
 
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
-use crate::steps::FEATURES;
+use crate::steps::{FEATURES, has_prove};
 use std::path::Path;
 
 /// What the commands need.
@@ -39,10 +39,14 @@ fn darwin(dir: &Path, words: &str) -> Cmd {
 /// Lint, then link, everything in the workspace.
 pub fn commands() -> Vec<Cmd> {
     let with_features = |words: &str| darwin(&root(), words).args(["--features", FEATURES]);
-    vec![
+    let mut commands = vec![
         with_features("clippy --workspace --all-targets").args(["--", "-D", "warnings"]),
         with_features("build --workspace --all-targets"),
-    ]
+    ];
+    if has_prove() {
+        commands.push(with_features("test -p mlx-native --test prove"));
+    }
+    commands
 }
 
 /// A small program that calls Metal, correct as it stands.

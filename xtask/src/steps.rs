@@ -153,7 +153,7 @@ pub const STEPS: &[Step] = &[
 
 /// The test program that runs every case of every kernel on every device. It has `test = false`, so that `cargo test`
 /// leaves it to its own step.
-fn has_prove() -> bool {
+pub fn has_prove() -> bool {
     let tests = root().join("crates/mlx-native/tests");
     tests.join("prove.rs").is_file() || tests.join("prove/main.rs").is_file()
 }
