@@ -19,8 +19,8 @@ Usage: cargo xtask COMMAND
   test [--quick] [--long] [--no-install] [STEP...]
         Everything that must hold before a change lands: formatting, lints, documentation, tests on every device of
         this machine, licences, and the Metal host code for the Mac. Installs what it needs (apt, cargo, pip).
-        --quick       formatting, lints and tests only, and the short form of each test
-        --long        the long sweeps too (hours)
+        --quick       formatting, lints and tests only, with fewer drawn cases
+        --long        many more drawn cases (hours)
         --no-install  name what is missing instead of installing it
         STEP...       only these steps; `cargo xtask test --list` names them
 

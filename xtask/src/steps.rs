@@ -9,10 +9,10 @@ use crate::shell::{Cmd, root, target_dir};
 /// The features that the tests need: the emulator is a device, `testing` holds the cases.
 pub const FEATURES: &str = "mlx-native/emulator,mlx-native/testing";
 
-/// How much of itself each test runs; the tests read it from `MLX_NATIVE_TEST_LEVEL`.
+/// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Minutes less than normal: for the edit loop.
+    /// Fewer steps and fewer drawn cases: for the edit loop.
     Quick,
     /// What CI runs.
     Normal,
@@ -21,7 +21,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The value of `MLX_NATIVE_TEST_LEVEL`.
+    /// The option that asks for it, without its dashes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Quick => "quick",
@@ -208,10 +208,13 @@ fn doc(_: Level) -> Plan {
 
 fn tests(level: Level) -> Plan {
     let cmd = with_features("cargo test --workspace --lib --bins --tests");
-    Plan::Run(
-        vec![Need::Clang],
-        vec![cmd.env("MLX_NATIVE_TEST_LEVEL", level.name())],
-    )
+    // How many cases a property test draws that does not say so itself; proptest reads it.
+    let cmd = match level {
+        Level::Quick => cmd.env("PROPTEST_CASES", "32"),
+        Level::Normal => cmd,
+        Level::Long => cmd.env("PROPTEST_CASES", "10000"),
+    };
+    Plan::Run(vec![Need::Clang], vec![cmd])
 }
 
 fn doctests(_: Level) -> Plan {
@@ -246,10 +249,12 @@ fn prove(level: Level) -> Plan {
         return Plan::Skip("there is no tests/prove in mlx-native");
     }
     let cmd = with_features("cargo test -p mlx-native --test prove");
-    Plan::Run(
-        vec![Need::Clang],
-        vec![cmd.env("MLX_NATIVE_TEST_LEVEL", level.name())],
-    )
+    let cmd = if level == Level::Long {
+        cmd.args(["--", "--long"])
+    } else {
+        cmd
+    };
+    Plan::Run(vec![Need::Clang], vec![cmd])
 }
 
 #[cfg(test)]
@@ -273,16 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn tests_are_told_the_level() {
-        let Plan::Run(_, commands) = tests(Level::Long) else {
-            panic!("skipped")
+    fn the_level_reaches_the_tests() {
+        let shown = |plan| match plan {
+            Plan::Run(_, commands) => commands[0].to_string(),
+            Plan::Skip(why) => panic!("skipped: {why}"),
         };
-        assert!(
-            commands[0]
-                .to_string()
-                .starts_with("MLX_NATIVE_TEST_LEVEL=long cargo test"),
-            "{}",
-            commands[0]
-        );
+        assert!(shown(tests(Level::Long)).starts_with("PROPTEST_CASES=10000 cargo test"));
+        assert!(shown(tests(Level::Normal)).starts_with("cargo test"));
+        if has_prove() {
+            assert!(shown(prove(Level::Long)).ends_with("-- --long"));
+            assert!(!shown(prove(Level::Quick)).contains("--long"));
+        }
     }
 }
