@@ -1,2 +1,65 @@
-//! Chores.
-fn main() {}
+//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `golden`, `bench`.
+//!
+//! It depends on the standard library alone, so that it builds in a second and never fails for want of a dependency.
+//! `shell` runs commands, `install` fetches what they need, and each chore has a file.
+
+mod bench;
+mod check_metal;
+mod golden;
+mod install;
+mod shell;
+mod steps;
+mod test;
+
+use shell::Result;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  test [--quick] [--long] [--no-install] [STEP...]
+        Everything that must hold before a change lands: formatting, lints, documentation, tests on every device of
+        this machine, licences, and the Metal host code for the Mac. Installs what it needs (apt, cargo, pip).
+        --quick       formatting, lints and tests only, with fewer drawn cases
+        --long        many more drawn cases (hours)
+        --no-install  name what is missing instead of installing it
+        STEP...       only these steps; `cargo xtask test --list` names them
+
+  check-metal [--self-test]
+        Lints the workspace and links library, program, tests and benches for aarch64-apple-darwin, on Linux.
+        --self-test   shows instead that a type error and a missing framework symbol are caught
+
+  golden [ops|models]
+        Makes the golden files again with the pinned MLX, in a Python environment under target/.
+
+  bench [FILTER]
+        Runs the benchmarks of the compute library and says where the results lie.
+";
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let Some((command, rest)) = args.split_first() else {
+        print!("{HELP}");
+        return Err("no command given".into());
+    };
+    match command.as_str() {
+        "test" => test::run(&test::Options::parse(rest)?),
+        "check-metal" => check_metal::main(rest),
+        "golden" => golden::main(rest),
+        "bench" => bench::main(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("no command '{other}'; `cargo xtask help` lists them").into()),
+    }
+}

@@ -1,0 +1,76 @@
+//! `cargo xtask golden`: makes the golden files again, with the published MLX whose version is pinned here.
+//!
+//! The files are committed, so this runs only when the scripts or the pins change; `git diff` then shows what moved.
+
+use crate::install::{self, Need};
+use crate::shell::{Cmd, Result, folder_size, read_file, root, target_dir, write_file};
+
+/// The reference. A newer MLX quantises some formats otherwise: changing a pin is a decision, not an update.
+const PINNED: &[&str] = &["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2", "numpy==2.4.6"];
+
+/// What is made: the name on the command line, the script, the folder, and the most bytes that the folder may hold.
+const SETS: &[(&str, &str, &str, u64)] = &[
+    (
+        "ops",
+        "tools/golden.py",
+        "crates/mlx-native/tests/golden",
+        1_500_000,
+    ),
+    (
+        "models",
+        "tools/golden_models.py",
+        "crates/mlx-native-lm/tests/models",
+        2_000_000,
+    ),
+];
+
+/// The chore.
+pub fn main(args: &[String]) -> Result<()> {
+    if let Some(unknown) = args
+        .iter()
+        .find(|arg| !SETS.iter().any(|set| set.0 == arg.as_str()))
+    {
+        return Err(format!("golden makes 'ops' and 'models', not '{unknown}'").into());
+    }
+    let python = environment()?;
+    for (name, script, folder, most) in SETS {
+        if !args.is_empty() && !args.iter().any(|arg| arg == name) {
+            continue;
+        }
+        // One thread and no TF32: the same sums in the same order on every machine of a kind.
+        Cmd::new(&python)
+            .args([script, folder])
+            .env("MLX_ENABLE_TF32", "0")
+            .env("OMP_NUM_THREADS", "1")
+            .run()?;
+        let (bytes, files) = folder_size(&root().join(folder), "")?;
+        println!("{folder}: {files} files, {bytes} bytes");
+        if bytes > *most {
+            return Err(format!(
+                "{folder} holds {bytes} bytes, more than the {most} that the repository takes"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// The Python of an environment that holds exactly the pinned packages; made again when a pin changes.
+fn environment() -> Result<String> {
+    let dir = target_dir().join("golden-venv");
+    let python = dir.join("bin/python").to_string_lossy().into_owned();
+    let stamp = dir.join("pinned");
+    let pins = PINNED.join("\n");
+    if read_file(&stamp).as_deref() != Some(pins.as_str()) {
+        install::ensure(&[Need::Venv], true)?;
+        Cmd::line("python3 -m venv --clear")
+            .args([dir.to_string_lossy()])
+            .run()?;
+        Cmd::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(PINNED)
+            .run()?;
+        write_file(&stamp, &pins)?;
+    }
+    Ok(python)
+}
