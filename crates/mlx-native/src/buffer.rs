@@ -2,7 +2,7 @@
 //!
 //! # Who may touch the bytes, and when
 //! A buffer's bytes are shared: with views of the same allocation, with recorded work, with the device. Three rules keep
-//! host access in order; `docs/decisions/0002-host-views.md` has the reasons.
+//! host access in order; `docs/decisions/0001-host-views.md` has the reasons.
 //!
 //! 1. Every allocation knows the submitted work that reads or writes it ([`Allocation::mark`], called by the encoder
 //!    *before* the work is handed to the device). [`MlxBuffer::as_slice`] and [`MlxBuffer::read`] wait for the writers,

@@ -1,0 +1,160 @@
+//! Flags, under mlx-lm's names where it has them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mlx_native::{DType, DeviceKind};
+
+/// MLX models from Rust: on a Mac's GPU, on any CPU, or on an emulator of the GPU.
+#[derive(Debug, Parser)]
+#[command(name = "mlx-native", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a prompt and print the text as it comes.
+    Generate(Generate),
+}
+
+/// Flags of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Folder of an MLX model (config.json, *.safetensors, tokenizer.json). Without it a small demo model that is part of
+    /// the program runs: it continues texts about Rust.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+
+    /// The text to continue; `-` reads it from standard input.
+    #[arg(short, long, default_value = "Ownership in Rust means", allow_hyphen_values = true)]
+    pub prompt: String,
+
+    /// Tokens to generate at most.
+    #[arg(short, long, default_value_t = 100, value_name = "N")]
+    pub max_tokens: usize,
+
+    /// Sampling temperature; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    pub temp: f32,
+
+    /// Sample from the likeliest tokens that together have this probability; 1 takes all.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub top_p: f32,
+
+    /// Sample from tokens that are at least this fraction as likely as the likeliest; 0 takes all.
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    pub min_p: f32,
+
+    /// Tokens that `--min-p` keeps at least.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub min_tokens_to_keep: usize,
+
+    /// Sample from this many of the likeliest tokens; 0 takes all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub top_k: usize,
+
+    /// Probability of leaving out the likeliest tokens (XTC).
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    pub xtc_probability: f32,
+
+    /// Tokens above this probability may be left out by XTC.
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    pub xtc_threshold: f32,
+
+    /// Divide the logits of recent tokens by this (multiply negative ones); 1 or none leaves them.
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+
+    /// How many tokens count as recent.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub repetition_context_size: usize,
+
+    /// Seed of the sampler; equal seeds give equal texts. Default: a new one each time.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// A further token that ends the text; may be repeated.
+    #[arg(long, value_name = "TOKEN")]
+    pub extra_eos_token: Vec<String>,
+
+    /// Tokens of the prompt that are processed at once, at most.
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub prefill_step_size: usize,
+
+    /// Where to run.
+    #[arg(long, default_value = "auto", value_enum)]
+    pub device: Device,
+
+    /// Type of activations and of the KV cache. `auto`: that of the checkpoint on a GPU, f32 on a CPU.
+    #[arg(long, default_value = "auto", value_enum)]
+    pub dtype: Dtype,
+
+    /// Threads of the CPU; default: one for each processor.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Print one JSON object at the end instead of the text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// `false` leaves out the progress bar and the statistics.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub verbose: bool,
+}
+
+/// Values of `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The Metal kernels on the processor, thread by thread.
+    Emulator,
+    /// The GPU of a Mac.
+    Metal,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl Device {
+    /// The kind asked for; `None` for the best there is.
+    pub fn kind(self) -> Option<DeviceKind> {
+        match self {
+            Device::Auto => None,
+            Device::Cpu => Some(DeviceKind::Cpu),
+            Device::Emulator => Some(DeviceKind::Emulator),
+            Device::Metal => Some(DeviceKind::Metal),
+            Device::Cuda => Some(DeviceKind::Cuda),
+        }
+    }
+}
+
+/// Values of `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// See `--dtype`.
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits, 11 of them significant.
+    F16,
+    /// 16 bits, 8 of them significant.
+    Bf16,
+}
+
+impl Dtype {
+    /// The dtype asked for; `None` for `auto`.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            Dtype::Auto => None,
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::Bf16 => Some(DType::BF16),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `mlx-native generate`.
+
+use std::io::{Read as _, Write as _};
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, Result, bail};
+use mlx_native::{Config, MlxDevice};
+use mlx_native_lm::{Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate};
+
+use crate::args::Generate;
+use crate::report::{Progress, peak_memory_bytes};
+
+/// Longest prompt read from standard input: 64 MiB.
+const MAX_STDIN: u64 = 64 << 20;
+
+/// Runs the command.
+///
+/// # Errors
+/// What the model, the device or the terminal had to say.
+pub fn run(options: &Generate) -> Result<()> {
+    let prompt = read_prompt(&options.prompt)?;
+    let progress = Progress::new(options.verbose);
+    progress.stage("loading");
+    let device = open_device(options)?;
+    let mut model = open_model(options, &device)?;
+    let prompt_ids = model.tokenizer().encode(&prompt).context("the prompt")?;
+    let settings = GenerateOptions {
+        max_tokens: options.max_tokens,
+        sampling: sampling(options),
+        stop_ids: model.stop_ids(&options.extra_eos_token)?,
+    };
+    let mut cache = model.decoder().new_cache(prompt_ids.len())?;
+    let (decoder, tokenizer) = model.parts();
+    let mut out = Out { stdout: std::io::stdout(), quiet: options.json, error: None };
+    let result = generate(decoder, tokenizer, &mut cache, &prompt_ids, &settings, |event| match event {
+        Event::Prefill { done, total } => {
+            progress.prompt(done, total);
+            ControlFlow::Continue(())
+        }
+        Event::Token { text, .. } => {
+            progress.clear();
+            out.print(text)
+        }
+    });
+    progress.clear();
+    let generation = result?;
+    if let Some(error) = out.error {
+        // Nobody listens any more: a reader such as `head` has what it wanted.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Ok(());
+        }
+        return Err(error).context("standard output");
+    }
+    finish(options, &prompt_ids, &generation)
+}
+
+fn read_prompt(prompt: &str) -> Result<String> {
+    if prompt != "-" {
+        return Ok(prompt.to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).context("the prompt on standard input")?;
+    if text.len() as u64 > MAX_STDIN {
+        bail!("the prompt on standard input is longer than {MAX_STDIN} bytes");
+    }
+    Ok(text)
+}
+
+fn open_device(options: &Generate) -> Result<MlxDevice> {
+    let mut config = Config::default();
+    config.threads = options.threads;
+    match options.device.kind() {
+        Some(kind) => Ok(MlxDevice::with_config(kind, &config)?),
+        None => {
+            let best = MlxDevice::new()?;
+            // Settings apply to whatever is best here.
+            Ok(MlxDevice::with_config(best.kind(), &config)?)
+        }
+    }
+}
+
+fn open_model(options: &Generate, device: &MlxDevice) -> Result<Model> {
+    let settings = ModelOptions { dtype: options.dtype.dtype(), prefill_step: options.prefill_step_size };
+    match &options.model {
+        Some(folder) => Model::open(device, folder, &settings).map_err(Into::into),
+        None => Ok(Model::from_files(device, mlx_native_demo::files(), &settings).context("the demo model")?),
+    }
+}
+
+fn sampling(options: &Generate) -> SamplingParams {
+    SamplingParams {
+        temperature: options.temp,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        min_tokens_to_keep: options.min_tokens_to_keep,
+        top_k: options.top_k,
+        xtc_probability: options.xtc_probability,
+        xtc_threshold: options.xtc_threshold,
+        repetition_penalty: options.repetition_penalty,
+        repetition_context_size: options.repetition_context_size,
+        seed: options.seed,
+        ..SamplingParams::default()
+    }
+}
+
+/// Text on its way out; the first error stops it.
+struct Out {
+    stdout: std::io::Stdout,
+    quiet: bool,
+    error: Option<std::io::Error>,
+}
+
+impl Out {
+    fn print(&mut self, text: &str) -> ControlFlow<()> {
+        if self.quiet || text.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        match self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+fn finish(options: &Generate, prompt_ids: &[u32], g: &Generation) -> Result<()> {
+    let peak = peak_memory_bytes();
+    if options.json {
+        let object = serde_json::json!({
+            "prompt_token_ids": prompt_ids,
+            "token_ids": g.token_ids,
+            "text": g.text,
+            "prompt_tps": g.prompt_tps(),
+            "generation_tps": g.generation_tps(),
+            "peak_memory_bytes": peak,
+            "finish_reason": g.finish_reason.name(),
+        });
+        writeln!(std::io::stdout(), "{object}").context("standard output")?;
+        return Ok(());
+    }
+    writeln!(std::io::stdout()).context("standard output")?;
+    if options.verbose {
+        eprintln!("prompt: {} tokens, {:.3} tokens/s", prompt_ids.len(), g.prompt_tps());
+        eprintln!("generation: {} tokens, {:.3} tokens/s", g.chosen_tokens, g.generation_tps());
+        if let Some(peak) = peak {
+            eprintln!("peak memory: {:.3} MB", peak as f64 / 1e6);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! What goes to standard error: progress, statistics, errors.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// One line for an error.
+pub fn error(text: &str) {
+    eprintln!("error: {text}");
+}
+
+/// A bar that shows itself after a moment, and only on a terminal.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar; hidden when not `visible`.
+    pub fn new(visible: bool) -> Self {
+        if !visible {
+            return Progress(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template("{msg:12} {bar:32} {pos}/{len} tokens") {
+            bar.set_style(style);
+        }
+        Progress(bar)
+    }
+
+    /// A stage whose length nobody knows.
+    pub fn stage(&self, name: &'static str) {
+        self.0.set_message(name);
+        self.0.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    /// `done` of `total` tokens of the prompt.
+    pub fn prompt(&self, done: usize, total: usize) {
+        self.0.set_message("prompt");
+        self.0.set_length(total as u64);
+        self.0.set_position(done as u64);
+    }
+
+    /// Takes the bar off the screen.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Most bytes of memory that this process ever had resident, where the operating system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to memory of the right size; all zeros is a valid rusage.
+    let usage = unsafe {
+        if libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) != 0 {
+            return None;
+        }
+        usage.assume_init()
+    };
+    // Apple counts bytes, the others kibibytes.
+    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).ok().map(|n| n * unit)
+}
