@@ -30,7 +30,12 @@ pub struct Generate {
     pub model: Option<PathBuf>,
 
     /// The text to continue; `-` reads it from standard input.
-    #[arg(short, long, default_value = "Ownership in Rust means", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        default_value = "Ownership in Rust means",
+        allow_hyphen_values = true
+    )]
     pub prompt: String,
 
     /// Tokens to generate at most.

@@ -31,17 +31,28 @@ pub fn run(options: &Generate) -> Result<()> {
     };
     let mut cache = model.decoder().new_cache(prompt_ids.len())?;
     let (decoder, tokenizer) = model.parts();
-    let mut out = Out { stdout: std::io::stdout(), quiet: options.json, error: None };
-    let result = generate(decoder, tokenizer, &mut cache, &prompt_ids, &settings, |event| match event {
-        Event::Prefill { done, total } => {
-            progress.prompt(done, total);
-            ControlFlow::Continue(())
-        }
-        Event::Token { text, .. } => {
-            progress.clear();
-            out.print(text)
-        }
-    });
+    let mut out = Out {
+        stdout: std::io::stdout(),
+        quiet: options.json,
+        error: None,
+    };
+    let result = generate(
+        decoder,
+        tokenizer,
+        &mut cache,
+        &prompt_ids,
+        &settings,
+        |event| match event {
+            Event::Prefill { done, total } => {
+                progress.prompt(done, total);
+                ControlFlow::Continue(())
+            }
+            Event::Token { text, .. } => {
+                progress.clear();
+                out.print(text)
+            }
+        },
+    );
     progress.clear();
     let generation = result?;
     if let Some(error) = out.error {
@@ -59,7 +70,10 @@ fn read_prompt(prompt: &str) -> Result<String> {
         return Ok(prompt.to_owned());
     }
     let mut text = String::new();
-    std::io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).context("the prompt on standard input")?;
+    std::io::stdin()
+        .take(MAX_STDIN + 1)
+        .read_to_string(&mut text)
+        .context("the prompt on standard input")?;
     if text.len() as u64 > MAX_STDIN {
         bail!("the prompt on standard input is longer than {MAX_STDIN} bytes");
     }
@@ -80,7 +94,10 @@ fn open_device(options: &Generate) -> Result<MlxDevice> {
 }
 
 fn open_model(options: &Generate, device: &MlxDevice) -> Result<Model> {
-    let settings = ModelOptions { dtype: options.dtype.dtype(), prefill_step: options.prefill_step_size };
+    let settings = ModelOptions {
+        dtype: options.dtype.dtype(),
+        prefill_step: options.prefill_step_size,
+    };
     match &options.model {
         Some(folder) => Model::open(device, folder, &settings).map_err(Into::into),
         None => Ok(Model::from_files(device, mlx_native_demo::files(), &settings).context("the demo model")?),
@@ -115,7 +132,11 @@ impl Out {
         if self.quiet || text.is_empty() {
             return ControlFlow::Continue(());
         }
-        match self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.flush()) {
+        match self
+            .stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| self.stdout.flush())
+        {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.error = Some(error);
@@ -142,8 +163,16 @@ fn finish(options: &Generate, prompt_ids: &[u32], g: &Generation) -> Result<()> 
     }
     writeln!(std::io::stdout()).context("standard output")?;
     if options.verbose {
-        eprintln!("prompt: {} tokens, {:.3} tokens/s", prompt_ids.len(), g.prompt_tps());
-        eprintln!("generation: {} tokens, {:.3} tokens/s", g.chosen_tokens, g.generation_tps());
+        eprintln!(
+            "prompt: {} tokens, {:.3} tokens/s",
+            prompt_ids.len(),
+            g.prompt_tps()
+        );
+        eprintln!(
+            "generation: {} tokens, {:.3} tokens/s",
+            g.chosen_tokens,
+            g.generation_tps()
+        );
         if let Some(peak) = peak {
             eprintln!("peak memory: {:.3} MB", peak as f64 / 1e6);
         }

@@ -18,7 +18,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever the error is made of.
-            let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            let text = format!("{error:#}")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
             report::error(&text);
             ExitCode::FAILURE
         }

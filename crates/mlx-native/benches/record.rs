@@ -11,9 +11,13 @@ const DISPATCHES: u64 = 256;
 fn record(c: &mut Criterion) {
     let device = MlxDevice::open(DeviceKind::Null).expect("the null device always opens");
     let mut registry = KernelRegistry::new();
-    let params = AddParams { n_elements: 4096, b_elements: 4096 };
-    let buffers: Vec<_> =
-        (0..3 * DISPATCHES).map(|_| device.alloc_tensor(DType::F32, &[4096]).expect("a small buffer")).collect();
+    let params = AddParams {
+        n_elements: 4096,
+        b_elements: 4096,
+    };
+    let buffers: Vec<_> = (0..3 * DISPATCHES)
+        .map(|_| device.alloc_tensor(DType::F32, &[4096]).expect("a small buffer"))
+        .collect();
     let mut group = c.benchmark_group("record");
     group.throughput(Throughput::Elements(DISPATCHES));
     // Each dispatch reads what the one before wrote: a barrier before every one.
