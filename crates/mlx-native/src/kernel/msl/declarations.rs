@@ -28,6 +28,8 @@ pub(crate) struct Parameter {
     pub name: String,
     /// Type without address space, `const`, `*`, `&`.
     pub ty: String,
+    /// `[[function_constant(x)]]`: may be left out.
+    pub optional: bool,
     pub line: u32,
 }
 
@@ -259,10 +261,12 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
     };
     let mut explicit = None;
     let mut builtin = None;
+    let mut optional = false;
     for attribute in s.attributes(part) {
         match attribute.name.as_str() {
             "buffer" | "threadgroup" => explicit = Some((attribute.name == "buffer", index(s, &attribute)?)),
-            "function_constant" | "maybe_unused" | "unused" => {}
+            "function_constant" => optional = true,
+            "maybe_unused" | "unused" => {}
             other => match Builtin::from_attribute(other) {
                 Some(b) => builtin = Some(b),
                 None => return fail(format!("attribute [[{other}]] is not supported")),
@@ -276,6 +280,7 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
             index: 0,
             name,
             ty,
+            optional,
             line,
         });
     }
@@ -309,6 +314,7 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
         index,
         name,
         ty,
+        optional,
         line,
     })
 }

@@ -33,7 +33,12 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-use declarations::{Instantiation, KernelDefinition, ParameterKind};
+#[cfg_attr(
+    not(feature = "emulator"),
+    allow(unused_imports, reason = "for devices that compile the text")
+)]
+pub(crate) use declarations::{Builtin, ParameterKind};
+use declarations::{Instantiation, KernelDefinition};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use syntax::{Item, Syntax};
@@ -108,6 +113,8 @@ pub struct BindingDecl {
     pub space: Space,
     /// Whether the kernel may write through it.
     pub access: Access,
+    /// The parameter exists only under a function constant: it may stay unbound.
+    pub optional: bool,
     /// Line of the parameter.
     pub line: u32,
 }
@@ -360,6 +367,7 @@ impl Collected {
                         ty,
                         space,
                         access,
+                        optional: p.optional,
                         line: p.line,
                     });
                 }

@@ -1,0 +1,288 @@
+//! From MSL text to loaded code: rewrite, compile, keep, load.
+
+use super::abi::{ABI, EntryFunction, MAX_ARGUMENTS, Runtime};
+use super::prelude;
+use super::runtime::RUNTIME;
+use super::symbols::Symbols;
+use super::toolchain::{self, Toolchain};
+use super::{CompileOptions, Emulator, EmulatorError};
+use crate::kernel::msl::rewrite::{self, ConstantValue, Entry, Options, Target, UNSET_CONSTANT_SYMBOL};
+use crate::kernel::msl::{self, Builtin, KernelSignature, ParameterKind};
+use std::ffi::c_void;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A kernel ready to run, for as long as the value lives.
+pub struct LoadedKernel {
+    pub(super) signature: KernelSignature,
+    pub(super) entry: EntryFunction,
+    /// Where the object is loaded.
+    pub(super) image: usize,
+    pub(super) symbols: Symbols,
+    pub(super) checked: bool,
+    /// Keeps the code in memory.
+    _library: libloading::Library,
+}
+
+impl LoadedKernel {
+    /// What the kernel wants to be given.
+    pub fn signature(&self) -> &KernelSignature {
+        &self.signature
+    }
+
+    /// Whether it was compiled for the access checker.
+    pub fn is_checked(&self) -> bool {
+        self.checked
+    }
+}
+
+impl std::fmt::Debug for LoadedKernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadedKernel")
+            .field("name", &self.signature.name)
+            .field("checked", &self.checked)
+            .finish()
+    }
+}
+
+impl Emulator {
+    /// Compiles one kernel of an MSL text, or takes it from the cache.
+    ///
+    /// `constants` are function constants by index. Objects lie in the cache folder under a key made of everything that
+    /// matters: text, kernel, constants, prelude, compiler, flags.
+    ///
+    /// # Errors
+    /// Text that cannot be read, a kernel it does not have, the compiler's complaints (with lines of the text), a
+    /// function constant that the kernel uses and nobody set.
+    pub fn compile(
+        &self,
+        source: &str,
+        kernel: &str,
+        constants: &[(u32, ConstantValue)],
+        options: &CompileOptions<'_>,
+    ) -> Result<Arc<LoadedKernel>, EmulatorError> {
+        let module = msl::parse(source).map_err(EmulatorError::Msl)?;
+        let Some(signature) = module.kernel(kernel) else {
+            let known = module.kernels.iter().map(|k| k.name.clone()).collect();
+            return Err(EmulatorError::UnknownKernel {
+                name: kernel.to_owned(),
+                known,
+            });
+        };
+        if let Some((index, _)) = constants
+            .iter()
+            .find(|(i, _)| !module.constants.iter().any(|c| c.index == *i))
+        {
+            let message =
+                format!("kernel `{kernel}`: the text declares no function constant with index {index}");
+            return Err(EmulatorError::Launch(message));
+        }
+        let file = options.file.unwrap_or("kernel.metal");
+        let rewriting = Options {
+            target: Target::Cpp,
+            file,
+            constants,
+        };
+        let rewritten = rewrite::rewrite(source, &rewriting).map_err(EmulatorError::Msl)?;
+        let Some(entry) = rewritten.entries.iter().find(|e| e.host_name == kernel) else {
+            return Err(EmulatorError::UnknownKernel {
+                name: kernel.to_owned(),
+                known: Vec::new(),
+            });
+        };
+        let text = rewritten.text + &entry_text(entry);
+        let (object, key) = self.object(&text, kernel, options.checked)?;
+        self.loaded(key, || load(&object, signature.clone(), options.checked))
+    }
+
+    /// The kernel of this key, loaded at most once per emulator.
+    fn loaded(
+        &self,
+        key: u128,
+        load: impl FnOnce() -> Result<LoadedKernel, EmulatorError>,
+    ) -> Result<Arc<LoadedKernel>, EmulatorError> {
+        let mut kernels = self
+            .kernels
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = kernels.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let made = Arc::new(load()?);
+        kernels.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Path of the compiled object, compiling it if need be, and its key.
+    fn object(&self, text: &str, kernel: &str, checked: bool) -> Result<(PathBuf, u128), EmulatorError> {
+        let prelude = prelude::install(&self.cache, &self.prelude_key)?;
+        let flags = toolchain::compile_flags(&prelude, checked);
+        let mut key = Fingerprint::new();
+        for part in [text, kernel, &self.prelude_key, &self.toolchain.version] {
+            key.add(part);
+        }
+        // The prelude's place is no part of what it says.
+        flags
+            .iter()
+            .filter(|f| !f.starts_with("-I"))
+            .for_each(|f| key.add(f));
+        key.add(&ABI.to_string());
+        let key = key.0;
+        let object = self.cache.join(format!("{key:032x}.so"));
+        if !object.exists() {
+            build(&self.toolchain, text, kernel, &object, &flags)?;
+        }
+        Ok((object, key))
+    }
+}
+
+/// Compiles to a name of our own, then renames: other processes see a whole object or none.
+fn build(
+    toolchain: &Toolchain,
+    text: &str,
+    kernel: &str,
+    object: &Path,
+    flags: &[String],
+) -> Result<(), EmulatorError> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+    let fresh = object.with_extension(format!("{}.{unique}.tmp", std::process::id()));
+    let outcome = toolchain.build(text, &fresh, flags);
+    let done = outcome.and_then(|outcome| {
+        if !outcome.success {
+            return Err(complaint(kernel, &outcome.messages));
+        }
+        std::fs::rename(&fresh, object).map_err(|source| EmulatorError::Io {
+            path: object.to_owned(),
+            source,
+        })
+    });
+    if done.is_err() {
+        // Nothing may be there; what is, is of no use.
+        let _ = std::fs::remove_file(&fresh);
+    }
+    done
+}
+
+/// The compiler's words, or what they mean.
+fn complaint(kernel: &str, messages: &str) -> EmulatorError {
+    if let Some(rest) = messages.split(UNSET_CONSTANT_SYMBOL).nth(1) {
+        let name: String = rest
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect();
+        return EmulatorError::UnsetConstant {
+            kernel: kernel.to_owned(),
+            name,
+        };
+    }
+    let lines: Vec<&str> = messages
+        .lines()
+        .filter(|l| l.contains("error") || l.contains("note:"))
+        .take(24)
+        .collect();
+    let message = if lines.is_empty() {
+        messages.trim().to_owned()
+    } else {
+        lines.join("\n")
+    };
+    EmulatorError::Compile {
+        kernel: kernel.to_owned(),
+        message,
+    }
+}
+
+/// The symbol that a compiled object exports for its kernel.
+const ENTRY_SYMBOL: &str = "emu_kernel_entry";
+
+fn entry_text(entry: &Entry) -> String {
+    let f = &entry.expression;
+    let mut text = format!(
+        "\n#line 1 \"<entry>\"\nextern \"C\" __attribute__((visibility(\"default\"))) const emu_entry_function {ENTRY_SYMBOL} = \
+         (emu_entry_function)&emu::entry<decltype(({f}))>::call<&{f}"
+    );
+    for p in &entry.parameters {
+        let kind = match p.kind {
+            ParameterKind::Buffer { .. } => "buffer",
+            ParameterKind::Threadgroup => "threadgroup",
+            ParameterKind::Builtin(builtin) => builtin_name(builtin),
+        };
+        let _ = write!(text, ", emu::parameter<emu::kind::{kind}, {}>", p.index);
+    }
+    text.push_str(">;\n");
+    text
+}
+
+fn builtin_name(builtin: Builtin) -> &'static str {
+    match builtin {
+        Builtin::ThreadPositionInGrid => "thread_position_in_grid",
+        Builtin::ThreadPositionInThreadgroup => "thread_position_in_threadgroup",
+        Builtin::ThreadgroupPositionInGrid => "threadgroup_position_in_grid",
+        Builtin::ThreadIndexInThreadgroup => "thread_index_in_threadgroup",
+        Builtin::ThreadIndexInSimdgroup => "thread_index_in_simdgroup",
+        Builtin::SimdgroupIndexInThreadgroup => "simdgroup_index_in_threadgroup",
+        Builtin::ThreadsPerThreadgroup => "threads_per_threadgroup",
+        Builtin::DispatchThreadsPerThreadgroup => "dispatch_threads_per_threadgroup",
+        Builtin::ThreadgroupsPerGrid => "threadgroups_per_grid",
+        Builtin::ThreadsPerGrid => "threads_per_grid",
+        Builtin::ThreadsPerSimdgroup => "threads_per_simdgroup",
+        Builtin::SimdgroupsPerThreadgroup => "simdgroups_per_threadgroup",
+        Builtin::QuadgroupIndexInThreadgroup => "quadgroup_index_in_threadgroup",
+        Builtin::ThreadIndexInQuadgroup => "thread_index_in_quadgroup",
+        Builtin::QuadgroupsPerThreadgroup => "quadgroups_per_threadgroup",
+    }
+}
+
+fn load(object: &Path, signature: KernelSignature, checked: bool) -> Result<LoadedKernel, EmulatorError> {
+    let fail = |e: libloading::Error| EmulatorError::Load {
+        path: object.to_owned(),
+        message: e.to_string(),
+    };
+    debug_assert!(
+        signature
+            .bindings
+            .iter()
+            .all(|b| (b.index as usize) < MAX_ARGUMENTS)
+    );
+    // SAFETY: the object was made by our own compile step from rewritten kernel text: it has no initialisers that run
+    // at load, and its two exported symbols have these types.
+    unsafe {
+        let library = libloading::Library::new(object).map_err(fail)?;
+        let runtime = library.get::<*mut *const Runtime>(b"emu_rt\0").map_err(fail)?;
+        **runtime = &raw const RUNTIME;
+        let entry = **library
+            .get::<*const EntryFunction>(format!("{ENTRY_SYMBOL}\0").as_bytes())
+            .map_err(fail)?;
+        let mut info = std::mem::zeroed::<libc::Dl_info>();
+        let known = libc::dladdr(entry as usize as *const c_void, &mut info) != 0;
+        let image = if known { info.dli_fbase as usize } else { 0 };
+        let symbols = Symbols::new(object.to_owned());
+        Ok(LoadedKernel {
+            signature,
+            entry,
+            image,
+            symbols,
+            checked,
+            _library: library,
+        })
+    }
+}
+
+/// A 128-bit FNV-1a hash over length-prefixed parts: stable between builds, unlike the standard library's.
+pub(super) struct Fingerprint(pub u128);
+
+impl Fingerprint {
+    /// Of nothing.
+    pub fn new() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+
+    /// Takes a part in.
+    pub fn add(&mut self, part: &str) {
+        for byte in (part.len() as u64).to_le_bytes().iter().chain(part.as_bytes()) {
+            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+}
