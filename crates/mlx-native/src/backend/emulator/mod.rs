@@ -2,7 +2,7 @@
 //!
 //! A kernel's text is rewritten to C++ ([`crate::kernel::msl`]), compiled by clang behind a prelude that defines what MSL
 //! has and C++ lacks, and loaded. Every thread of a threadgroup is a fiber; barriers and simdgroup operations are where
-//! fibers meet. What a GPU leaves to chance, the emulator chooses: the order of threads and groups ([`Schedule`]), what
+//! fibers meet. What a GPU leaves to chance, the emulator chooses: the order of threads and groups ([`Schedule`](crate::Schedule)), what
 //! uninitialised threadgroup memory holds, the order in which reductions add.
 //!
 //! # Using it
@@ -24,6 +24,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! As a device it is `MlxDevice::open(DeviceKind::Emulator)`, with [`EmulatorConfig`](crate::EmulatorConfig) in the
+//! configuration for schedule and checker: an error finding then fails the work, and its text, with file and line, is
+//! the error of `wait_until_completed`. Warnings go to the log.
 //!
 //! # What it finds
 //!
@@ -47,6 +51,7 @@
 mod abi;
 mod checker;
 mod compile;
+mod device;
 mod dispatch;
 mod engine;
 mod fiber;
@@ -59,8 +64,8 @@ mod swizzle;
 mod symbols;
 mod toolchain;
 
-pub use crate::kernel::msl::rewrite::ConstantValue;
 pub use compile::LoadedKernel;
+pub(crate) use device::EmulatorBackend;
 pub use dispatch::{Launch, LaunchArgument, LaunchGrid, Report};
 pub use findings::{Finding, FindingKind, Severity};
 pub use lint::LintFinding;

@@ -2,6 +2,7 @@
 
 use super::{EmulatorError, swizzle};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Name prefix of the folder: what lies in it is ours when a diagnostic names a line.
 pub(super) const FOLDER_PREFIX: &str = "emu-prelude-";
@@ -47,7 +48,9 @@ pub(super) fn install(cache: &Path, key: &str) -> Result<PathBuf, EmulatorError>
         path: path.to_owned(),
         source,
     };
-    let fresh = cache.join(format!("{FOLDER_PREFIX}{key}.{}", std::process::id()));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+    let fresh = cache.join(format!("{FOLDER_PREFIX}{key}.{}.{unique}", std::process::id()));
     std::fs::create_dir_all(&fresh).map_err(|e| io(&fresh, e))?;
     for (name, text) in files() {
         let path = fresh.join(name);

@@ -12,6 +12,7 @@ use super::lexer::Kind;
 use super::preprocess;
 use super::syntax::{Item, Syntax};
 use super::{ConstantType, MslError};
+use crate::kernel::ConstantValue;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -24,29 +25,14 @@ pub(crate) enum Target {
     AddressSpaces,
 }
 
-/// The value of a function constant.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ConstantValue {
-    /// For `bool`.
-    Bool(bool),
-    /// For the signed integers.
-    Int(i64),
-    /// For the unsigned integers.
-    UInt(u64),
-    /// For `float`, `half` and `bfloat`.
-    Float(f32),
-}
-
-impl ConstantValue {
-    /// As a C++ expression of type `ty`.
-    fn expression(self, ty: ConstantType) -> String {
-        let ty = ty.name();
-        match self {
-            Self::Bool(v) => format!("{ty}({v})"),
-            Self::Int(v) => format!("{ty}({}LL + {}LL)", v / 2, v - v / 2),
-            Self::UInt(v) => format!("{ty}({v}ULL)"),
-            Self::Float(v) => format!("{ty}(__builtin_bit_cast(float, 0x{:08x}u))", v.to_bits()),
-        }
+/// A function constant's value as a C++ expression of its declared type.
+fn value_text(value: ConstantValue, ty: ConstantType) -> String {
+    let ty = ty.name();
+    match value {
+        ConstantValue::Bool(v) => format!("{ty}({v})"),
+        ConstantValue::I32(v) => format!("{ty}({v}LL)"),
+        ConstantValue::U32(v) => format!("{ty}({v}u)"),
+        ConstantValue::F32Bits(bits) => format!("{ty}(__builtin_bit_cast(float, 0x{bits:08x}u))"),
     }
 }
 
@@ -73,7 +59,6 @@ pub(crate) struct Entry {
     /// What names the function in C++, such as `f < float , 4 >`.
     pub expression: String,
     pub parameters: Vec<Parameter>,
-    pub line: u32,
 }
 
 /// What the name of an undefined function constant becomes for the linker: its complaint then says what is missing.
@@ -120,7 +105,6 @@ pub(crate) fn rewrite(source: &str, options: &Options<'_>) -> Result<Rewritten, 
             host_name,
             expression,
             parameters: parameters.clone(),
-            line,
         });
     }
     Ok(Rewritten {
@@ -287,7 +271,7 @@ impl Rewriter<'_, '_> {
             .map(|(_, v)| *v);
         let text = match value {
             Some(v) => {
-                let value = v.expression(declared.ty);
+                let value = value_text(v, declared.ty);
                 format!(
                     "static constexpr {ty} {name} = {value}; static constexpr bool {name}__defined = true;"
                 )

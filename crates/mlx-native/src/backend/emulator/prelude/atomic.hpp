@@ -19,7 +19,7 @@ typedef _atomic<ulong> atomic_ulong;
 }  // namespace metal
 
 namespace emu {
-EMU_INLINE EMU_UNCHECKED void touch(const volatile void* p, ulong size, bool writes, int line, const char* file) {
+__attribute__((noinline)) EMU_UNCHECKED static void touch(const volatile void* p, ulong size, bool writes, int line, const char* file) {
 #ifdef EMU_CHECKED
   emu_rt->atomic(world()->engine, p, size, writes, line, file);
 #endif

@@ -26,7 +26,8 @@ typedef _Float16 half;
 static_assert(sizeof(int) == 4 && sizeof(long) == 8 && sizeof(void*) == 8, "MSL's integer sizes");
 
 #define EMU_INLINE inline __attribute__((__always_inline__))
-// Code that the access checker must not see: it works for the emulator, not for the kernel.
+// Code that the access checker must not see: it works for the emulator, not for the kernel. Where such code is inlined
+// by force, the checker sees it all the same: only what touches the worker's region may be.
 #define EMU_UNCHECKED __attribute__((no_sanitize("kernel-address", "array-bounds", "integer-divide-by-zero")))
 // Trailing parameters that carry the caller's line.
 #define EMU_HERE int line_ = __builtin_LINE(), const char* file_ = __builtin_FILE()
@@ -112,9 +113,12 @@ __attribute__((noinline)) EMU_UNCHECKED static uint thread_index() { return worl
 EMU_INLINE uint lane_index() { return thread_index() & 31u; }
 
 // A `threadgroup` variable of a kernel.
+__attribute__((noinline)) EMU_UNCHECKED static void* threadgroup_memory(uint id, size_t size, bool zeroed) {
+  return emu_rt->threadgroup_variable(world()->engine, id, size, zeroed);
+}
 template <class T>
-EMU_INLINE EMU_UNCHECKED T& threadgroup_variable(uint id, bool zeroed) {
-  return *(T*)emu_rt->threadgroup_variable(world()->engine, id, sizeof(T), zeroed);
+EMU_INLINE T& threadgroup_variable(uint id, bool zeroed) {
+  return *(T*)threadgroup_memory(id, sizeof(T), zeroed);
 }
 
 }  // namespace emu
