@@ -116,7 +116,7 @@ pub fn generate(
     mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Generation> {
     if prompt.is_empty() {
-        return Err(LmError::Invalid("the prompt has no tokens".to_owned()));
+        return Err(LmError::InvalidArgument("the prompt has no tokens".to_owned()));
     }
     let mut sampler = Sampler::new(&options.sampling)?;
     let start = Instant::now();
@@ -131,7 +131,7 @@ pub fn generate(
     };
     let room = cache.len().checked_add(prompt.len()).and_then(|n| n.checked_add(options.max_tokens));
     let Some(room) = room else {
-        return Err(LmError::Invalid(format!("max_tokens {} is too large", options.max_tokens)));
+        return Err(LmError::InvalidArgument(format!("max_tokens {} is too large", options.max_tokens)));
     };
     // Memory is only touched where it is used, so that asking for all of it now saves moving it later.
     cache.reserve(decoder.device(), room.min(cache.len() + prompt.len() + 4096))?;

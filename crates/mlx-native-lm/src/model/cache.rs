@@ -2,7 +2,7 @@
 
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
-use super::spec::DecoderSpec;
+use crate::config::DecoderConfig;
 use crate::error::{LmError, Result};
 
 /// Capacity grows in steps of this many positions.
@@ -24,16 +24,16 @@ impl KvCache {
     ///
     /// # Errors
     /// When the device has no memory for it.
-    pub fn new(device: &MlxDevice, spec: &DecoderSpec, dtype: DType, positions: usize) -> Result<Self> {
+    pub fn new(device: &MlxDevice, config: &DecoderConfig, dtype: DType, positions: usize) -> Result<Self> {
         let mut cache = KvCache {
             layers: Vec::new(),
             dtype,
-            n_kv_heads: spec.n_kv_heads,
-            head_dim: spec.head_dim,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
             capacity: rounded(positions)?,
             len: 0,
         };
-        for _ in 0..spec.n_layers {
+        for _ in 0..config.n_layers {
             let layer = cache.alloc_layer(device, cache.capacity)?;
             cache.layers.push(layer);
         }
@@ -122,5 +122,5 @@ fn rounded(positions: usize) -> Result<usize> {
         .max(1)
         .checked_next_multiple_of(STEP)
         .filter(|n| u32::try_from(*n).is_ok())
-        .ok_or_else(|| LmError::Invalid(format!("a context of {positions} positions is too long")))
+        .ok_or_else(|| LmError::InvalidArgument(format!("a context of {positions} positions is too long")))
 }

@@ -3,8 +3,6 @@
 mod cache;
 mod linear;
 mod loader;
-mod rope;
-mod spec;
 
 use mlx_native::ops::add::{AddParams, add};
 use mlx_native::ops::kv_append::{KvAppendParams, kv_append};
@@ -18,11 +16,11 @@ use mlx_native::{DType, KernelRegistry, MlxBuffer, MlxDevice};
 pub use cache::KvCache;
 use linear::{Embedding, Linear, Recorder};
 use loader::{Loader, u32_of};
-pub use rope::{llama3_wavelengths, linear_scale};
-pub use spec::{DecoderSpec, Frequencies, RopeSpec};
 
+use crate::config::DecoderConfig;
 use crate::error::{LmError, Result};
-use crate::quantization::Quantization;
+use crate::quantization::QuantizationConfig;
+use crate::rope::RopeTable;
 
 /// Activations of one chunk of a prompt stay below this many bytes; a longer prompt is fed in more chunks.
 const ACTIVATION_BUDGET: usize = 32 << 20;
@@ -30,7 +28,7 @@ const ACTIVATION_BUDGET: usize = 32 << 20;
 /// A model on a device: mapped weights, and room for the activations of one chunk.
 #[derive(Debug)]
 pub struct Decoder {
-    spec: DecoderSpec,
+    config: DecoderConfig,
     device: MlxDevice,
     registry: KernelRegistry,
     dtype: DType,
@@ -39,6 +37,7 @@ pub struct Decoder {
     norm: MlxBuffer,
     /// `None`: the embedding is the output projection.
     head: Option<Linear>,
+    rope: RopeTable,
     freqs: Option<MlxBuffer>,
     scratch: Scratch,
 }
@@ -87,44 +86,44 @@ impl Decoder {
     /// [`LmError`] naming the field, tensor or operator at fault.
     pub fn new(
         device: &MlxDevice,
-        spec: DecoderSpec,
+        config: DecoderConfig,
         weights: &ModelWeights,
-        quantization: &Quantization,
+        quantization: &QuantizationConfig,
         dtype: DType,
         prefill_step: usize,
     ) -> Result<Self> {
-        spec.check()?;
+        let rope = config.rope.table()?;
         if !dtype.is_float() {
-            return Err(LmError::Invalid(format!("activations of {dtype}: f32, f16 and bf16 are possible")));
+            return Err(LmError::InvalidArgument(format!("activations of {dtype}: f32, f16 and bf16 are possible")));
         }
         let mut registry = KernelRegistry::new();
         let mut l = Loader::new(device, &mut registry, weights, quantization, dtype)?;
-        let embedding = l.embedding("model.embed_tokens", spec.vocab_size, spec.hidden_size)?;
-        let layers = (0..spec.n_layers).map(|i| Layer::load(&mut l, &spec, i)).collect::<Result<Vec<_>>>()?;
-        let norm = l.vector("model.norm.weight", spec.hidden_size)?;
-        let head = match spec.tie_word_embeddings {
+        let embedding = l.embedding("model.embed_tokens", config.vocab_size, config.hidden_size)?;
+        let layers = (0..config.n_layers).map(|i| Layer::load(&mut l, &config, i)).collect::<Result<Vec<_>>>()?;
+        let norm = l.vector("model.norm.weight", config.hidden_size)?;
+        let head = match config.tie_word_embeddings {
             true => None,
-            false => Some(l.linear("lm_head", spec.vocab_size, spec.hidden_size, false)?),
+            false => Some(l.linear("lm_head", config.vocab_size, config.hidden_size, false)?),
         };
         l.encoder.commit_and_wait()?;
-        let freqs = match &spec.rope.frequencies {
-            Frequencies::Base(_) => None,
-            Frequencies::Wavelengths(w) => {
-                let mut buffer = device.alloc_tensor(DType::F32, &[w.len()])?;
-                buffer.write(0, w)?;
+        let freqs = match &rope.freqs {
+            None => None,
+            Some(periods) => {
+                let mut buffer = device.alloc_tensor(DType::F32, &[periods.len()])?;
+                buffer.write(0, periods)?;
                 Some(buffer)
             }
         };
-        let affordable = ACTIVATION_BUDGET / spec.activation_bytes_per_token(dtype.size_of());
-        let scratch = Scratch::new(device, &spec, dtype, prefill_step.clamp(1, affordable.max(1)))?;
+        let affordable = ACTIVATION_BUDGET / activation_bytes_per_token(&config, dtype);
+        let scratch = Scratch::new(device, &config, dtype, prefill_step.clamp(1, affordable.max(1)))?;
         let device = device.clone();
-        Ok(Decoder { spec, device, registry, dtype, embedding, layers, norm, head, freqs, scratch })
+        Ok(Decoder { config, device, registry, dtype, embedding, layers, norm, head, rope, freqs, scratch })
     }
 
     /// What was built.
     #[must_use]
-    pub fn spec(&self) -> &DecoderSpec {
-        &self.spec
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
     }
 
     /// The device it runs on.
@@ -150,13 +149,13 @@ impl Decoder {
     /// # Errors
     /// When the device has no memory for it.
     pub fn new_cache(&self, positions: usize) -> Result<KvCache> {
-        let bytes = positions.saturating_mul(self.spec.kv_bytes_per_token(self.dtype.size_of()));
+        let bytes = positions.saturating_mul(kv_bytes_per_token(&self.config, self.dtype));
         if let Some(limit) = self.device.limits().max_working_set.filter(|limit| bytes > *limit) {
-            return Err(LmError::Invalid(format!(
+            return Err(LmError::InvalidArgument(format!(
                 "a context of {positions} tokens needs a KV cache of {bytes} bytes, the device has {limit}"
             )));
         }
-        KvCache::new(&self.device, &self.spec, self.dtype, positions)
+        KvCache::new(&self.device, &self.config, self.dtype, positions)
     }
 
     /// Feeds `tokens` behind what `cache` holds, and gives the logits behind the last of them.
@@ -187,10 +186,10 @@ impl Decoder {
     fn run(&mut self, tokens: &[u32], cache: &mut KvCache, wanted: Logits) -> Result<Vec<f32>> {
         let rows = tokens.len();
         if rows == 0 || rows > self.scratch.rows {
-            return Err(LmError::Invalid(format!("forward: {rows} tokens, 1 to {} are possible", self.scratch.rows)));
+            return Err(LmError::InvalidArgument(format!("forward: {rows} tokens, 1 to {} are possible", self.scratch.rows)));
         }
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.spec.vocab_size) {
-            return Err(LmError::Invalid(format!("token id {id} is outside a vocabulary of {}", self.spec.vocab_size)));
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            return Err(LmError::InvalidArgument(format!("token id {id} is outside a vocabulary of {}", self.config.vocab_size)));
         }
         cache.reserve(&self.device, cache.len() + rows)?;
         self.scratch.ids.write(0, tokens)?;
@@ -199,15 +198,16 @@ impl Decoder {
             Logits::Last => 1,
             Logits::All => rows,
         };
-        if logit_rows * self.spec.vocab_size * self.dtype.size_of() > self.scratch.logits.byte_len() {
-            self.scratch.logits = self.device.alloc_tensor(self.dtype, &[logit_rows, self.spec.vocab_size])?;
+        if logit_rows * self.config.vocab_size * self.dtype.size_of() > self.scratch.logits.byte_len() {
+            self.scratch.logits = self.device.alloc_tensor(self.dtype, &[logit_rows, self.config.vocab_size])?;
         }
         let mut encoder = self.device.command_encoder()?;
         let s = &self.scratch;
         let mut pass = Pass {
             r: Recorder { encoder: &mut encoder, registry: &mut self.registry, device: &self.device },
-            spec: &self.spec,
+            config: &self.config,
             s,
+            rope: &self.rope,
             freqs: self.freqs.as_ref(),
             cache,
             rows,
@@ -218,9 +218,9 @@ impl Decoder {
             pass.feed_forward(layer)?;
         }
         if logit_rows > 0 {
-            let first = (rows - logit_rows) * self.spec.hidden_size * self.dtype.size_of();
-            let last = s.hidden.view(first, self.dtype, vec![logit_rows, self.spec.hidden_size])?;
-            pass.norm(&last, &self.norm, &s.normed, logit_rows, self.spec.hidden_size)?;
+            let first = (rows - logit_rows) * self.config.hidden_size * self.dtype.size_of();
+            let last = s.hidden.view(first, self.dtype, vec![logit_rows, self.config.hidden_size])?;
+            pass.norm(&last, &self.norm, &s.normed, logit_rows, self.config.hidden_size)?;
             match &self.head {
                 Some(head) => head.apply(&mut pass.r, &s.normed, &s.logits, logit_rows)?,
                 None => self.embedding.as_linear(&mut pass.r, &s.normed, &s.logits, logit_rows)?,
@@ -228,7 +228,7 @@ impl Decoder {
         }
         encoder.commit_and_wait()?;
         cache.advance(rows);
-        read_f32(&self.scratch.logits, self.dtype, logit_rows * self.spec.vocab_size)
+        read_f32(&self.scratch.logits, self.dtype, logit_rows * self.config.vocab_size)
     }
 }
 
@@ -242,8 +242,9 @@ enum Logits {
 /// One forward pass being recorded.
 struct Pass<'a> {
     r: Recorder<'a>,
-    spec: &'a DecoderSpec,
+    config: &'a DecoderConfig,
     s: &'a Scratch,
+    rope: &'a RopeTable,
     freqs: Option<&'a MlxBuffer>,
     cache: &'a KvCache,
     rows: usize,
@@ -251,9 +252,9 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     fn attention(&mut self, layer: &Layer, index: usize) -> Result<()> {
-        let (s, spec, rows) = (self.s, self.spec, self.rows);
-        let (heads, kv_heads, dim) = (spec.n_heads, spec.n_kv_heads, spec.head_dim);
-        self.norm(&s.hidden, &layer.attention_norm, &s.normed, rows, spec.hidden_size)?;
+        let (s, config, rows) = (self.s, self.config, self.rows);
+        let (heads, kv_heads, dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
+        self.norm(&s.hidden, &layer.attention_norm, &s.normed, rows, config.hidden_size)?;
         layer.q.apply(&mut self.r, &s.normed, &s.q, rows)?;
         layer.k.apply(&mut self.r, &s.normed, &s.k, rows)?;
         layer.v.apply(&mut self.r, &s.normed, &s.v, rows)?;
@@ -272,7 +273,7 @@ impl Pass<'_> {
             head_dim: u32_of(dim)?,
             seq_len: u32_of(rows)?,
             kv_seq_len: u32_of(self.cache.len() + rows)?,
-            scale: 1.0 / (dim as f32).sqrt(),
+            scale: config.attention_scale(),
             kv_capacity: u32_of(capacity)?,
         };
         let r = &mut self.r;
@@ -287,11 +288,11 @@ impl Pass<'_> {
     }
 
     fn feed_forward(&mut self, layer: &Layer) -> Result<()> {
-        let (s, spec, rows) = (self.s, self.spec, self.rows);
-        self.norm(&s.hidden, &layer.mlp_norm, &s.normed, rows, spec.hidden_size)?;
+        let (s, config, rows) = (self.s, self.config, self.rows);
+        self.norm(&s.hidden, &layer.mlp_norm, &s.normed, rows, config.hidden_size)?;
         layer.gate.apply(&mut self.r, &s.normed, &s.gate, rows)?;
         layer.up.apply(&mut self.r, &s.normed, &s.up, rows)?;
-        let params = SiluMulParams { n_elements: u32_of(rows * spec.intermediate_size)? };
+        let params = SiluMulParams { n_elements: u32_of(rows * config.intermediate_size)? };
         let r = &mut self.r;
         silu_mul(r.encoder, r.registry, r.device, &s.gate, &s.up, &s.gate, &params)?;
         layer.down.apply(&mut self.r, &s.gate, &s.update, rows)?;
@@ -299,13 +300,13 @@ impl Pass<'_> {
     }
 
     fn norm(&mut self, x: &MlxBuffer, weight: &MlxBuffer, y: &MlxBuffer, rows: usize, dim: usize) -> Result<()> {
-        let params = RmsNormParams { rows: u32_of(rows)?, dim: u32_of(dim)?, eps: self.spec.rms_norm_eps };
+        let params = RmsNormParams { rows: u32_of(rows)?, dim: u32_of(dim)?, eps: self.config.rms_norm_eps };
         let r = &mut self.r;
         Ok(rms_norm(r.encoder, r.registry, r.device, x, Some(weight), y, &params)?)
     }
 
     fn add_update(&mut self) -> Result<()> {
-        let n = u32_of(self.rows * self.spec.hidden_size)?;
+        let n = u32_of(self.rows * self.config.hidden_size)?;
         let (r, s) = (&mut self.r, self.s);
         let params = AddParams { n_elements: n, b_elements: n };
         Ok(add(r.encoder, r.registry, r.device, &s.hidden, &s.update, &s.hidden, &params)?)
@@ -313,22 +314,20 @@ impl Pass<'_> {
 
     /// Rotates `[rows, heads, head_dim]` into heads `out_head_stride` elements apart.
     fn rotate(&mut self, x: &MlxBuffer, y: &MlxBuffer, heads: usize, out_head_stride: usize) -> Result<()> {
-        let (spec, dim) = (self.spec, u32_of(self.spec.head_dim)?);
-        let base = match spec.rope.frequencies {
-            Frequencies::Base(base) => base,
-            Frequencies::Wavelengths(_) => 0.0,
-        };
+        let (config, dim) = (self.config, u32_of(self.config.head_dim)?);
+        // Given frequencies take the place of the base.
+        let base = if self.freqs.is_some() { 0.0 } else { self.rope.base };
         let params = RopeParams {
             n_heads: u32_of(heads)?,
             seq_len: u32_of(self.rows)?,
             head_dim: dim,
-            dims: u32_of(spec.rope.dims)?,
-            traditional: spec.rope.traditional.into(),
+            dims: u32_of(config.rope.dims)?,
+            traditional: config.rope.traditional.into(),
             base,
-            scale: spec.rope.scale,
+            scale: self.rope.scale,
             offset: u32_of(self.cache.len())?,
             x_head_stride: dim,
-            x_seq_stride: u32_of(heads * spec.head_dim)?,
+            x_seq_stride: u32_of(heads * config.head_dim)?,
             out_head_stride: u32_of(out_head_stride)?,
             out_seq_stride: dim,
         };
@@ -348,7 +347,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let params = KvAppendParams {
             n_kv_heads: u32_of(inner)?,
-            head_dim: u32_of(self.spec.head_dim)?,
+            head_dim: u32_of(self.config.head_dim)?,
             n_tokens: u32_of(outer)?,
             capacity: u32_of(capacity)?,
             position: u32_of(position)?,
@@ -359,11 +358,11 @@ impl Pass<'_> {
 }
 
 impl Layer {
-    fn load(l: &mut Loader<'_>, spec: &DecoderSpec, index: usize) -> Result<Self> {
+    fn load(l: &mut Loader<'_>, config: &DecoderConfig, index: usize) -> Result<Self> {
         let path = format!("model.layers.{index}");
-        let (hidden, inner, dim) = (spec.hidden_size, spec.intermediate_size, spec.head_dim);
-        let (q_dim, kv_dim) = (spec.n_heads * dim, spec.n_kv_heads * dim);
-        let qk_norms = match spec.qk_norm {
+        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (q_dim, kv_dim) = (config.query_width(), config.kv_width());
+        let qk_norms = match config.qk_norm {
             false => None,
             true => Some((
                 l.vector(&format!("{path}.self_attn.q_norm.weight"), dim)?,
@@ -372,39 +371,50 @@ impl Layer {
         };
         Ok(Layer {
             attention_norm: l.vector(&format!("{path}.input_layernorm.weight"), hidden)?,
-            q: l.linear(&format!("{path}.self_attn.q_proj"), q_dim, hidden, spec.qkv_bias)?,
-            k: l.linear(&format!("{path}.self_attn.k_proj"), kv_dim, hidden, spec.qkv_bias)?,
-            v: l.linear(&format!("{path}.self_attn.v_proj"), kv_dim, hidden, spec.qkv_bias)?,
-            o: l.linear(&format!("{path}.self_attn.o_proj"), hidden, q_dim, spec.o_bias)?,
+            q: l.linear(&format!("{path}.self_attn.q_proj"), q_dim, hidden, config.attention_bias)?,
+            k: l.linear(&format!("{path}.self_attn.k_proj"), kv_dim, hidden, config.attention_bias)?,
+            v: l.linear(&format!("{path}.self_attn.v_proj"), kv_dim, hidden, config.attention_bias)?,
+            o: l.linear(&format!("{path}.self_attn.o_proj"), hidden, q_dim, config.attention_bias)?,
             qk_norms,
             mlp_norm: l.vector(&format!("{path}.post_attention_layernorm.weight"), hidden)?,
-            gate: l.linear(&format!("{path}.mlp.gate_proj"), inner, hidden, spec.mlp_bias)?,
-            up: l.linear(&format!("{path}.mlp.up_proj"), inner, hidden, spec.mlp_bias)?,
-            down: l.linear(&format!("{path}.mlp.down_proj"), hidden, inner, spec.mlp_bias)?,
+            gate: l.linear(&format!("{path}.mlp.gate_proj"), inner, hidden, config.mlp_bias)?,
+            up: l.linear(&format!("{path}.mlp.up_proj"), inner, hidden, config.mlp_bias)?,
+            down: l.linear(&format!("{path}.mlp.down_proj"), hidden, inner, config.mlp_bias)?,
         })
     }
 }
 
 impl Scratch {
-    fn new(device: &MlxDevice, spec: &DecoderSpec, dtype: DType, rows: usize) -> Result<Self> {
+    fn new(device: &MlxDevice, config: &DecoderConfig, dtype: DType, rows: usize) -> Result<Self> {
         let tensor = |width: usize| device.alloc_tensor(dtype, &[rows, width]);
-        let (q, kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
+        let (q, kv) = (config.query_width(), config.kv_width());
         Ok(Scratch {
             rows,
             ids: device.alloc_tensor(DType::U32, &[rows])?,
-            hidden: tensor(spec.hidden_size)?,
-            normed: tensor(spec.hidden_size)?,
-            update: tensor(spec.hidden_size)?,
+            hidden: tensor(config.hidden_size)?,
+            normed: tensor(config.hidden_size)?,
+            update: tensor(config.hidden_size)?,
             q: tensor(q)?,
             k: tensor(kv)?,
             v: tensor(kv)?,
             q_heads: tensor(q)?,
             attention: tensor(q)?,
-            gate: tensor(spec.intermediate_size)?,
-            up: tensor(spec.intermediate_size)?,
-            logits: device.alloc_tensor(dtype, &[1, spec.vocab_size])?,
+            gate: tensor(config.intermediate_size)?,
+            up: tensor(config.intermediate_size)?,
+            logits: device.alloc_tensor(dtype, &[1, config.vocab_size])?,
         })
     }
+}
+
+/// Bytes that one position of the KV cache takes over all layers.
+fn kv_bytes_per_token(config: &DecoderConfig, dtype: DType) -> usize {
+    (2 * config.n_layers * dtype.size_of()).saturating_mul(config.kv_width())
+}
+
+/// Bytes of activations that one token takes in [`Scratch`].
+fn activation_bytes_per_token(config: &DecoderConfig, dtype: DType) -> usize {
+    let widths = 3 * config.hidden_size + 3 * config.query_width() + 2 * config.kv_width() + 2 * config.intermediate_size;
+    dtype.size_of() * widths + DType::U32.size_of()
 }
 
 /// The first `n` elements as f32.
