@@ -61,15 +61,16 @@ impl Allocation {
             last.writes |= writes;
             return;
         }
-        // A failed writer stays until somebody has seen its error.
-        list.retain(|f| !f.work.is_done() || (f.writes && f.work.error().is_some()));
+        // A failed writer stays until somebody has been told.
+        list.retain(|f| !f.work.is_done() || (f.writes && f.work.has_untold_error()));
         list.push(InFlight {
             work: work.clone(),
             writes,
         });
     }
 
-    /// Waits for the writers in flight, or for all work. The first error of a writer is reported, once.
+    /// Waits for the writers in flight, or for all work. The first error of a writer is reported, unless whoever waited
+    /// for that work was told already.
     fn wait(&self, for_readers_too: bool) -> Result<()> {
         let waiting: SmallVec<[(Arc<Submission>, bool); 2]> = {
             let mut list = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! The end of submitted work: waiting for it, and how it ended.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ const FAILED: u8 = 2;
 #[derive(Debug, Default)]
 pub struct Submission {
     state: AtomicU8,
+    /// Whether somebody was told of the failure.
+    told: AtomicBool,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }
@@ -64,6 +66,9 @@ impl Submission {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(end) = &*end {
+                if end.result.is_err() {
+                    self.told.store(true, Ordering::Relaxed);
+                }
                 return end.result.clone();
             }
             end = self.ended.wait(end).unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +119,8 @@ mod tests {
             other.finish(Ok(()), Timing::default());
         });
         assert_eq!(work.wait(), Err(MlxError::CommandBufferError("first".into())));
+        assert!(work.is_done() && !work.has_untold_error());
         thread.join().unwrap();
-        assert_eq!(work.wait(), work.error().map_or(Ok(()), Err));
+        assert!(work.wait().is_err());
     }
 }

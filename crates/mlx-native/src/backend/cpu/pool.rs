@@ -239,3 +239,98 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("with no message")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuBody;
+    use crate::backend::{Backend as _, PipelineBody};
+    use crate::kernel::{ComputePipelineState, Kernel, SourceText};
+    use crate::{CommandEncoder, Config, DType, DeviceKind, KernelArg, MTLSize, MlxDevice};
+
+    const TEXT: &str =
+        "kernel void k(device uint *x [[buffer(0)]], uint i [[thread_position_in_grid]]) { x[i] += 1; }";
+
+    fn pipeline(body: CpuBody) -> ComputePipelineState {
+        let source = Arc::new(SourceText::new(TEXT.into()));
+        let signature = source.signature("k").unwrap().unwrap();
+        let kernel = Kernel {
+            name: "k".into(),
+            source,
+            signature,
+            cpu: Some(body),
+        };
+        let backend = super::super::CpuBackend::new(&Config::default()).unwrap();
+        let made: Arc<dyn PipelineBody> = backend.compile(&kernel, &[]).unwrap();
+        ComputePipelineState::new(kernel, Default::default(), made, 1024, backend.pipeline_domain())
+    }
+
+    fn encode(encoder: &mut CommandEncoder, p: &ComputePipelineState, x: &crate::MlxBuffer) {
+        let one = MTLSize::new(1, 1, 1);
+        encoder
+            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], one, one)
+            .unwrap();
+    }
+
+    fn count_up(launch: &Launch<'_>, part: usize, parts: usize) {
+        let x = launch.output::<u32>(0);
+        for i in super::super::part_range(x.len(), 1, part, parts) {
+            // SAFETY: parts have disjoint ranges.
+            unsafe { x.slice_mut(i..i + 1)[0] += 1 };
+        }
+    }
+
+    #[test]
+    fn a_panicking_body_is_an_error_and_the_pool_lives_on() {
+        fn panics(_: &Launch<'_>, part: usize, _: usize) {
+            assert!(part != 1, "part one breaks");
+        }
+        let config = Config {
+            threads: Some(3),
+            ..Config::default()
+        };
+        let device = MlxDevice::with_config(DeviceKind::Cpu, &config).unwrap();
+        let x = device.alloc_tensor(DType::U32, &[100]).unwrap();
+        let (bad, good) = (pipeline(panics), pipeline(count_up));
+        let mut encoder = device.command_encoder().unwrap();
+        encode(&mut encoder, &bad, &x);
+        encode(&mut encoder, &good, &x);
+        let error = encoder.commit_and_wait().unwrap_err();
+        assert!(
+            matches!(&error, MlxError::CommandBufferError(text) if text.contains("part one breaks")),
+            "{error}"
+        );
+        let mut encoder = device.command_encoder().unwrap();
+        encode(&mut encoder, &good, &x);
+        encoder.commit_and_wait().unwrap();
+        assert_eq!(
+            x.read::<u32>().unwrap(),
+            [1; 100],
+            "what came behind the failure did not run, later work did"
+        );
+    }
+
+    #[test]
+    fn many_small_lists_from_many_threads_run_in_order_of_submission() {
+        let config = Config {
+            threads: Some(2),
+            ..Config::default()
+        };
+        let device = MlxDevice::with_config(DeviceKind::Cpu, &config).unwrap();
+        let good = pipeline(count_up);
+        let x = device.alloc_tensor(DType::U32, &[7]).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let mut encoder = device.command_encoder().unwrap();
+                        encode(&mut encoder, &good, &x);
+                        encode(&mut encoder, &good, &x);
+                        encoder.commit().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(x.as_slice::<u32>().unwrap(), [800; 7]);
+    }
+}

@@ -1,0 +1,139 @@
+//! Opening a model: from a folder, or from files in memory.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use mlx_native::{DType, DeviceKind, MlxDevice};
+
+use crate::config::GenerationConfig;
+use crate::error::{LmError, Result};
+use crate::folder::ModelFolder;
+use crate::model::Decoder;
+use crate::tokenizer::Tokenizer;
+
+/// Settings for opening a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Type of activations and of the KV cache; `None`: that of the checkpoint on a GPU, f32 on a CPU.
+    pub dtype: Option<DType>,
+    /// Tokens of a prompt that are processed at once, at most.
+    pub prefill_step: usize,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions { dtype: None, prefill_step: 2048 }
+    }
+}
+
+/// A model that can be talked to: decoder, tokenizer, and what ends a text.
+#[derive(Debug)]
+pub struct Model {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    eos_ids: HashSet<u32>,
+    generation_config: GenerationConfig,
+}
+
+impl Model {
+    /// Opens the model in `folder` on `device`.
+    ///
+    /// # Errors
+    /// [`LmError`], one line that names the file, tensor or field at fault.
+    pub fn open(device: &MlxDevice, folder: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
+        Self::build(device, ModelFolder::open(folder)?, options)
+    }
+
+    /// Opens a model whose files are in memory: their names and contents.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_files(
+        device: &MlxDevice,
+        files: impl IntoIterator<Item = (&'static str, &'static [u8])>,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        Self::build(device, ModelFolder::from_files(files)?, options)
+    }
+
+    fn build(device: &MlxDevice, folder: ModelFolder, options: &ModelOptions) -> Result<Self> {
+        let decoder = decoder(device, &folder, options)?;
+        let eos_ids = folder.eos_token_ids()?.into_iter().collect();
+        let generation_config = folder.generation_config().clone();
+        Ok(Model { decoder, tokenizer: folder.into_tokenizer()?, eos_ids, generation_config })
+    }
+
+    /// The decoder.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The decoder, to be run.
+    pub fn decoder_mut(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The decoder, to be run, and the tokenizer.
+    pub fn parts(&mut self) -> (&mut Decoder, &Tokenizer) {
+        (&mut self.decoder, &self.tokenizer)
+    }
+
+    /// What the model's makers recommend for generation.
+    #[must_use]
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation_config
+    }
+
+    /// The tokens that end a text, with `extra` ones by their text.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidArgument`] for an extra token that the vocabulary lacks.
+    pub fn stop_ids(&self, extra: &[String]) -> Result<HashSet<u32>> {
+        let mut ids = self.eos_ids.clone();
+        for token in extra {
+            let id = self.tokenizer.token_id(token).ok_or_else(|| {
+                LmError::InvalidArgument(format!("extra end-of-text token {token:?} is not in the vocabulary"))
+            })?;
+            ids.insert(id);
+        }
+        Ok(ids)
+    }
+}
+
+/// Opens the decoder of the model in `folder`, with no tokenizer.
+///
+/// # Errors
+/// As [`Model::open`].
+pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &ModelOptions) -> Result<Decoder> {
+    decoder(device, &ModelFolder::open(folder)?, options)
+}
+
+fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
+    let weights = folder.weights();
+    if let Some(limit) = device.limits().max_working_set.filter(|limit| weights.total_bytes() > *limit) {
+        return Err(LmError::InvalidArgument(format!(
+            "the weights take {} bytes, device {} has {limit}",
+            weights.total_bytes(),
+            device.kind()
+        )));
+    }
+    let dtype = options.dtype.unwrap_or_else(|| match device.kind() {
+        DeviceKind::Cpu | DeviceKind::Emulator | DeviceKind::Null => DType::F32,
+        DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
+    });
+    let config = folder.decoder_config()?;
+    Decoder::new(device, config, weights, folder.quantization(), dtype, options.prefill_step)
+}
+
+/// The dtype of the checkpoint's norms: quantised or not, those are in the dtype the model was saved in.
+fn checkpoint_dtype(folder: &ModelFolder) -> DType {
+    let norm = folder.weights().info("model.norm.weight").and_then(|info| info.dtype.dtype());
+    norm.filter(|d| d.is_float()).unwrap_or(DType::F32)
+}

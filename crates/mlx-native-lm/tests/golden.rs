@@ -1,0 +1,206 @@
+//! Models against mlx-lm: logits, greedy tokens, log-likelihoods, with f32 activations, on every device of this build.
+//! Where the files come from: `tests/models/README.md` and the demo model's card.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use mlx_native::{DType, DeviceKind, MlxDevice};
+use mlx_native_lm::{GenerateOptions, Model, ModelOptions, SamplingParams, generate};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    prompt: Option<String>,
+    prompt_ids: Vec<u32>,
+    /// Negative log-likelihood of each token of the prompt but the first.
+    #[serde(default)]
+    prompt_nll: Vec<f64>,
+    /// All logits behind the prompt.
+    #[serde(default)]
+    logits: Vec<f32>,
+    /// The largest ones.
+    #[serde(default)]
+    top_ids: Vec<usize>,
+    #[serde(default)]
+    top_logits: Vec<f32>,
+    greedy_ids: Vec<u32>,
+    /// Distance of the best logit from the second, at each greedy token.
+    greedy_margins: Vec<f32>,
+    greedy_text: Option<String>,
+}
+
+fn devices() -> Vec<MlxDevice> {
+    let mut all = vec![MlxDevice::open(DeviceKind::Cpu).unwrap()];
+    if cfg!(feature = "emulator") {
+        all.push(MlxDevice::open(DeviceKind::Emulator).unwrap());
+    }
+    all.extend(MlxDevice::open(DeviceKind::Metal).ok());
+    all
+}
+
+fn golden(path: &Path) -> Golden {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn options() -> ModelOptions {
+    ModelOptions {
+        dtype: Some(DType::F32),
+        ..ModelOptions::default()
+    }
+}
+
+/// The reference prints five digits after the point; the rest is for sums in another order.
+const LOGITS: f32 = 2e-3;
+
+fn check(model: &mut Model, case: &Case, name: &str) {
+    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
+    let vocab = model.decoder().config().vocab_size;
+    let all = model
+        .decoder_mut()
+        .forward_all(&case.prompt_ids, &mut cache)
+        .unwrap();
+    let rows: Vec<&[f32]> = all.chunks(vocab).collect();
+    for (i, nll) in case.prompt_nll.iter().enumerate() {
+        let row = rows[i];
+        let max = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
+        let ours = sum.ln() - f64::from(row[case.prompt_ids[i + 1] as usize] - max);
+        assert!((ours - nll).abs() < 2e-3, "{name}: token {i}: {ours} and {nll}");
+    }
+    let last = rows[rows.len() - 1];
+    for (id, want) in case
+        .logits
+        .iter()
+        .enumerate()
+        .chain(case.top_ids.iter().copied().zip(&case.top_logits))
+    {
+        assert!(
+            (last[id] - want).abs() < LOGITS,
+            "{name}: logit {id}: {} and {want}",
+            last[id]
+        );
+    }
+    greedy(model, case, name);
+}
+
+fn greedy(model: &mut Model, case: &Case, name: &str) {
+    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
+    let options = GenerateOptions {
+        max_tokens: case.greedy_ids.len(),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        },
+        stop_ids: Default::default(),
+    };
+    let (decoder, tokenizer) = model.parts();
+    let result = generate(decoder, tokenizer, &mut cache, &case.prompt_ids, &options, |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    // Where the reference itself hesitates by less than the tolerance, either token is right, and what follows differs.
+    let sure = case
+        .greedy_margins
+        .iter()
+        .position(|m| *m < 2.0 * LOGITS)
+        .unwrap_or(case.greedy_ids.len());
+    assert_eq!(result.token_ids[..sure], case.greedy_ids[..sure], "{name}");
+    assert!(sure > 0, "{name}: a case that says nothing");
+    if let Some(text) = case
+        .greedy_text
+        .as_ref()
+        .filter(|_| sure == case.greedy_ids.len())
+    {
+        assert_eq!(&result.text, text, "{name}");
+    }
+}
+
+#[test]
+fn the_demo_model_computes_what_mlx_lm_computes() {
+    let golden =
+        golden(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rust-docs-7m-4bit.json"));
+    assert!(golden.cases.len() >= 6);
+    for device in devices() {
+        let mut model = Model::from_files(&device, mlx_native_demo::files(), &options()).unwrap();
+        // Thread by thread is slow: the emulator takes two of the prompts.
+        let few = if device.kind() == DeviceKind::Emulator {
+            2
+        } else {
+            golden.cases.len()
+        };
+        for case in &golden.cases[..few] {
+            let name = format!("demo on {}: {:?}", device.kind(), case.prompt);
+            let prompt = case.prompt.as_ref().unwrap();
+            assert_eq!(
+                model.tokenizer().encode(prompt).unwrap(),
+                case.prompt_ids,
+                "{name}"
+            );
+            check(&mut model, case, &name);
+        }
+    }
+}
+
+#[test]
+fn tiny_models_compute_what_mlx_lm_computes() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_dir() {
+            continue;
+        }
+        let golden = golden(&path.join("golden.json"));
+        for device in devices() {
+            let mut decoder = mlx_native_lm::open_decoder(&device, &path, &options()).unwrap();
+            for case in &golden.cases {
+                let name = format!(
+                    "{} on {}: {} tokens",
+                    path.display(),
+                    device.kind(),
+                    case.prompt_ids.len()
+                );
+                tiny(&mut decoder, case, &name);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 15, "{seen} cases");
+}
+
+/// These have no tokenizer: the decoder alone, fed whole and in pieces.
+fn tiny(decoder: &mut mlx_native_lm::Decoder, case: &Case, name: &str) {
+    let near = |got: &[f32]| {
+        for (id, want) in case.logits.iter().enumerate() {
+            assert!(
+                (got[id] - want).abs() < LOGITS,
+                "{name}: logit {id}: {} and {want}",
+                got[id]
+            );
+        }
+    };
+    let mut cache = decoder.new_cache(1).unwrap();
+    near(&decoder.forward(&case.prompt_ids, &mut cache).unwrap());
+    let mut cache = decoder.new_cache(1).unwrap();
+    let (last, front) = case.prompt_ids.split_last().unwrap();
+    for chunk in front.chunks(7) {
+        decoder.feed(chunk, &mut cache).unwrap();
+    }
+    let mut logits = decoder.forward(&[*last], &mut cache).unwrap();
+    near(&logits);
+    for (i, want) in case.greedy_ids.iter().enumerate() {
+        if case.greedy_margins[i] < 2.0 * LOGITS {
+            break;
+        }
+        let best = (0..logits.len())
+            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+            .unwrap();
+        assert_eq!(best as u32, *want, "{name}: greedy token {i}");
+        logits = decoder.forward(&[*want], &mut cache).unwrap();
+    }
+}
