@@ -85,17 +85,10 @@ impl Submission {
             .map(|end| end.timing)
     }
 
-    /// The error the work ended with, if it has ended and failed.
+    /// Whether the work failed and nobody was told yet: no [`wait`](Self::wait) has returned the error.
     #[must_use]
-    pub fn error(&self) -> Option<MlxError> {
-        if self.state.load(Ordering::Acquire) != FAILED {
-            return None;
-        }
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .and_then(|end| end.result.clone().err())
+    pub fn has_untold_error(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FAILED && !self.told.load(Ordering::Relaxed)
     }
 }
 
