@@ -3,10 +3,34 @@
 //!
 //! What to read first:
 //! - [`MlxDevice`] opens a device, [`MlxBuffer`] is its memory, [`CommandEncoder`] records work for it;
-//! - [`ops`] has the operators;
+//! - [`ops`] has the operators, [`ops::sdpa`] being the one to start with;
 //! - [`KernelRegistry`] maps kernel names to Metal text, also to text of your own;
 //! - [`graph`] keeps recorded work to replay and reorder it;
 //! - [`backend`] is the contract between all that and a device.
+//!
+//! ```
+//! use mlx_native::{DType, KernelRegistry, MlxDevice};
+//! use mlx_native::ops::sdpa::{SdpaParams, sdpa};
+//!
+//! let device = MlxDevice::new()?;
+//! let mut registry = KernelRegistry::new();
+//! // One query against two keys, head dimension 4: K and V are [batch, n_kv_heads, kv_seq_len, head_dim].
+//! let mut q = device.alloc_tensor(DType::F32, &[1, 1, 1, 4])?;
+//! let mut k = device.alloc_tensor(DType::F32, &[1, 1, 2, 4])?;
+//! let mut v = device.alloc_tensor(DType::F32, &[1, 1, 2, 4])?;
+//! q.write(0, &[1.0f32, 0.0, 0.0, 0.0])?;
+//! k.write(0, &[9.0f32, 0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 0.0])?;
+//! v.write(0, &[1.0f32, 2.0, 3.0, 4.0, 3.0, 4.0, 5.0, 6.0])?;
+//! let output = device.alloc_tensor(DType::F32, &[1, 1, 1, 4])?;
+//! let params = SdpaParams {
+//!     n_heads: 1, n_kv_heads: 1, head_dim: 4, seq_len: 1, kv_seq_len: 2, scale: 0.5, kv_capacity: 0,
+//! };
+//! let mut encoder = device.command_encoder()?;
+//! sdpa(&mut encoder, &mut registry, &device, &q, &k, &v, &output, &params, 1)?;
+//! encoder.commit_and_wait()?;
+//! assert_eq!(output.read::<f32>()?, [2.0, 3.0, 4.0, 5.0]);
+//! # Ok::<(), mlx_native::MlxError>(())
+//! ```
 
 pub mod backend;
 mod buffer;

@@ -1,0 +1,138 @@
+//! Scaled dot-product attention, causal, with grouped heads and a key-value cache.
+
+mod cpu;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod tests;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Op, check};
+use crate::buffer::MlxBuffer;
+use crate::device::MlxDevice;
+use crate::dtype::DType;
+use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
+use crate::error::{Result, invalid};
+use crate::kernel::KernelRegistry;
+use crate::metal::MTLSize;
+
+/// The Metal text of the attention kernels.
+pub static SDPA_SHADER_SOURCE: &str = include_str!("sdpa.metal");
+
+pub(crate) static OP: Op = Op {
+    name: "sdpa",
+    source: SDPA_SHADER_SOURCE,
+    kernels: &[("sdpa", cpu::general_f32), ("sdpa_f16", cpu::general_f16), ("sdpa_bf16", cpu::general_bf16)],
+};
+
+/// Adds the kernels of this operator to a registry. A new registry has them already.
+pub fn register(registry: &mut KernelRegistry) {
+    registry.register_op(&OP);
+}
+
+/// The greatest head dimension.
+pub const MAX_HEAD_DIM: u32 = 512;
+
+/// Sizes of an attention. Also the parameter struct of the kernels: `repr(C)`, 28 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SdpaParams {
+    /// Heads of the queries; a multiple of `n_kv_heads`.
+    pub n_heads: u32,
+    /// Heads of keys and values. Query head `h` attends to kv head `h / (n_heads / n_kv_heads)`.
+    pub n_kv_heads: u32,
+    /// Elements of a head's row, 1 to 512.
+    pub head_dim: u32,
+    /// Queries of a head.
+    pub seq_len: u32,
+    /// Keys that count. The last query is at the last of them, so that `seq_len <= kv_seq_len`.
+    pub kv_seq_len: u32,
+    /// What scores are multiplied by: `1 / sqrt(head_dim)` mostly, 1 for models that normalise queries and keys.
+    pub scale: f32,
+    /// Positions that K and V have room for in each head; 0 for `kv_seq_len`.
+    pub kv_capacity: u32,
+}
+
+/// Records `output = softmax(scale * q k^T) v`, causal: query `i` of `seq_len` sees the keys up to and including
+/// `kv_seq_len - seq_len + i`.
+///
+/// | buffer | shape |
+/// |---|---|
+/// | `q`, `output` | `[batch_size, n_heads, seq_len, head_dim]` |
+/// | `k`, `v` | `[batch_size, n_kv_heads, kv_capacity, head_dim]`, the first `kv_seq_len` positions count |
+///
+/// All are f32, f16 or bf16, the same; everything is computed in f32 and rounded once. Buffers may be larger. Positions
+/// of K and V from `kv_seq_len` on are not looked at. `output` must not share memory with the inputs.
+///
+/// # Errors
+/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a `head_dim`
+/// beyond 512, `n_heads` not divisible by `n_kv_heads`, `seq_len > kv_seq_len`, a `kv_capacity` that is less than
+/// `kv_seq_len` and not 0, sizes that overflow, a `scale` that is not finite; then for dtypes that are mixed or not
+/// floating-point, a buffer that is too small, or an `output` that shares memory with an input.
+pub fn sdpa(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    q: &MlxBuffer,
+    k: &MlxBuffer,
+    v: &MlxBuffer,
+    output: &MlxBuffer,
+    params: &SdpaParams,
+    batch_size: u32,
+) -> Result<()> {
+    let (params, dtype) = validate([q, k, v, output], params, batch_size)?;
+    let kernel = match dtype {
+        DType::F16 => "sdpa_f16",
+        DType::BF16 => "sdpa_bf16",
+        _ => "sdpa",
+    };
+    let pipeline = registry.get_pipeline(kernel, device)?;
+    encoder.set_op_kind(CapturedOpKind::Sdpa);
+    encoder.encode_threadgroups_with_args(
+        pipeline,
+        &[
+            (0, KernelArg::Buffer(q)),
+            (1, KernelArg::Buffer(k)),
+            (2, KernelArg::Buffer(v)),
+            (3, KernelArg::Buffer(output)),
+            (4, KernelArg::Bytes(as_bytes(&params))),
+        ],
+        MTLSize::new(u64::from(params.seq_len), u64::from(params.n_heads), u64::from(batch_size)),
+        MTLSize::new(128, 1, 1),
+    )
+}
+
+/// Checks everything. Gives the parameters with `kv_capacity` filled in, and the dtype.
+fn validate([q, k, v, output]: [&MlxBuffer; 4], params: &SdpaParams, batch_size: u32) -> Result<(SdpaParams, DType)> {
+    const OP: &str = "sdpa";
+    let SdpaParams { n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity } = *params;
+    check::nonzero(OP, &[("head_dim", head_dim), ("n_heads", n_heads), ("n_kv_heads", n_kv_heads)])?;
+    if head_dim > MAX_HEAD_DIM {
+        return invalid!("{OP}: head_dim is {head_dim}, it must be at most {MAX_HEAD_DIM}");
+    }
+    if n_heads % n_kv_heads != 0 {
+        return invalid!("{OP}: n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}");
+    }
+    check::nonzero(OP, &[("seq_len", seq_len), ("kv_seq_len", kv_seq_len), ("batch_size", batch_size)])?;
+    if seq_len > kv_seq_len {
+        return invalid!("{OP}: seq_len {seq_len} exceeds kv_seq_len {kv_seq_len}, the keys must include the queries' own");
+    }
+    let kv_capacity = if kv_capacity == 0 { kv_seq_len } else { kv_capacity };
+    if kv_capacity < kv_seq_len {
+        return invalid!("{OP}: kv_capacity {kv_capacity} is less than kv_seq_len {kv_seq_len}");
+    }
+    if !scale.is_finite() {
+        return invalid!("{OP}: scale is {scale}, it must be finite");
+    }
+    let n_q = check::product(OP, "q (batch_size, n_heads, seq_len, head_dim)", &[batch_size, n_heads, seq_len, head_dim])?;
+    let n_kv = check::product(
+        OP,
+        "k and v (batch_size, n_kv_heads, kv_capacity, head_dim)",
+        &[batch_size, n_kv_heads, kv_capacity, head_dim],
+    )?;
+    let dtype = check::same_float(OP, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
+    for (name, buffer, elements) in [("q", q, n_q), ("k", k, n_kv), ("v", v, n_kv), ("output", output, n_q)] {
+        check::holds(OP, name, buffer, elements)?;
+    }
+    check::disjoint(OP, ("output", output), &[("q", q), ("k", k), ("v", v)])?;
+    Ok((SdpaParams { kv_capacity, ..*params }, dtype))
+}
