@@ -43,4 +43,5 @@ macro_rules! operators {
 // The list: one line for each operator.
 operators! {
     add,
+    matmul,
 }
