@@ -44,4 +44,5 @@ macro_rules! operators {
 operators! {
     add,
     sdpa,
+    matmul,
 }

@@ -2,9 +2,11 @@
 
 mod element;
 mod event;
+pub(crate) mod gemm;
 mod isa;
 mod launch;
 mod pool;
+pub(crate) mod simd;
 
 use std::any::Any;
 use std::fmt;
