@@ -4,7 +4,9 @@ mod element;
 mod event;
 mod isa;
 mod launch;
+pub(crate) mod math;
 mod pool;
+pub(crate) mod vector;
 
 use std::any::Any;
 use std::fmt;
