@@ -5,8 +5,10 @@ mod event;
 pub(crate) mod gemm;
 mod isa;
 mod launch;
+pub(crate) mod math;
 mod pool;
 pub(crate) mod simd;
+pub(crate) mod vector;
 
 use std::any::Any;
 use std::fmt;
