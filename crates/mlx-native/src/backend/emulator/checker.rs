@@ -140,7 +140,8 @@ fn remember_read(cell: &mut Cell, now: Moment) {
         cell[READS[0]] = pack(now);
         return;
     }
-    let better = current(second) && simdgroup(second) != simdgroup(first) && simdgroup(now) == simdgroup(first);
+    let better =
+        current(second) && simdgroup(second) != simdgroup(first) && simdgroup(now) == simdgroup(first);
     if !better {
         cell[READS[1]] = pack(now);
     }
