@@ -2,6 +2,7 @@
 
 mod defects;
 mod language;
+mod spaces;
 
 use mlx_native::backend::emulator::{
     CompileOptions, Emulator, EmulatorError, EmulatorSettings, Finding, FindingKind, Launch, LaunchArgument,

@@ -3,8 +3,8 @@
 //! Time is counted in epochs. A `threadgroup_barrier` starts a new epoch of the memory classes that its flags name, for
 //! the whole group; a `simdgroup_barrier` one for its simdgroup. Two accesses of one byte by different threads of a group
 //! conflict when they fall into the same epoch (and, within a simdgroup, into the same epoch of that). Different groups
-//! are never ordered within a dispatch. Per byte the last write and one read are remembered, so some races between a
-//! write and several earlier readers are missed; none is invented.
+//! are never ordered within a dispatch. Per byte the last write and two reads are remembered: a few races with earlier
+//! readers may be missed, none is invented.
 
 use super::abi::SIMD_WIDTH;
 use super::region::ARENA_BYTES;
@@ -56,10 +56,10 @@ fn unpack(r: Record) -> Moment {
     }
 }
 
-/// Last write and one read of a byte.
-type Cell = [Record; 2];
+/// Last write of a byte, and two reads by different threads: whoever writes next, one of them is by another thread.
+type Cell = [Record; 3];
 const WRITE: usize = 0;
-const READ: usize = 1;
+const READS: [usize; 2] = [1, 2];
 
 /// A conflict with an earlier access.
 pub(super) struct Conflict {
@@ -80,7 +80,7 @@ impl Shadow {
     pub fn new(start: usize, len: usize) -> Self {
         Self {
             start,
-            cells: vec![[[0; 3]; 2]; len],
+            cells: vec![[[0; 3]; 3]; len],
         }
     }
 
@@ -102,11 +102,12 @@ impl Shadow {
         let mut conflict = None;
         for (byte, cell) in self.cells.iter_mut().skip(offset).take(len).enumerate() {
             if conflict.is_none() {
-                conflict = find(cell, writes, now, class).map(|(earlier, write)| {
-                    cell[if write { WRITE } else { READ }] = [0; 3];
+                conflict = find(cell, writes, now, class).map(|slot| {
+                    let earlier = unpack(cell[slot]);
+                    cell[slot] = [0; 3];
                     Conflict {
                         earlier,
-                        earlier_was_write: write,
+                        earlier_was_write: slot == WRITE,
                         byte,
                     }
                 });
@@ -114,27 +115,36 @@ impl Shadow {
             if writes {
                 cell[WRITE] = pack(now);
             } else {
-                let kept = unpack(cell[READ]);
-                // A reader of another simdgroup is the harder one to be ordered with: it stays.
-                let keep = kept.group == now.group
-                    && kept.epoch == now.epoch
-                    && kept.lane as usize / SIMD_WIDTH != now.lane as usize / SIMD_WIDTH;
-                if !keep {
-                    cell[READ] = pack(now);
-                }
+                remember_read(cell, now);
             }
         }
         conflict
     }
 }
 
-fn find(cell: &Cell, writes: bool, now: Moment, class: Class) -> Option<(Moment, bool)> {
-    let write = unpack(cell[WRITE]);
-    if unordered(write, now, class) {
-        return Some((write, true));
+/// The first slot that holds an access which nothing orders with this one.
+fn find(cell: &Cell, writes: bool, now: Moment, class: Class) -> Option<usize> {
+    let slots = if writes { 0..3 } else { 0..1 };
+    slots
+        .into_iter()
+        .find(|slot| unordered(unpack(cell[*slot]), now, class))
+}
+
+/// Keeps the first reader of an epoch and the latest other one, of another simdgroup if there has been one.
+fn remember_read(cell: &mut Cell, now: Moment) {
+    let simdgroup = |m: Moment| m.lane as usize / SIMD_WIDTH;
+    let [first, second] = READS.map(|slot| unpack(cell[slot]));
+    let current = |m: Moment| m.group == now.group && m.epoch == now.epoch;
+    let stale = simdgroup(first) == simdgroup(now) && first.simdgroup_epoch != now.simdgroup_epoch;
+    if !current(first) || first.lane == now.lane || stale {
+        cell[READS[0]] = pack(now);
+        return;
     }
-    let read = unpack(cell[READ]);
-    (writes && unordered(read, now, class)).then_some((read, false))
+    let better =
+        current(second) && simdgroup(second) != simdgroup(first) && simdgroup(now) == simdgroup(first);
+    if !better {
+        cell[READS[1]] = pack(now);
+    }
 }
 
 fn unordered(earlier: Moment, now: Moment, class: Class) -> bool {

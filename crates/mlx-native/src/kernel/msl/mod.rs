@@ -17,6 +17,11 @@
 //! The text may come from a user at run time, so everything here is total: hostile text gives an [`MslError`], in time
 //! near linear in its length and with bounded recursion.
 
+#[cfg_attr(
+    not(feature = "emulator"),
+    allow(dead_code, reason = "part of the emulator's lint")
+)]
+pub(crate) mod casts;
 mod condition;
 mod declarations;
 #[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "used by the rewriter"))]
