@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::error::{MlxError, Result};
+use crate::error::Result;
 
 const RUNNING: u8 = 0;
 const SUCCEEDED: u8 = 1;
@@ -54,7 +54,7 @@ impl Submission {
     /// Blocks until the work has ended.
     ///
     /// # Errors
-    /// [`MlxError::CommandBufferError`], when it failed.
+    /// [`MlxError::CommandBufferError`](crate::MlxError::CommandBufferError), when it failed.
     pub fn wait(&self) -> Result<()> {
         // Short work ends sooner than a thread can be put to sleep and woken.
         for _ in 0..200 {
@@ -97,6 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::error::MlxError;
 
     #[test]
     fn waits_across_threads_and_keeps_the_first_end() {

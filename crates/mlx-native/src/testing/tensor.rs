@@ -13,6 +13,32 @@ pub struct Tensor {
     bytes: Vec<u8>,
 }
 
+/// Makes every NaN the same one.
+pub(super) fn canonical_nans(dtype: DType, bytes: &mut [u8]) {
+    match dtype {
+        DType::F32 => {
+            for b in bytes
+                .as_chunks_mut::<4>()
+                .0
+                .iter_mut()
+                .filter(|b| f32::from_le_bytes(**b).is_nan())
+            {
+                *b = f32::NAN.to_le_bytes();
+            }
+        }
+        DType::F16 | DType::BF16 => {
+            let is_nan = |b: [u8; 2]| match dtype {
+                DType::F16 => f16::from_le_bytes(b).is_nan(),
+                _ => bf16::from_le_bytes(b).is_nan(),
+            };
+            for b in bytes.as_chunks_mut::<2>().0.iter_mut().filter(|b| is_nan(**b)) {
+                *b = [0xFF, 0x7F];
+            }
+        }
+        _ => {}
+    }
+}
+
 impl Tensor {
     /// `bytes` as they are.
     #[must_use]
