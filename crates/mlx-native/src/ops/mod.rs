@@ -43,4 +43,6 @@ macro_rules! operators {
 // The list: one line for each operator.
 operators! {
     add,
+    quantized_embedding,
+    quantized_matmul,
 }
