@@ -112,6 +112,30 @@ fn division_by_zero() {
     found(body, true, 1, FindingKind::DivisionByZero, &[4]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn faults_do_not_end_the_process() {
+    let divide = "kernel void f(device int* o [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+  o[i] = 7 / o[i];
+}";
+    found(divide, false, 3, FindingKind::DivisionByZero, &[4]);
+    let wild = "kernel void f(device float* o [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+  if (i == 40) o[0x100000000000ul] = 1;
+  o[i] = 2;
+}";
+    found(wild, false, 3, FindingKind::Fault, &[4]);
+    let deep = "int deep(device float* o, int n) { volatile int local[2000]; local[n] = n; return n > 1990 ? local[n] : deep(o, n + 1) + local[n]; }
+kernel void f(device float* o [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+  o[i] = deep(o, 0);
+}";
+    found(deep, false, 1, FindingKind::Fault, &[3]);
+    let message = planted(deep, "f", false, 1, Schedule::Forward)
+        .findings
+        .remove(0)
+        .message;
+    assert!(message.contains("stack"), "{message}");
+}
+
 #[test]
 fn write_to_a_read_only_buffer() {
     let body = "kernel void f(device const float* a [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {

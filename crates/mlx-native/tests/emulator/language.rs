@@ -81,8 +81,8 @@ fn bfloat_rounds_to_nearest_even() {
     // Ties, NaN, infinity, overflow.
     let special = [
         1.0f32,
-        1.00390625,
-        1.01171875,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
         f32::NAN,
         f32::INFINITY,
         f32::MAX,
@@ -108,6 +108,28 @@ fn bfloat_does_not_come_from_float_by_itself() {
         try_compile(body, "f", &[], false),
         Err(EmulatorError::Compile { .. })
     ));
+}
+
+#[test]
+fn the_library_has_no_bfloat() {
+    // A bfloat argument becomes a float, and so is the result; simdgroup operations refuse it.
+    let body = "kernel void f(device float* o [[buffer(0)]], device const bfloat* a [[buffer(1)]]) {
+  o[0] = exp(a[0]) + max(a[0], bfloat(2.0f)) + abs(a[1]) + float(isnan(a[0]));
+}";
+    let a = [0.0, -3.0].map(bf16::from_f32);
+    assert_eq!(f32s(body, 1, 1, &[input(&a)]), [6.0]);
+    for expression in [
+        "bfloat b = max(a[0], a[1]);",
+        "simd_sum(a[0]);",
+        "simd_shuffle_xor(a[0], 1);",
+    ] {
+        let body = format!("kernel void f(device const bfloat* a [[buffer(0)]]) {{ {expression} }}");
+        let refused = try_compile(&body, "f", &[], false);
+        assert!(
+            matches!(refused, Err(EmulatorError::Compile { .. })),
+            "{expression}"
+        );
+    }
 }
 
 #[test]
@@ -198,8 +220,8 @@ fn simdgroup_operations_take_any_type() {
     let body = "kernel void f(device float* o [[buffer(0)]], uint l [[thread_index_in_simdgroup]]) {
   float4 v = simd_sum(float4(1, l, 2 * l, 0.5));
   half h = simd_sum(half(l));
-  bfloat b = simd_max(bfloat(float(l)));
-  o[l] = v.x + v.y + v.z + v.w + float(h) + float(b);
+  bool4 any = bool4(simd_max(uint4(l)) > 30);
+  o[l] = v.x + v.y + v.z + v.w + float(h) + float(all(any)) * 31;
 }";
     assert_eq!(
         f32s(body, 32, 32, &[]),

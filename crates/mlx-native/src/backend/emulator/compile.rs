@@ -4,7 +4,7 @@ use super::abi::{ABI, EntryFunction, MAX_ARGUMENTS, Runtime};
 use super::prelude;
 use super::runtime::RUNTIME;
 use super::symbols::Symbols;
-use super::toolchain::{self, Toolchain};
+use super::toolchain::{self, Outcome};
 use super::{CompileOptions, Emulator, EmulatorError};
 use crate::kernel::ConstantValue;
 use crate::kernel::msl::rewrite::{self, Entry, Options, Target, UNSET_CONSTANT_SYMBOL};
@@ -116,6 +116,26 @@ impl Emulator {
         Ok(made)
     }
 
+    /// The prelude as a precompiled header, which spares most of the time of a small kernel; the plain header where
+    /// that cannot be made.
+    fn header(&self, prelude: &Path, checked: bool, flags: &[String]) -> PathBuf {
+        let plain = prelude.join("prelude.hpp");
+        let mut key = Fingerprint::new();
+        key.add(&self.toolchain.version);
+        flags.iter().for_each(|f| key.add(f));
+        let name = if checked { "checked" } else { "plain" };
+        let precompiled = prelude.join(format!("{name}-{:016x}.pch", key.0 as u64));
+        if precompiled.exists() {
+            return precompiled;
+        }
+        match publish(&precompiled, |fresh| {
+            self.toolchain.precompile(&plain, fresh, flags)
+        }) {
+            Ok(None) => precompiled,
+            _ => plain,
+        }
+    }
+
     /// Path of the compiled object, compiling it if need be, and its key.
     fn object(&self, text: &str, kernel: &str, checked: bool) -> Result<(PathBuf, u128), EmulatorError> {
         let prelude = prelude::install(&self.cache, &self.prelude_key)?;
@@ -133,37 +153,39 @@ impl Emulator {
         let key = key.0;
         let object = self.cache.join(format!("{key:032x}.so"));
         if !object.exists() {
-            build(&self.toolchain, text, kernel, &object, &flags)?;
+            let header = self.header(&prelude, checked, &flags);
+            let outcome = publish(&object, |fresh| {
+                self.toolchain.build(text, fresh, &header, &flags)
+            })?;
+            if let Some(messages) = outcome {
+                return Err(complaint(kernel, &messages));
+            }
         }
         Ok((object, key))
     }
 }
 
-/// Compiles to a name of our own, then renames: other processes see a whole object or none.
-fn build(
-    toolchain: &Toolchain,
-    text: &str,
-    kernel: &str,
-    object: &Path,
-    flags: &[String],
-) -> Result<(), EmulatorError> {
+/// Makes a file under a name of our own, then renames it: other processes see a whole file or none. Gives the
+/// compiler's messages where it refused.
+fn publish(
+    path: &Path,
+    make: impl FnOnce(&Path) -> Result<Outcome, EmulatorError>,
+) -> Result<Option<String>, EmulatorError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-    let fresh = object.with_extension(format!("{}.{unique}.tmp", std::process::id()));
-    let outcome = toolchain.build(text, &fresh, flags);
-    let done = outcome.and_then(|outcome| {
+    let fresh = path.with_extension(format!("{}.{unique}.tmp", std::process::id()));
+    let done = make(&fresh).and_then(|outcome| {
         if !outcome.success {
-            return Err(complaint(kernel, &outcome.messages));
+            return Ok(Some(outcome.messages));
         }
-        std::fs::rename(&fresh, object).map_err(|source| EmulatorError::Io {
-            path: object.to_owned(),
+        let renamed = std::fs::rename(&fresh, path);
+        renamed.map(|()| None).map_err(|source| EmulatorError::Io {
+            path: path.to_owned(),
             source,
         })
     });
-    if done.is_err() {
-        // Nothing may be there; what is, is of no use.
-        let _ = std::fs::remove_file(&fresh);
-    }
+    // Nothing may be there any more; what is, is of no use.
+    let _ = std::fs::remove_file(&fresh);
     done
 }
 

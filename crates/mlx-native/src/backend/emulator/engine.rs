@@ -9,14 +9,14 @@
 //! raw pointer to the engine and never hold a reference across a switch; nothing in them may panic.
 
 use super::EmulatorError;
-use super::abi::{
-    EntryFunction, GroupArguments, LaneArguments, MAX_ARGUMENTS, MAX_THREADGROUP_MEMORY, SIMD_WIDTH,
-};
+use super::abi::{EntryFunction, GroupArguments, LaneArguments, MAX_ARGUMENTS, SIMD_WIDTH};
 use super::abi::{SLOT_BYTES, SimdFunction};
+use super::arena::Arena;
 use super::checker::Checker;
+use super::fault::Fault;
 use super::fiber;
 use super::findings::{FindingKind, Observation, Observations, Place};
-use super::region::{ARENA_BYTES, Region};
+use super::region::Region;
 use crate::config::Schedule;
 use std::ffi::c_void;
 
@@ -56,18 +56,9 @@ pub(super) struct Simdgroup {
     pub epochs: [u32; 2],
 }
 
-struct Variable {
-    id: u32,
-    address: *mut u8,
-    len: usize,
-}
-
 /// Bits of `mem_flags`.
 const MEM_DEVICE: i32 = 1;
 const MEM_THREADGROUP: i32 = 2;
-/// Bytes between two threadgroup variables, at least: an overrun shows.
-const GAP: usize = 64;
-
 /// What a group is run with.
 pub(super) struct GroupLaunch<'l> {
     pub entry: EntryFunction,
@@ -98,10 +89,7 @@ pub(super) struct Engine {
     schedule: Schedule,
     random: u64,
     entry: Option<EntryFunction>,
-    arena_used: usize,
-    arena_dirty: usize,
-    variables: Vec<Variable>,
-    threadgroup: [*mut c_void; MAX_ARGUMENTS],
+    pub arena: Arena,
     /// Set by an error after which the group cannot go on.
     pub stopped: bool,
     pub observations: Observations,
@@ -112,6 +100,8 @@ pub(super) struct Engine {
     pub serial: u32,
     /// Where the kernel's object is loaded.
     pub image: usize,
+    /// Set by the signal handler.
+    fault: Option<Fault>,
 }
 
 // SAFETY: the raw pointers lead into the engine's own region or to memory that the dispatch keeps alive while it runs;
@@ -130,10 +120,7 @@ impl Engine {
             schedule: Schedule::Forward,
             random: 1,
             entry: None,
-            arena_used: 0,
-            arena_dirty: ARENA_BYTES,
-            variables: Vec::new(),
-            threadgroup: [std::ptr::null_mut(); MAX_ARGUMENTS],
+            arena: Arena::new(),
             stopped: false,
             observations: Observations::default(),
             checker: None,
@@ -141,6 +128,7 @@ impl Engine {
             barriers: 0,
             serial: 0,
             image: 0,
+            fault: None,
         });
         let raw: *mut Engine = &mut *engine;
         // SAFETY: the world lies at the start of the region, which is mapped and owned by this engine.
@@ -176,23 +164,42 @@ impl Engine {
                 fiber::switch(&raw mut (*engine).main_stack, to);
             }
         }
+        if let Some(fault) = self.fault.take() {
+            self.report_fault(fault);
+        }
         self.current = None;
     }
 
-    /// Fresh threadgroup memory, filled with the poison byte.
-    fn reset_arena(&mut self, launch: &GroupLaunch<'_>) {
-        let dirty = self.arena_used.max(self.arena_dirty).min(ARENA_BYTES);
-        // SAFETY: the arena has ARENA_BYTES bytes and no fiber is alive.
-        unsafe { self.region.arena().write_bytes(launch.poison, dirty) };
-        (self.arena_used, self.arena_dirty) = (0, 0);
-        self.variables.clear();
-        self.threadgroup = [std::ptr::null_mut(); MAX_ARGUMENTS];
-        for &(index, len) in launch.threadgroup_memory {
-            let address = self.variable(u32::MAX - index, len as usize, false);
-            if let (Some(slot), Some(address)) = (self.threadgroup.get_mut(index as usize), address) {
-                *slot = address.cast();
-            }
+    /// Notes a fault of the current fiber, from the signal handler; returns the stack to go on with.
+    ///
+    /// # Safety
+    /// `engine` must be one whose fiber has just faulted.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub unsafe fn fail(engine: *mut Engine, fault: Fault) -> *mut u8 {
+        // SAFETY: plain stores; the fiber is not resumed, so nothing else runs on the engine.
+        unsafe {
+            (*engine).stopped = true;
+            (*engine).fault = Some(fault);
+            (*engine).main_stack
         }
+    }
+
+    fn report_fault(&mut self, fault: Fault) {
+        let lane = self.current.unwrap_or(0);
+        let place = Place::Code(fault.code + 1);
+        let overflowed = self.region.overflowed(fault.address).is_some();
+        let kind = if fault.signal == libc::SIGFPE {
+            FindingKind::DivisionByZero
+        } else {
+            FindingKind::Fault
+        };
+        self.observe(kind, lane, place, None, || match kind {
+            FindingKind::DivisionByZero => "an integer division by zero".to_owned(),
+            _ if overflowed => {
+                "the stack of a thread is full: too many or too large local variables".to_owned()
+            }
+            _ => format!("an access to unmapped memory at {:#x}", fault.address),
+        });
     }
 
     fn write_arguments(&mut self, launch: &GroupLaunch<'_>) {
@@ -205,7 +212,7 @@ impl Engine {
             grid: launch.grid,
             simdgroups,
             buffers: launch.buffers.as_ptr(),
-            threadgroup: self.threadgroup.as_ptr(),
+            threadgroup: self.arena.pointers.as_ptr(),
         };
         let [nx, ny, nz] = launch.threads;
         // SAFETY: the places lie in the region, are aligned, and no fiber reads them now.
@@ -260,66 +267,6 @@ impl Engine {
                 epochs: [1; 2],
                 ..Simdgroup::default()
             });
-        }
-    }
-
-    /// The memory of threadgroup variable `id`; made when first asked for. `None` when there is no room.
-    pub fn variable(&mut self, id: u32, len: usize, zeroed: bool) -> Option<*mut u8> {
-        if let Some(known) = self.variables.iter().find(|v| v.id == id) {
-            return Some(known.address);
-        }
-        let total: usize = self.variables.iter().map(|v| v.len).sum();
-        let start = self.arena_used.next_multiple_of(GAP);
-        if len > MAX_THREADGROUP_MEMORY
-            || total + len > MAX_THREADGROUP_MEMORY
-            || start + len + GAP > ARENA_BYTES
-        {
-            return None;
-        }
-        // SAFETY: start + len is inside the arena.
-        let address = unsafe { self.region.arena().add(start) };
-        if zeroed {
-            // SAFETY: as above; nobody has been given this piece yet.
-            unsafe { address.write_bytes(0, len) };
-            let serial = self.serial;
-            if let Some(checker) = &mut self.checker {
-                checker.initialised(address as usize, len, true, serial);
-            }
-        }
-        self.arena_used = start + len + GAP;
-        self.variables.push(Variable { id, address, len });
-        Some(address)
-    }
-
-    /// The threadgroup variable that contains the bytes, as offset and length.
-    pub fn variable_at(&self, address: usize, len: usize) -> Option<usize> {
-        let inside =
-            |v: &&Variable| address >= v.address as usize && address + len <= v.address as usize + v.len;
-        self.variables
-            .iter()
-            .find(inside)
-            .map(|v| address - v.address as usize)
-    }
-
-    /// Words for the threadgroup variable next to a stray address.
-    pub fn nearest_variable(&self, address: usize) -> String {
-        let distance = |v: &&Variable| {
-            let start = v.address as usize;
-            if address < start {
-                start - address
-            } else {
-                address.saturating_sub(start + v.len)
-            }
-        };
-        match self.variables.iter().min_by_key(distance) {
-            None => "the kernel has no threadgroup memory".to_owned(),
-            Some(v) => {
-                let offset = address as i128 - v.address as i128;
-                format!(
-                    "nearest is threadgroup memory of {} bytes: offset {offset}",
-                    v.len
-                )
-            }
         }
     }
 

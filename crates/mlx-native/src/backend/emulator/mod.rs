@@ -36,7 +36,8 @@
 //! | access out of bounds, write to a read-only buffer | with line, before it happens | – |
 //! | threadgroup memory read before it is written | with line | the poison byte: NaN in the result |
 //! | race within a group, between groups; barrier with the wrong `mem_flags` | with both lines | different results under different schedules |
-//! | array index out of range, integer division by zero | with line | – |
+//! | array index out of range | with line | – |
+//! | integer division by zero, access to unmapped memory, stack overflow | with line | with line, on Linux |
 //! | barrier not reached by all, different barriers, mismatched simdgroup operations | always, with lines | |
 //! | simdgroup operation in divergent flow | always, as a warning | |
 //! | pointer that leaves its address space | [`Emulator::lint`] | |
@@ -49,11 +50,13 @@
 //! that.
 
 mod abi;
+mod arena;
 mod checker;
 mod compile;
 mod device;
 mod dispatch;
 mod engine;
+mod fault;
 mod fiber;
 mod findings;
 mod lint;
@@ -103,6 +106,8 @@ pub struct Emulator {
     cache: PathBuf,
     prelude_key: String,
     kernels: Mutex<HashMap<u128, Arc<LoadedKernel>>>,
+    /// Boxed: an engine's region points back at it.
+    #[allow(clippy::vec_box)]
     idle: Mutex<Vec<Box<Engine>>>,
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Name prefix of the folder: what lies in it is ours when a diagnostic names a line.
 pub(super) const FOLDER_PREFIX: &str = "emu-prelude-";
 
-const HEADERS: [(&str, &str); 11] = [
+const HEADERS: [(&str, &str); 12] = [
     ("base.hpp", include_str!("prelude/base.hpp")),
     ("traits.hpp", include_str!("prelude/traits.hpp")),
     ("bfloat.hpp", include_str!("prelude/bfloat.hpp")),
@@ -17,6 +17,7 @@ const HEADERS: [(&str, &str); 11] = [
     ("simdgroup.hpp", include_str!("prelude/simdgroup.hpp")),
     ("matrix.hpp", include_str!("prelude/matrix.hpp")),
     ("atomic.hpp", include_str!("prelude/atomic.hpp")),
+    ("intrinsics.hpp", include_str!("prelude/intrinsics.hpp")),
     ("checker.hpp", include_str!("prelude/checker.hpp")),
     ("entry.hpp", include_str!("prelude/entry.hpp")),
 ];

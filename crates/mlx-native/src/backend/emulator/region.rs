@@ -12,6 +12,7 @@
 
 use super::EmulatorError;
 use super::abi::{GroupArguments, LaneArguments, MAX_THREADS, REGION_BYTES, SIMD_WIDTH, SLOT_BYTES, World};
+use super::fault;
 use std::ptr::NonNull;
 
 const GROUP_AT: usize = 4 << 10;
@@ -74,6 +75,7 @@ impl Region {
             }
         }
         let base = NonNull::new(base as *mut u8).ok_or_else(fail)?;
+        fault::register(base.as_ptr() as usize);
         Ok(Self { base, guarded: 0 })
     }
 
@@ -143,6 +145,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        fault::unregister(self.base.as_ptr() as usize);
         // SAFETY: the mapping is exactly this long and nobody uses it any more: fibers never outlive a dispatch.
         unsafe { libc::munmap(self.base.as_ptr().cast(), REGION_BYTES) };
     }

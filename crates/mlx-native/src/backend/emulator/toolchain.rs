@@ -82,11 +82,38 @@ impl Toolchain {
         })
     }
 
-    /// Compiles `text` to the shared object `object`.
-    pub fn build(&self, text: &str, object: &Path, flags: &[String]) -> Result<Outcome, EmulatorError> {
+    /// Parses the header `prelude` once and for all into `output`.
+    pub fn precompile(
+        &self,
+        prelude: &Path,
+        output: &Path,
+        flags: &[String],
+    ) -> Result<Outcome, EmulatorError> {
         let mut command = Command::new(&self.program);
         command
             .args(flags)
+            .args(["-x", "c++-header"])
+            .arg(prelude)
+            .arg("-o")
+            .arg(output);
+        self.feed(command, "")
+    }
+
+    /// Compiles `text` to the shared object `object`, behind a header or a precompiled one (`.pch`).
+    pub fn build(
+        &self,
+        text: &str,
+        object: &Path,
+        header: &Path,
+        flags: &[String],
+    ) -> Result<Outcome, EmulatorError> {
+        let mut command = Command::new(&self.program);
+        let precompiled = header.extension().is_some_and(|e| e == "pch");
+        command
+            .args(flags)
+            .arg(if precompiled { "-include-pch" } else { "-include" })
+            .arg(header)
+            .arg("-shared")
             .arg("-o")
             .arg(object)
             .args(["-x", "c++", "-"])
@@ -144,7 +171,6 @@ pub(super) fn compile_flags(prelude: &Path, checked: bool) -> Vec<String> {
         "-std=c++17",
         "-fdeclspec",
         "-fPIC",
-        "-shared",
         "-nostdinc",
         "-fvisibility=hidden",
         "-fno-exceptions",
@@ -168,8 +194,6 @@ pub(super) fn compile_flags(prelude: &Path, checked: bool) -> Vec<String> {
         "-fdebug-compilation-dir=.",
         "-O2",
         "-g1",
-        "-include",
-        "prelude.hpp",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -285,7 +285,8 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
         });
     }
     let word = |w: &str| declarator.iter().position(|i| s.is(*i, w));
-    let indirect = word("*").or(word("&"));
+    // An array parameter is a pointer, as in C.
+    let indirect = word("*").or(word("&")).or(word("["));
     let Some(indirect) = indirect else {
         return fail("has neither an attribute nor a pointer or reference type".to_owned());
     };
@@ -444,6 +445,21 @@ fn number(parameters: &mut [Parameter], kernel: &str) -> Result<(), MslError> {
     Ok(())
 }
 
+/// The kernel template among its overloads that takes `arguments` template arguments.
+pub(crate) fn overload(definitions: &[KernelDefinition], arguments: usize) -> Option<&KernelDefinition> {
+    let parameters = |d: &&KernelDefinition| d.template.as_ref().map_or(0, Vec::len);
+    definitions
+        .iter()
+        .find(|d| parameters(d) == arguments)
+        .or_else(|| {
+            definitions
+                .iter()
+                .filter(|d| parameters(d) > arguments)
+                .min_by_key(parameters)
+        })
+        .or(definitions.first())
+}
+
 /// Reads an explicit instantiation; `None` for one that makes no kernel.
 pub(crate) fn instantiation(s: &Syntax<'_>, item: &Item) -> Result<Option<Instantiation>, MslError> {
     let range = item.range();
@@ -468,6 +484,9 @@ pub(crate) fn instantiation(s: &Syntax<'_>, item: &Item) -> Result<Option<Instan
     while at < range.end {
         if let Some(e) = s.attribute_end(at) {
             at = e;
+        } else if s.is(at, "(") {
+            let message = "the instantiation of a kernel needs explicit template arguments";
+            return s.error(at, message);
         } else if s.is(at, "decltype") {
             at = s.closer(at + 1).unwrap_or(at) + 1;
         } else if s.tokens[at].is_ident() && s.is(at + 1, "<") {
@@ -523,6 +542,12 @@ pub(crate) fn constant(s: &Syntax<'_>, item: &Item) -> Result<ConstantDeclaratio
     let Some(index) = number else {
         return s.error(range.start, "a function constant without an index");
     };
+    if range.clone().any(|i| s.is(i, ",") || s.is(i, "=")) {
+        return s.error(
+            range.start,
+            "function constants want one declaration each, without a value",
+        );
+    }
     let dropped = ["constant", "static", "constexpr", "const", ";"];
     let words: Vec<usize> = s
         .without_attributes(range.clone())

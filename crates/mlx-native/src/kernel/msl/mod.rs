@@ -267,7 +267,7 @@ pub fn parse(source: &str) -> Result<Module, MslError> {
 /// Kernels and constants of a text, before host names are resolved.
 #[derive(Default)]
 struct Collected {
-    definitions: HashMap<String, KernelDefinition>,
+    definitions: HashMap<String, Vec<KernelDefinition>>,
     /// Host-visible names in the order of the text: plain kernels, and instantiations.
     exports: Vec<Export>,
     constants: Vec<FunctionConstant>,
@@ -283,25 +283,8 @@ impl Collected {
         match item {
             Item::Function { kernel: true, .. } => {
                 let definition = declarations::kernel(syntax, item)?;
-                if !definition.has_body && self.definitions.contains_key(&definition.name) {
-                    return Ok(());
-                }
-                if definition.template.is_none() && definition.has_body {
-                    let host = definition
-                        .host_name
-                        .clone()
-                        .unwrap_or_else(|| definition.name.clone());
-                    self.exports.push(Export::Plain {
-                        host,
-                        function: definition.name.clone(),
-                    });
-                }
-                let name = definition.name.clone();
-                let line = definition.line;
-                let body = definition.has_body;
-                let previous = self.definitions.insert(name.clone(), definition);
-                if body && previous.is_some_and(|p| p.has_body) {
-                    return Err(MslError::new(line, format!("kernel `{name}` is defined twice")));
+                if definition.has_body {
+                    self.define(definition)?;
                 }
             }
             Item::Instantiation { .. } => {
@@ -314,6 +297,23 @@ impl Collected {
                 .push(declarations::constant(syntax, item)?.declaration),
             _ => {}
         }
+        Ok(())
+    }
+
+    fn define(&mut self, definition: KernelDefinition) -> Result<(), MslError> {
+        let overloads = self.definitions.entry(definition.name.clone()).or_default();
+        if definition.template.is_none() {
+            if overloads.iter().any(|d| d.template.is_none()) {
+                let message = format!("kernel `{}` is defined twice", definition.name);
+                return Err(MslError::new(definition.line, message));
+            }
+            let host = definition.host_name.as_ref().unwrap_or(&definition.name).clone();
+            self.exports.push(Export::Plain {
+                host,
+                function: definition.name.clone(),
+            });
+        }
+        overloads.push(definition);
         Ok(())
     }
 
@@ -349,7 +349,8 @@ impl Collected {
             Export::Plain { host, function } => (host, function, &[][..], None),
             Export::Instance(i) => (&i.host_name, &i.function, &i.arguments[..], Some(i.line)),
         };
-        let Some(definition) = self.definitions.get(function) else {
+        let overloads = self.definitions.get(function).map_or(&[][..], Vec::as_slice);
+        let Some(definition) = declarations::overload(overloads, arguments.len()) else {
             let message = format!("`{host}` instantiates `{function}`, which is not a kernel of this text");
             return Err(MslError::new(line.unwrap_or(0), message));
         };

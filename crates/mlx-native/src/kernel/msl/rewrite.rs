@@ -6,7 +6,7 @@
 //! function constants become constants; floating literals get the type they have in MSL, which has no double; kernel
 //! instantiations leave the text and come back as [`Entry`]s. Line numbers stay.
 
-use super::declarations::{self, Parameter};
+use super::declarations::{self, KernelDefinition, Parameter};
 use super::emit::Emitter;
 use super::lexer::Kind;
 use super::preprocess;
@@ -95,16 +95,20 @@ pub(crate) fn rewrite(source: &str, options: &Options<'_>) -> Result<Rewritten, 
         ..
     } = rewriter;
     let mut entries = Vec::with_capacity(pending.len());
-    for (host_name, function, expression, line) in pending {
-        let Some(parameters) = kernels.get(&function) else {
-            let message =
-                format!("`{host_name}` instantiates `{function}`, which is not a kernel of this text");
-            return Err(MslError::new(line, message));
+    for entry in pending {
+        let definitions = kernels.get(&entry.function).map_or(&[][..], Vec::as_slice);
+        let Some(definition) = declarations::overload(definitions, entry.arguments) else {
+            let message = format!(
+                "`{}` instantiates `{}`, which is not a kernel of this text",
+                entry.host_name, entry.function
+            );
+            return Err(MslError::new(entry.line, message));
         };
+        let parameters = definition.parameters.clone();
         entries.push(Entry {
-            host_name,
-            expression,
-            parameters: parameters.clone(),
+            host_name: entry.host_name,
+            expression: entry.expression,
+            parameters,
         });
     }
     Ok(Rewritten {
@@ -113,13 +117,22 @@ pub(crate) fn rewrite(source: &str, options: &Options<'_>) -> Result<Rewritten, 
     })
 }
 
+/// An entry whose kernel may still be to come.
+struct Pending {
+    host_name: String,
+    function: String,
+    expression: String,
+    /// Number of template arguments.
+    arguments: usize,
+    line: u32,
+}
+
 struct Rewriter<'r, 'a> {
     out: Emitter,
     s: &'r Syntax<'a>,
     options: &'r Options<'r>,
-    kernels: HashMap<String, Vec<Parameter>>,
-    /// Host name, function, expression, line.
-    entries: Vec<(String, String, String, u32)>,
+    kernels: HashMap<String, Vec<KernelDefinition>>,
+    entries: Vec<Pending>,
     /// Names of the namespaces around.
     scope: Vec<String>,
     /// Threadgroup variables so far: numbers them.
@@ -154,7 +167,7 @@ impl Rewriter<'_, '_> {
                     self.code(*close..range.end);
                 }
                 Item::Type { range, open, close } => {
-                    if self.repeats(range.start..*open, true, &mut seen) {
+                    if self.repeats(range.start..*open, usize::MAX, true, &mut seen) {
                         continue;
                     }
                     self.code(range.start..*open + 1);
@@ -165,7 +178,13 @@ impl Rewriter<'_, '_> {
                 Item::Instantiation { range } => match declarations::instantiation(self.s, &item)? {
                     Some(i) => {
                         let expression = self.qualified(&i.expression);
-                        self.entries.push((i.host_name, i.function, expression, i.line));
+                        self.entries.push(Pending {
+                            host_name: i.host_name,
+                            function: i.function,
+                            expression,
+                            arguments: i.arguments.len(),
+                            line: i.line,
+                        });
                     }
                     None => self.code(range.clone()),
                 },
@@ -181,7 +200,14 @@ impl Rewriter<'_, '_> {
     }
 
     /// Whether a declaration differs from an earlier one of the scope in address spaces only.
-    fn repeats(&self, head: Range<usize>, has_body: bool, seen: &mut HashSet<String>) -> bool {
+    /// Behind `parameters_end`, a space qualifies `this` and means nothing at all.
+    fn repeats(
+        &self,
+        head: Range<usize>,
+        parameters_end: usize,
+        has_body: bool,
+        seen: &mut HashSet<String>,
+    ) -> bool {
         if !self.flat() {
             return false;
         }
@@ -196,6 +222,9 @@ impl Rewriter<'_, '_> {
                 }
                 "constant" => {
                     spaces = true;
+                    if i > parameters_end {
+                        continue;
+                    }
                     "const"
                 }
                 word => word,
@@ -222,13 +251,20 @@ impl Rewriter<'_, '_> {
             return Ok(());
         };
         let head_end = body.unwrap_or(range.end);
+        let close = self.s.closer(*paren).unwrap_or(*paren);
         if *kernel {
             let definition = declarations::kernel(self.s, item)?;
             let name = definition.name.clone();
             if definition.template.is_none() && definition.has_body {
                 let host = definition.host_name.clone().unwrap_or_else(|| name.clone());
-                self.entries
-                    .push((host, name.clone(), self.qualified(&name), definition.line));
+                let expression = self.qualified(&name);
+                self.entries.push(Pending {
+                    host_name: host,
+                    function: name.clone(),
+                    expression,
+                    arguments: 0,
+                    line: definition.line,
+                });
                 let storage = ["static", "inline", "extern"];
                 if self.flat() && !(range.start..*paren).any(|i| storage.iter().any(|w| self.s.is(i, w))) {
                     // Kernels that nobody asked for then cost nothing.
@@ -236,11 +272,12 @@ impl Rewriter<'_, '_> {
                     self.out.text("static", first.line, first.file);
                 }
             }
-            self.kernels.insert(name, definition.parameters);
-        } else if self.repeats(range.start..head_end, body.is_some(), seen) {
+            if definition.has_body {
+                self.kernels.entry(name).or_default().push(definition);
+            }
+        } else if self.repeats(range.start..head_end, close, body.is_some(), seen) {
             return Ok(());
         }
-        let close = self.s.closer(*paren).unwrap_or(*paren);
         self.code(range.start..close + 1);
         // `float get() const device`: the space of `this` means nothing here.
         let mut at = close + 1;
@@ -301,11 +338,9 @@ impl Rewriter<'_, '_> {
         let mut starts_statement = false;
         let mut at = range.start;
         while at < range.end {
-            if starts_statement {
-                if let Some(end) = self.threadgroup_variable(at) {
-                    at = end;
-                    continue;
-                }
+            if starts_statement && let Some(end) = self.threadgroup_variable(at) {
+                at = end;
+                continue;
             }
             let token = &self.s.tokens[at];
             starts_statement = token.kind == Kind::Pragma || token.is("{") || token.is("}") || token.is(";");

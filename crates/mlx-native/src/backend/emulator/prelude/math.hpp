@@ -1,6 +1,8 @@
 // <metal_math>, <metal_geometric>, <metal_relational>. The names exist in `metal`, `metal::fast` and `metal::precise`
 // and compute the same thing here: what fast math really gives is Apple's secret, tests allow for it.
 //
+// There is none for bfloat, as in MSL: a bfloat argument becomes a float, and so is the result.
+//
 // Scalar overloads are plain functions, not templates, so that mixed argument types are ambiguous as they are in MSL.
 #pragma once
 
@@ -14,11 +16,10 @@ namespace metal {
 #define EMU_UNARY_FUNCTIONS(NAME, F)                                                    \
   EMU_INLINE float NAME(float x) { return F(x); }                                       \
   EMU_INLINE half NAME(half x) { return (half)F((float)x); }                            \
-  EMU_INLINE bfloat NAME(bfloat x) { return bfloat((float)F((float)x)); }               \
   template <class T, int N>                                                             \
   EMU_INLINE vec<T, N> NAME(const vec<T, N>& v) {                                       \
     vec<T, N> r = v;                                                                    \
-    EMU_EACH(N) r.d[i] = NAME(v.d[i]);                                                  \
+    EMU_EACH(N) r.d[i] = T(NAME(v.d[i]));                                              \
     return r;                                                                           \
   }
 #define EMU_UNARY(NAME, F) EMU_MATH_SCOPE(EMU_UNARY_FUNCTIONS(NAME, F))
@@ -26,11 +27,10 @@ namespace metal {
 #define EMU_BINARY_FUNCTIONS(NAME, F)                                                   \
   EMU_INLINE float NAME(float x, float y) { return F(x, y); }                           \
   EMU_INLINE half NAME(half x, half y) { return (half)F((float)x, (float)y); }          \
-  EMU_INLINE bfloat NAME(bfloat x, bfloat y) { return bfloat((float)F((float)x, (float)y)); } \
   template <class T, int N>                                                             \
   EMU_INLINE vec<T, N> NAME(const vec<T, N>& v, const vec<T, N>& w) {                   \
     vec<T, N> r = v;                                                                    \
-    EMU_EACH(N) r.d[i] = NAME(v.d[i], w.d[i]);                                          \
+    EMU_EACH(N) r.d[i] = T(NAME(v.d[i], w.d[i]));                                      \
     return r;                                                                           \
   }
 #define EMU_BINARY(NAME, F) EMU_MATH_SCOPE(EMU_BINARY_FUNCTIONS(NAME, F))
@@ -104,13 +104,10 @@ EMU_BINARY(step, emu::step)
   EMU_INLINE half fma(half a, half b, half c) {                                                        \
     return (half)__builtin_fma((double)a, (double)b, (double)c);                                       \
   }                                                                                                    \
-  EMU_INLINE bfloat fma(bfloat a, bfloat b, bfloat c) {                                                \
-    return bfloat(__builtin_fmaf((float)a, (float)b, (float)c));                                       \
-  }                                                                                                    \
   template <class T, int N>                                                                            \
   EMU_INLINE vec<T, N> fma(const vec<T, N>& a, const vec<T, N>& b, const vec<T, N>& c) {               \
     vec<T, N> r = a;                                                                                   \
-    EMU_EACH(N) r.d[i] = fma(a.d[i], b.d[i], c.d[i]);                                                  \
+    EMU_EACH(N) r.d[i] = T(fma(a.d[i], b.d[i], c.d[i]));                                              \
     return r;                                                                                          \
   }
 EMU_MATH_SCOPE(EMU_FMA_FUNCTIONS)
@@ -121,7 +118,7 @@ EMU_MATH_SCOPE(EMU_FMA_FUNCTIONS)
   EMU_INLINE T min(T a, T b) { return (T)__builtin_fminf((float)a, (float)b); }               \
   EMU_INLINE T abs(T a) { return (T)__builtin_fabsf((float)a); }                              \
   EMU_INLINE T clamp(T x, T lo, T hi) { return min(max(x, lo), hi); }
-EMU_MATH_SCOPE(EMU_FLOAT_RANGE(float) EMU_FLOAT_RANGE(half) EMU_FLOAT_RANGE(bfloat))
+EMU_MATH_SCOPE(EMU_FLOAT_RANGE(float) EMU_FLOAT_RANGE(half))
 
 #define EMU_INTEGER_RANGE(T)                                              \
   EMU_INLINE constexpr T max(T a, T b) { return a < b ? b : a; }          \
@@ -162,38 +159,38 @@ EMU_SELECT(float)
 #define EMU_VECTOR_RANGE                                                                                           \
   template <class T, int N> EMU_INLINE vec<T, N> max(const vec<T, N>& a, const vec<T, N>& b) {                     \
     vec<T, N> r = a;                                                                                               \
-    EMU_EACH(N) r.d[i] = max(a.d[i], b.d[i]);                                                                      \
+    EMU_EACH(N) r.d[i] = T(max(a.d[i], b.d[i]));                                                                  \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N> EMU_INLINE vec<T, N> min(const vec<T, N>& a, const vec<T, N>& b) {                     \
     vec<T, N> r = a;                                                                                               \
-    EMU_EACH(N) r.d[i] = min(a.d[i], b.d[i]);                                                                      \
+    EMU_EACH(N) r.d[i] = T(min(a.d[i], b.d[i]));                                                                  \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N> EMU_INLINE vec<T, N> max(const vec<T, N>& a, T b) {                                    \
     vec<T, N> r = a;                                                                                               \
-    EMU_EACH(N) r.d[i] = max(a.d[i], b);                                                                           \
+    EMU_EACH(N) r.d[i] = T(max(a.d[i], b));                                                                       \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N> EMU_INLINE vec<T, N> min(const vec<T, N>& a, T b) {                                    \
     vec<T, N> r = a;                                                                                               \
-    EMU_EACH(N) r.d[i] = min(a.d[i], b);                                                                           \
+    EMU_EACH(N) r.d[i] = T(min(a.d[i], b));                                                                       \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N> EMU_INLINE vec<T, N> abs(const vec<T, N>& a) {                                         \
     vec<T, N> r = a;                                                                                               \
-    EMU_EACH(N) r.d[i] = abs(a.d[i]);                                                                              \
+    EMU_EACH(N) r.d[i] = T(abs(a.d[i]));                                                                          \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N>                                                                                        \
   EMU_INLINE vec<T, N> clamp(const vec<T, N>& x, const vec<T, N>& lo, const vec<T, N>& hi) {                       \
     vec<T, N> r = x;                                                                                               \
-    EMU_EACH(N) r.d[i] = clamp(x.d[i], lo.d[i], hi.d[i]);                                                          \
+    EMU_EACH(N) r.d[i] = T(clamp(x.d[i], lo.d[i], hi.d[i]));                                                      \
     return r;                                                                                                      \
   }                                                                                                                \
   template <class T, int N> EMU_INLINE vec<T, N> clamp(const vec<T, N>& x, T lo, T hi) {                           \
     vec<T, N> r = x;                                                                                               \
-    EMU_EACH(N) r.d[i] = clamp(x.d[i], lo, hi);                                                                    \
+    EMU_EACH(N) r.d[i] = T(clamp(x.d[i], lo, hi));                                                                \
     return r;                                                                                                      \
   }
 EMU_MATH_SCOPE(EMU_VECTOR_RANGE)
@@ -262,11 +259,10 @@ EMU_INLINE bool any(const vec<bool, N>& a) {
 #define EMU_PREDICATE(NAME, F)                                         \
   EMU_INLINE bool NAME(float x) { return F(x); }                       \
   EMU_INLINE bool NAME(half x) { return F((float)x); }                 \
-  EMU_INLINE bool NAME(bfloat x) { return F((float)x); }               \
   template <class T, int N>                                            \
   EMU_INLINE vec<bool, N> NAME(const vec<T, N>& v) {                   \
     vec<bool, N> r(false);                                             \
-    EMU_EACH(N) r.d[i] = NAME(v.d[i]);                                 \
+    EMU_EACH(N) r.d[i] = NAME(v.d[i]);                             \
     return r;                                                          \
   }
 EMU_PREDICATE(isnan, __builtin_isnan)

@@ -91,10 +91,10 @@ struct mul {
   template <class T> EMU_UNCHECKED static T identity() { return T(1); }
 };
 struct max_of {
-  template <class T> EMU_UNCHECKED static T f(T a, T b) { return metal::max(a, b); }
+  template <class T> EMU_UNCHECKED static T f(T a, T b) { return T(metal::max(a, b)); }
 };
 struct min_of {
-  template <class T> EMU_UNCHECKED static T f(T a, T b) { return metal::min(a, b); }
+  template <class T> EMU_UNCHECKED static T f(T a, T b) { return T(metal::min(a, b)); }
 };
 struct bit_and {
   template <class T> EMU_UNCHECKED static T f(T a, T b) { return T(a & b); }
@@ -103,7 +103,11 @@ struct bit_or {
   template <class T> EMU_UNCHECKED static T f(T a, T b) { return T(a | b); }
 };
 struct bit_xor {
-  template <class T> EMU_UNCHECKED static T f(T a, T b) { return T(a ^ b); }
+  template <class T> EMU_UNCHECKED static T f(T a, T b) {
+    // Foreign headers name it for floats too, where it has no meaning and is never called.
+    if constexpr (metal::is_floating_point_v<T>) __builtin_trap();
+    else return T(a ^ b);
+  }
 };
 
 // A tree over pairs 16, 8, 4, 2, 1 apart. The order on real hardware is not known: a seed permutes the lanes.
@@ -222,9 +226,13 @@ struct ballot {
 
 namespace metal {
 
+// MSL has these operations for every arithmetic type but bfloat.
+template <class T>
+using simd_operand = enable_if_t<!__is_same(typename is_vec<T>::element, bfloat) && !__is_same(T, bfloat), T>;
+
 #define EMU_REDUCTION(NAME, F)                                                                                        \
-  template <class T> EMU_INLINE T simd_##NAME(T x, EMU_HERE) { return emu::simd_call<emu::reduce<F>, T>(x, line_, file_); } \
-  template <class T> EMU_INLINE T quad_##NAME(T x, EMU_HERE) { return emu::simd_call<emu::reduce_quad<F>, T>(x, line_, file_); }
+  template <class T> EMU_INLINE simd_operand<T> simd_##NAME(T x, EMU_HERE) { return emu::simd_call<emu::reduce<F>, T>(x, line_, file_); } \
+  template <class T> EMU_INLINE simd_operand<T> quad_##NAME(T x, EMU_HERE) { return emu::simd_call<emu::reduce_quad<F>, T>(x, line_, file_); }
 EMU_REDUCTION(sum, emu::add)
 EMU_REDUCTION(product, emu::mul)
 EMU_REDUCTION(max, emu::max_of)
@@ -235,7 +243,7 @@ EMU_REDUCTION(xor, emu::bit_xor)
 #undef EMU_REDUCTION
 #define EMU_SCAN(NAME, ...)                            \
   template <class T>                                   \
-  EMU_INLINE T simd_prefix_##NAME(T x, EMU_HERE) {     \
+  EMU_INLINE simd_operand<T> simd_prefix_##NAME(T x, EMU_HERE) {     \
     return emu::simd_call<__VA_ARGS__, T>(x, line_, file_); \
   }
 EMU_SCAN(inclusive_sum, emu::scan<emu::add, true>)
@@ -247,7 +255,7 @@ EMU_SCAN(exclusive_product, emu::scan<emu::mul, false>)
 // `lane` is the caller's lane, `k` the parameter.
 #define EMU_SHUFFLE(NAME, FROM)                                                                    \
   template <class T>                                                                               \
-  EMU_INLINE T NAME(T x, ushort k, EMU_HERE) {                                                     \
+  EMU_INLINE simd_operand<T> NAME(T x, ushort k, EMU_HERE) {                                                     \
     const int lane = (int)emu::lane_index();                                                       \
     return emu::simd_call<emu::shuffle, T>(emu::wanted<T>{x, (int)(FROM)}, line_, file_);          \
   }
@@ -266,17 +274,17 @@ EMU_SHUFFLE(quad_shuffle_up, (lane & 3) >= k ? lane - k : lane)
 #undef EMU_SHUFFLE
 
 template <class T>
-EMU_INLINE T simd_shuffle_and_fill_down(T x, T fill, ushort k, ushort modulo = 32, EMU_HERE) {
+EMU_INLINE simd_operand<T> simd_shuffle_and_fill_down(T x, T fill, ushort k, ushort modulo = 32, EMU_HERE) {
   const int from = (int)emu::lane_index() + k;
   return emu::simd_call<emu::shuffle_fill, T>(emu::filled<T>{x, fill, from, modulo}, line_, file_);
 }
 template <class T>
-EMU_INLINE T simd_shuffle_and_fill_up(T x, T fill, ushort k, ushort modulo = 32, EMU_HERE) {
+EMU_INLINE simd_operand<T> simd_shuffle_and_fill_up(T x, T fill, ushort k, ushort modulo = 32, EMU_HERE) {
   const int from = (int)emu::lane_index() - (int)k;
   return emu::simd_call<emu::shuffle_fill, T>(emu::filled<T>{x, fill, from, modulo}, line_, file_);
 }
 template <class T>
-EMU_INLINE T simd_broadcast_first(T x, EMU_HERE) { return emu::simd_call<emu::first_active, T>(x, line_, file_); }
+EMU_INLINE simd_operand<T> simd_broadcast_first(T x, EMU_HERE) { return emu::simd_call<emu::first_active, T>(x, line_, file_); }
 
 struct simd_vote {
   typedef ulong vote_t;

@@ -38,6 +38,15 @@ struct conditional<false, A, C> {
 template <bool B, class A, class C>
 using conditional_t = typename conditional<B, A, C>::type;
 
+template <class... B>
+struct disjunction : bool_constant<(B::value || ...)> {};
+template <class... B>
+using _disjunction = disjunction<B...>;
+template <class... B>
+struct conjunction : bool_constant<(B::value && ...)> {};
+template <class B>
+struct negation : bool_constant<!B::value> {};
+
 template <class A, class B>
 struct is_same : bool_constant<__is_same(A, B)> {};
 template <class A, class B>
