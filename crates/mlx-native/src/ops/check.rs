@@ -81,3 +81,17 @@ pub(crate) fn disjoint(op: &str, output: (&str, &MlxBuffer), inputs: &[(&str, &M
     }
     Ok(())
 }
+
+/// A row that kernels walk with 32-bit indices: at most 2^31 elements, so that an index plus the width of a threadgroup
+/// does not wrap.
+pub(crate) fn row_length(op: &str, name: &str, value: u32) -> Result<()> {
+    if value > 1 << 31 {
+        return invalid!("{op}: {name} is {value}, it must be at most 2147483648");
+    }
+    Ok(())
+}
+
+/// Threads of a threadgroup that reduces a row: whole simdgroups, about four elements for each thread, 1024 at most.
+pub(crate) fn row_threads(row_length: u32) -> u64 {
+    u64::from(row_length.div_ceil(4)).next_multiple_of(32).min(1024)
+}

@@ -43,7 +43,9 @@ macro_rules! operators {
 // The list: one line for each operator.
 operators! {
     add,
+    argmax,
     sdpa,
+    softmax,
     matmul,
     quantized_embedding,
     quantized_matmul,
