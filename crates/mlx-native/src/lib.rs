@@ -44,6 +44,7 @@ pub mod graph;
 pub mod kernel;
 pub mod metal;
 pub mod ops;
+pub mod quant;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

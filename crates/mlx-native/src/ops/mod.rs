@@ -45,4 +45,6 @@ operators! {
     add,
     sdpa,
     matmul,
+    quantized_embedding,
+    quantized_matmul,
 }

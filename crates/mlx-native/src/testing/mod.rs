@@ -7,6 +7,7 @@
 
 mod compare;
 mod devices;
+mod golden;
 mod prove;
 mod rng;
 mod tensor;
@@ -15,6 +16,7 @@ use std::fmt::Debug;
 
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
+pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;
 pub use tensor::Tensor;
@@ -66,6 +68,11 @@ pub trait Case: Debug + Send + Sync {
     /// Bytes read and written at least, and floating-point operations: for benchmarks. `None` where nobody asks.
     fn cost(&self) -> Option<(f64, f64)> {
         None
+    }
+
+    /// Whether the case is there to be timed alone: too much for the reference in a test.
+    fn is_only_timed(&self) -> bool {
+        false
     }
 }
 
