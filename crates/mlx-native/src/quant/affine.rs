@@ -265,7 +265,7 @@ mod tests {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
         let huge: Vec<f32> = ramp.iter().map(|v| v * 1.5e38 * 1.3).collect();
         for (values, word, scale, bias) in [
-            (with(&[(5, nan)]), 0xCC0D_DEEF, -0.2, 2.0),
+            (with(&[(5, nan)]), 0xCC0D_EEFF, -0.2, 2.0),
             (with(&[(0, nan)]), 0xCCDD_EEF0, -0.2, 2.0),
             (with(&[(3, inf)]), 0, nan, inf),
             (with(&[(3, -inf)]), 0, nan, -inf),
