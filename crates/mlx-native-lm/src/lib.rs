@@ -1,1 +1,29 @@
 //! Language models.
+//!
+//! What to read first:
+//! - [`ModelFolder`] opens a folder in MLX's format, or the same files in memory;
+//! - [`DecoderConfig`] is the shape of a model, made from `config.json` by its family, of which [`families`] lists all;
+//! - [`QuantizationConfig`] says how each weight is packed;
+//! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
+//! - [`Sampler`] chooses the next token.
+
+pub mod config;
+mod detokenizer;
+mod error;
+pub mod families;
+mod folder;
+mod json;
+mod quantization;
+mod rope;
+mod sampling;
+mod tokenizer;
+
+pub use config::{Activation, ConfigFile, DecoderConfig, GenerationConfig};
+pub use detokenizer::Detokenizer;
+pub use error::{LmError, Result};
+pub use folder::ModelFolder;
+pub use json::Fields;
+pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
+pub use rope::{RopeConfig, RopeScaling, RopeTable};
+pub use sampling::{Sampler, SamplingParams};
+pub use tokenizer::Tokenizer;

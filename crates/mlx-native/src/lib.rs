@@ -5,6 +5,7 @@
 //! - [`MlxDevice`] opens a device, [`MlxBuffer`] is its memory, [`CommandEncoder`] records work for it;
 //! - [`ops`] has the operators, [`ops::sdpa`] being the one to start with;
 //! - [`KernelRegistry`] maps kernel names to Metal text, also to text of your own;
+//! - [`weights`] reads safetensors files, mapped;
 //! - [`graph`] keeps recorded work to replay and reorder it;
 //! - [`backend`] is the contract between all that and a device.
 //!
@@ -47,6 +48,7 @@ pub mod ops;
 pub mod quant;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod weights;
 
 pub use backend::cpu::Isa;
 pub use buffer::{Allocation, MemRange, MlxBuffer};

@@ -59,7 +59,7 @@ impl<'a> Loader<'a> {
 
     fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
         let weight = format!("{path}.weight");
-        let Some(spec) = self.quantization.for_module(path, self.tensors.weights())? else {
+        let Some(spec) = self.quantization.for_module(path, columns, self.tensors.weights())? else {
             return Ok(Table::Dense(self.tensors.load_as(&weight, FLOATS, &[rows, columns])?));
         };
         let (bits, group_size) = spec.affine(path)?;

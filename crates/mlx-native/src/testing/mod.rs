@@ -7,6 +7,7 @@
 
 mod compare;
 mod devices;
+mod fuzz;
 mod golden;
 mod prove;
 mod rng;
@@ -16,6 +17,8 @@ use std::fmt::Debug;
 
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
+#[doc(hidden)]
+pub use fuzz::{fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;

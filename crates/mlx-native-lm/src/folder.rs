@@ -1,0 +1,226 @@
+//! A folder in MLX's format, opened: configuration, weights, tokenizer.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use mlx_native::weights::{ModelWeights, SafetensorsFile};
+
+use crate::config::{ConfigFile, DecoderConfig, GenerationConfig};
+use crate::error::{LmError, Result};
+use crate::families::Family;
+use crate::quantization::QuantizationConfig;
+use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
+
+/// Longest file of JSON that is read, in bytes; the largest vocabularies take some 35 MB.
+const MAX_JSON_LEN: u64 = 512 << 20;
+
+/// A model's files, read and checked as far as they can be without a device.
+#[derive(Debug)]
+pub struct ModelFolder {
+    files: Files,
+    config: ConfigFile,
+    family: &'static Family,
+    generation_config: GenerationConfig,
+    quantization: QuantizationConfig,
+    weights: ModelWeights,
+}
+
+impl ModelFolder {
+    /// Opens the folder at `path`. Weights are mapped, not read; the tokenizer is read by [`tokenizer`](Self::tokenizer).
+    ///
+    /// # Errors
+    /// [`LmError`], one line naming the file: a folder or file that is missing or damaged, an unknown family, a
+    /// configuration that says something impossible.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let found =
+            std::fs::metadata(path).map_err(|e| LmError::Folder(format!("{}: {e}", path.display())))?;
+        if !found.is_dir() {
+            return Err(LmError::Folder(format!("{}: not a folder", path.display())));
+        }
+        Self::read(Files::Folder(path.to_path_buf()), |_| {
+            Ok(ModelWeights::open(path)?)
+        })
+    }
+
+    /// Opens files that are part of the program, given as names and contents.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_files(files: impl IntoIterator<Item = (&'static str, &'static [u8])>) -> Result<Self> {
+        Self::read(Files::Memory(files.into_iter().collect()), |files| {
+            let Files::Memory(files) = files else {
+                return Ok(ModelWeights::from_files(Vec::new())?);
+            };
+            let weights = files
+                .iter()
+                .filter(|(n, _)| n.starts_with("model") && n.ends_with(".safetensors"));
+            let shards: Vec<SafetensorsFile> = weights
+                .map(|(name, bytes)| SafetensorsFile::from_bytes(name, *bytes))
+                .collect::<mlx_native::Result<_>>()?;
+            if shards.is_empty() {
+                return Err(LmError::Folder("in memory: no model*.safetensors".to_string()));
+            }
+            Ok(ModelWeights::from_files(shards)?)
+        })
+    }
+
+    fn read(files: Files, weights: impl FnOnce(&Files) -> Result<ModelWeights>) -> Result<Self> {
+        let config = ConfigFile::parse(&files.require("config.json")?)?;
+        let family = Family::of(&config)?;
+        let generation_config = match files.get("generation_config.json")? {
+            None => GenerationConfig::default(),
+            // It only recommends, so a damaged one does not keep the model from running; mlx-lm skips it too.
+            Some(text) => GenerationConfig::parse(&text).unwrap_or_else(|error| {
+                tracing::warn!(%error, "skipped");
+                GenerationConfig::default()
+            }),
+        };
+        let quantization = config.quantization()?;
+        let weights = weights(&files)?;
+        Ok(ModelFolder {
+            files,
+            config,
+            family,
+            generation_config,
+            quantization,
+            weights,
+        })
+    }
+
+    /// `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &ConfigFile {
+        &self.config
+    }
+
+    /// The family that its `model_type` names.
+    #[must_use]
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// The decoder's shape, as its family reads it.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] or [`LmError::Unsupported`], naming the key.
+    pub fn decoder_config(&self) -> Result<DecoderConfig> {
+        (self.family.decoder)(&self.config)
+    }
+
+    /// `generation_config.json`; empty where there is none.
+    #[must_use]
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation_config
+    }
+
+    /// How the weights are packed.
+    #[must_use]
+    pub fn quantization(&self) -> &QuantizationConfig {
+        &self.quantization
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn weights(&self) -> &ModelWeights {
+        &self.weights
+    }
+
+    /// The ids of the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the
+    /// tokenizer's.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] when `config.json` has something else there; [`LmError::Tokenizer`] when the tokenizer is
+    /// asked and damaged.
+    pub fn eos_token_ids(&self) -> Result<Vec<u32>> {
+        if let Some(ids) = self
+            .generation_config
+            .eos_token_ids
+            .as_ref()
+            .filter(|ids| !ids.is_empty())
+        {
+            return Ok(ids.clone());
+        }
+        let ids = self.config.eos_token_ids()?;
+        if !ids.is_empty() || self.files.get(TOKENIZER_FILE)?.is_none() {
+            return Ok(ids);
+        }
+        Ok(self
+            .tokenizer()?
+            .eos_token()
+            .map(|(_, id)| id)
+            .into_iter()
+            .collect())
+    }
+
+    /// Reads the tokenizer.
+    ///
+    /// # Errors
+    /// [`LmError::Folder`] when `tokenizer.json` is missing, [`LmError::Tokenizer`] or [`LmError::Config`] when it or
+    /// `tokenizer_config.json` is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = self.files.require(TOKENIZER_FILE)?;
+        let config = self.files.get("tokenizer_config.json")?;
+        Tokenizer::from_json(&tokenizer, config.as_deref())
+    }
+
+    /// [`tokenizer`](Self::tokenizer), for when nothing else of the folder is needed.
+    ///
+    /// # Errors
+    /// As [`tokenizer`](Self::tokenizer).
+    pub fn into_tokenizer(self) -> Result<Tokenizer> {
+        self.tokenizer()
+    }
+}
+
+/// Where the files are.
+#[derive(Debug)]
+enum Files {
+    Folder(PathBuf),
+    Memory(Vec<(&'static str, &'static [u8])>),
+}
+
+impl Files {
+    /// The content of a file; `None` when there is no such file.
+    fn get(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        let folder = match self {
+            Files::Memory(files) => {
+                return Ok(files
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, bytes)| Cow::Borrowed(*bytes)));
+            }
+            Files::Folder(folder) => folder,
+        };
+        let path = folder.join(name);
+        let failed = |e: std::io::Error| LmError::Folder(format!("{}: {e}", path.display()));
+        // Asked before opening: opening a pipe would block.
+        let found = match std::fs::metadata(&path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        if !found.is_file() || found.len() > MAX_JSON_LEN {
+            return Err(LmError::Folder(format!(
+                "{}: no regular file of at most {MAX_JSON_LEN} bytes",
+                path.display()
+            )));
+        }
+        std::fs::read(&path)
+            .map(|bytes| Some(Cow::Owned(bytes)))
+            .map_err(failed)
+    }
+
+    fn require(&self, name: &str) -> Result<Cow<'static, [u8]>> {
+        self.get(name)?.ok_or_else(|| {
+            let place = match self {
+                Files::Folder(folder) => folder.display().to_string(),
+                Files::Memory(_) => "in memory".to_string(),
+            };
+            LmError::Folder(format!("{place}: no {name}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! How the weights of a checkpoint are packed: the `quantization` section, and what the tensors themselves say.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mlx_native::DType;
+use mlx_native::weights::{ModelWeights, TensorInfo, TensorType};
+use serde_json::Value;
+
+use crate::error::{LmError, Result};
+use crate::json::Fields;
+
+/// A way of packing weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuantMode {
+    /// Integers with a scale and a bias per group.
+    Affine,
+    /// 4-bit floats with a power of two per 32.
+    Mxfp4,
+    /// 8-bit floats with a power of two per 32.
+    Mxfp8,
+    /// 4-bit floats with an 8-bit float per 16.
+    Nvfp4,
+}
+
+impl QuantMode {
+    const ALL: [QuantMode; 4] = [
+        QuantMode::Affine,
+        QuantMode::Mxfp4,
+        QuantMode::Mxfp8,
+        QuantMode::Nvfp4,
+    ];
+
+    /// Its name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            QuantMode::Affine => "affine",
+            QuantMode::Mxfp4 => "mxfp4",
+            QuantMode::Mxfp8 => "mxfp8",
+            QuantMode::Nvfp4 => "nvfp4",
+        }
+    }
+
+    /// The one pair of bits and group size of a floating-point mode; `None` for affine, which has many.
+    const fn fixed(self) -> Option<(u32, u32)> {
+        match self {
+            QuantMode::Affine => None,
+            QuantMode::Mxfp4 => Some((4, 32)),
+            QuantMode::Mxfp8 => Some((8, 32)),
+            QuantMode::Nvfp4 => Some((4, 16)),
+        }
+    }
+}
+
+/// How one matrix is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuantSpec {
+    /// Bits of an element.
+    pub bits: u32,
+    /// Elements of a row that share a scale.
+    pub group_size: u32,
+    /// The format.
+    pub mode: QuantMode,
+}
+
+impl fmt::Display for QuantSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} bits in groups of {}",
+            self.mode.name(),
+            self.bits,
+            self.group_size
+        )
+    }
+}
+
+impl QuantSpec {
+    /// Bits and group size, for a matrix that is packed as affine.
+    ///
+    /// # Errors
+    /// [`LmError::Unsupported`] for the other modes, which no operator takes; `path` names the module.
+    pub fn affine(&self, path: &str) -> Result<(u32, u32)> {
+        match self.mode {
+            QuantMode::Affine => Ok((self.bits, self.group_size)),
+            _ => Err(LmError::Unsupported(format!(
+                "{path} is packed as {self}; affine is"
+            ))),
+        }
+    }
+
+    /// Whether the format has this combination.
+    fn is_valid(&self) -> bool {
+        match self.mode.fixed() {
+            Some(pair) => pair == (self.bits, self.group_size),
+            None => {
+                matches!(self.bits, 1 | 2 | 3 | 4 | 5 | 6 | 8) && matches!(self.group_size, 32 | 64 | 128)
+            }
+        }
+    }
+
+    /// Reads `group_size`, `bits` and `mode`.
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        let name = fields.str("mode")?.unwrap_or("affine");
+        let Some(mode) = QuantMode::ALL.into_iter().find(|m| m.name() == name) else {
+            return Err(fields.invalid("mode", format!("{name:?}"), "affine, mxfp4, mxfp8 or nvfp4"));
+        };
+        let (bits, group_size) = mode.fixed().unwrap_or((4, 64));
+        let number = |key: &str, default: u32| {
+            let value = fields.count(key, 1 << 16)?;
+            Ok::<_, LmError>(value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default))
+        };
+        let spec = QuantSpec {
+            bits: number("bits", bits)?,
+            group_size: number("group_size", group_size)?,
+            mode,
+        };
+        if !spec.is_valid() {
+            let wanted = match mode.fixed() {
+                Some((bits, group)) => format!("{bits} bits in groups of {group}"),
+                None => "1, 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128".to_string(),
+            };
+            return Err(fields.invalid("bits and group_size", spec, &wanted));
+        }
+        Ok(spec)
+    }
+}
+
+/// What the configuration says of one module by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Override {
+    Dense,
+    /// `true`: as the top of the section says.
+    Default,
+    Packed(QuantSpec),
+}
+
+/// The `quantization` section of `config.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuantizationConfig {
+    /// What the top of the section says; `None` when there is no section.
+    default: Option<QuantSpec>,
+    by_path: BTreeMap<String, Override>,
+}
+
+impl QuantizationConfig {
+    /// Reads the section out of the fields of `config.json`.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] for a combination that the formats lack or a value of the wrong type; [`LmError::Unsupported`]
+    /// for a foreign format under `quantization_config`.
+    pub(crate) fn read(config: &Fields<'_>) -> Result<Self> {
+        let Some(section) = config.object("quantization", "quantization.")? else {
+            return Self::read_foreign(config);
+        };
+        let mut by_path = BTreeMap::new();
+        for (path, value) in section.entries() {
+            let spec = match value {
+                Value::Bool(false) => Override::Dense,
+                Value::Bool(true) => Override::Default,
+                Value::Object(_) => {
+                    let Some(fields) = section.object(path, "quantization.")? else {
+                        continue;
+                    };
+                    Override::Packed(QuantSpec::read(&fields).map_err(|e| within(path, e))?)
+                }
+                _ => continue,
+            };
+            by_path.insert(path.to_string(), spec);
+        }
+        Ok(QuantizationConfig {
+            default: Some(QuantSpec::read(&section)?),
+            by_path,
+        })
+    }
+
+    /// `quantization_config` without `quantization`: what other programs than MLX wrote.
+    fn read_foreign(config: &Fields<'_>) -> Result<Self> {
+        let Some(section) = config.object("quantization_config", "quantization_config.")? else {
+            return Ok(Self::default());
+        };
+        match section.str("quant_method")? {
+            Some(method) => Err(LmError::Unsupported(format!(
+                "config.json: weights packed by quant_method {method:?}; MLX's are"
+            ))),
+            None => Ok(QuantizationConfig {
+                default: Some(QuantSpec::read(&section)?),
+                by_path: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// What the top of the section says; `None` for a checkpoint that is not quantised.
+    #[must_use]
+    pub fn default_spec(&self) -> Option<QuantSpec> {
+        self.default
+    }
+
+    /// How `path.weight`, of `in_dims` columns when unpacked, is packed; `None` when it is dense.
+    ///
+    /// A path that the section names is what it says. Any other is packed where the weights have `path.scales`, and then
+    /// the shapes and the dtype of the scales say how, whatever the top of the section says: so mlx-lm 0.32.2 does it.
+    /// Either way the tensors must fit.
+    ///
+    /// # Errors
+    /// [`LmError::Weights`], naming the tensor, when tensors are missing, do not fit the format, or are there without a
+    /// `quantization` section; [`LmError::Unsupported`] for a `global_scale`.
+    pub fn for_module(
+        &self,
+        path: &str,
+        in_dims: usize,
+        weights: &ModelWeights,
+    ) -> Result<Option<QuantSpec>> {
+        let scales_name = format!("{path}.scales");
+        let named = match (self.by_path.get(path), self.default) {
+            (Some(Override::Dense), _) => return Ok(None),
+            (Some(Override::Packed(spec)), _) => Some(*spec),
+            (Some(Override::Default), default) => default,
+            (None, _) if !weights.contains(&scales_name) => return Ok(None),
+            (None, None) => {
+                return Err(LmError::Weights(format!(
+                    "{scales_name} is there, but config.json has no quantization section"
+                )));
+            }
+            (None, Some(_)) => None,
+        };
+        if weights.contains(&format!("{path}.global_scale")) {
+            return Err(LmError::Unsupported(format!("{path}.global_scale")));
+        }
+        let packed = Packed::find(path, weights)?;
+        let spec = match named {
+            Some(spec) => spec,
+            None => packed.infer(path, in_dims)?,
+        };
+        packed.check(path, in_dims, &spec)?;
+        Ok(Some(spec))
+    }
+}
+
+/// Puts the path of an override into an error about one of its keys.
+fn within(path: &str, error: LmError) -> LmError {
+    match error {
+        LmError::Config(message) => {
+            LmError::Config(message.replacen("quantization.", &format!("quantization.{path}."), 1))
+        }
+        other => other,
+    }
+}
+
+/// The tensors of a packed matrix.
+struct Packed<'a> {
+    weight: &'a TensorInfo,
+    scales: &'a TensorInfo,
+    biases: Option<&'a TensorInfo>,
+}
+
+impl<'a> Packed<'a> {
+    fn find(path: &str, weights: &'a ModelWeights) -> Result<Self> {
+        let get = |suffix: &str| {
+            let name = format!("{path}.{suffix}");
+            weights
+                .info(&name)
+                .ok_or_else(|| LmError::Weights(format!("{name} is missing")))
+        };
+        let (weight, scales) = (get("weight")?, get("scales")?);
+        if weight.dtype != TensorType::U32 || weight.shape.len() != 2 || scales.shape.len() != 2 {
+            return Err(LmError::Weights(format!(
+                "{path}: weight is {} {:?} with scales {:?}, wanted U32 of rank 2 with scales of rank 2",
+                weight.dtype, weight.shape, scales.shape
+            )));
+        }
+        Ok(Packed {
+            weight,
+            scales,
+            biases: weights.info(&format!("{path}.biases")),
+        })
+    }
+
+    /// Bits, group size and mode that these shapes and the dtype of the scales leave.
+    fn infer(&self, path: &str, in_dims: usize) -> Result<QuantSpec> {
+        let (words, groups) = (self.weight.shape[1], self.scales.shape[1]);
+        let cannot = || {
+            LmError::Weights(format!(
+                "{path}: {words} words and {groups} scales for rows of {in_dims} fit no packing"
+            ))
+        };
+        let bits = words
+            .checked_mul(32)
+            .and_then(|b| b.checked_div(in_dims))
+            .ok_or_else(cannot)?;
+        let group_size = in_dims.checked_div(groups).ok_or_else(cannot)?;
+        let number = |n: usize| u32::try_from(n).map_err(|_| cannot());
+        let (bits, group_size) = (number(bits)?, number(group_size)?);
+        let mode = if self.scales.dtype == TensorType::U8 {
+            QuantMode::ALL
+                .into_iter()
+                .find(|m| m.fixed() == Some((bits, group_size)))
+                .ok_or_else(cannot)?
+        } else {
+            QuantMode::Affine
+        };
+        let spec = QuantSpec {
+            bits,
+            group_size,
+            mode,
+        };
+        if spec.is_valid() { Ok(spec) } else { Err(cannot()) }
+    }
+
+    /// Whether the tensors are what `spec` makes of rows of `in_dims`.
+    fn check(&self, path: &str, in_dims: usize, spec: &QuantSpec) -> Result<()> {
+        let (bits, group_size) = (spec.bits as usize, spec.group_size as usize);
+        let rows = self.weight.shape[0];
+        let row_bits = in_dims.checked_mul(bits).filter(|b| b.is_multiple_of(32));
+        let (Some(row_bits), true) = (row_bits, in_dims.is_multiple_of(group_size)) else {
+            return Err(LmError::Weights(format!(
+                "{path}: rows of {in_dims} are no whole groups of {group_size}"
+            )));
+        };
+        let fit = |name: &str, found: &TensorInfo, columns: usize, dtype_fits: bool| {
+            if found.shape == [rows, columns] && dtype_fits {
+                return Ok(());
+            }
+            Err(LmError::Weights(format!(
+                "{path}.{name}: found {} {:?}, wanted [{rows}, {columns}] for {spec}",
+                found.dtype, found.shape
+            )))
+        };
+        let groups = in_dims / group_size;
+        let affine = spec.mode == QuantMode::Affine;
+        let scales_fit = if affine {
+            self.scales.dtype.dtype().is_some_and(DType::is_float)
+        } else {
+            self.scales.dtype == TensorType::U8
+        };
+        fit("weight", self.weight, row_bits / 32, true)?;
+        fit("scales", self.scales, groups, scales_fit)?;
+        match self.biases {
+            Some(biases) if affine => fit("biases", biases, groups, biases.dtype == self.scales.dtype),
+            None if affine => Err(LmError::Weights(format!("{path}.biases is missing for {spec}"))),
+            Some(_) => Err(LmError::Weights(format!(
+                "{path}.biases is there, {spec} has none"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

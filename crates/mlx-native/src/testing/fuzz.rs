@@ -1,0 +1,30 @@
+//! What the fuzz targets run: each takes any bytes, and must neither panic nor take memory without bound.
+
+/// Opens `data` as a safetensors file and reads the bytes of every tensor that it is said to hold.
+#[doc(hidden)]
+pub fn fuzz_safetensors(data: &[u8]) {
+    let Ok(file) = crate::weights::SafetensorsFile::from_bytes("fuzz", data.to_vec()) else {
+        return;
+    };
+    let mut total = 0;
+    for (name, info) in file.tensors() {
+        let bytes = file.bytes(name).map_or(0, <[u8]>::len);
+        assert_eq!(
+            bytes,
+            info.element_count() * info.dtype.size_of(),
+            "tensor {name:?}"
+        );
+        total += bytes;
+    }
+    assert!(
+        total <= data.len(),
+        "tensors of {total} bytes in a file of {}",
+        data.len()
+    );
+}
+
+/// Reads the signatures out of `data` as a Metal text.
+#[doc(hidden)]
+pub fn fuzz_msl(data: &[u8]) {
+    let _ = crate::kernel::msl::parse(&String::from_utf8_lossy(data));
+}
