@@ -302,12 +302,13 @@ impl<'a> Macros<'a> {
         while at < body.len() {
             let token = &body[at];
             let function_like = definition.parameters.is_some();
-            if token.is("#") && function_like {
-                if let Some(p) = body.get(at + 1).and_then(|t| definition.parameter(t)) {
-                    out.push((place(stringify(&arguments[p], token)), None));
-                    at += 2;
-                    continue;
-                }
+            if token.is("#")
+                && function_like
+                && let Some(p) = body.get(at + 1).and_then(|t| definition.parameter(t))
+            {
+                out.push((place(stringify(&arguments[p], token)), None));
+                at += 2;
+                continue;
             }
             if token.is("##") && !out.is_empty() && at + 1 < body.len() {
                 let right = match definition.parameter(&body[at + 1]) {

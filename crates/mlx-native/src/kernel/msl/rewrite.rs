@@ -301,11 +301,9 @@ impl Rewriter<'_, '_> {
         let mut starts_statement = false;
         let mut at = range.start;
         while at < range.end {
-            if starts_statement {
-                if let Some(end) = self.threadgroup_variable(at) {
-                    at = end;
-                    continue;
-                }
+            if starts_statement && let Some(end) = self.threadgroup_variable(at) {
+                at = end;
+                continue;
             }
             let token = &self.s.tokens[at];
             starts_statement = token.kind == Kind::Pragma || token.is("{") || token.is("}") || token.is(";");

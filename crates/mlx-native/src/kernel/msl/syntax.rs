@@ -184,10 +184,12 @@ impl<'a> Syntax<'a> {
                 start = at + 1;
             } else if let Some(close) = self.closer(at) {
                 at = close;
-            } else if self.is(at, "<") && at > range.start && self.tokens[at - 1].is_ident() {
-                if let Some(end) = self.angle_end(at).filter(|e| *e <= range.end) {
-                    at = end - 1;
-                }
+            } else if self.is(at, "<")
+                && at > range.start
+                && self.tokens[at - 1].is_ident()
+                && let Some(end) = self.angle_end(at).filter(|e| *e <= range.end)
+            {
+                at = end - 1;
             }
             at += 1;
         }
