@@ -47,7 +47,6 @@ pub(super) struct Log {
     /// Bytes of threadgroup memory that pipelines declare, by name.
     pub static_memory: HashMap<String, usize>,
     pub simd_width: Option<usize>,
-    pub archives_in_memory: usize,
 }
 
 pub(super) struct Recording {

@@ -43,21 +43,16 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-<<<<<<< HEAD
 #[cfg_attr(
     not(feature = "emulator"),
     allow(unused_imports, reason = "for devices that compile the text")
 )]
 pub(crate) use declarations::{Builtin, ParameterKind};
 use declarations::{Instantiation, KernelDefinition};
-=======
 #[cfg(any(target_vendor = "apple", test))]
 pub(crate) use only::only;
 #[cfg(any(target_vendor = "apple", test))]
 pub(crate) use reach::{Reach, reach};
-
-use declarations::{Instantiation, KernelDefinition, ParameterKind};
->>>>>>> ccb25a6 (Metal: the device over a thin layer of Objective-C, its logic tested against a recording stand-in)
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use syntax::{Item, Syntax};

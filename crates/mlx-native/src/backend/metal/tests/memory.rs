@@ -154,7 +154,7 @@ fn a_map_longer_than_a_buffer_is_bound_by_segments() {
 #[test]
 fn weights_are_resident_up_to_the_share_asked_for() {
     let mut small = facts();
-    small.recommended_working_set = 800 * PAGE / 100;
+    small.recommended_working_set = 9 * PAGE;
     let b = Bench::with(small.clone(), |_| ());
     let pages = Pages::new(8);
     let _scratch = b.floats(100);
