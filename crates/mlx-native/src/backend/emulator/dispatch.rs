@@ -310,7 +310,7 @@ impl Run<'_, '_> {
             Schedule::Reverse => count - 1 - n,
             Schedule::Random(seed) => {
                 // Steps of a length coprime to the count visit every group once.
-                let mut step = seed % count | 1;
+                let mut step = (seed % count) | 1;
                 while gcd(step, count) != 1 {
                     step += 2;
                 }

@@ -103,6 +103,10 @@ pub struct Emulator {
     cache: PathBuf,
     prelude_key: String,
     kernels: Mutex<HashMap<u128, Arc<LoadedKernel>>>,
+    #[allow(
+        clippy::vec_box,
+        reason = "an engine is handed about, and is large on some machines"
+    )]
     idle: Mutex<Vec<Box<Engine>>>,
 }
 

@@ -258,6 +258,29 @@ fn every_text_is_msl_3_1_and_states_its_launch() {
     }
 }
 
+/// In the emulator memory is flat, on a GPU it is not: a pointer without its `device` compiles there and not here.
+#[cfg(feature = "emulator")]
+#[test]
+fn pointers_stay_in_their_address_space() {
+    use crate::backend::emulator::{Emulator, EmulatorSettings};
+    let emulator = Emulator::new(&EmulatorSettings {
+        clang: None,
+        cache_dir: std::env::temp_dir().join("mlx-native-metal-lint"),
+    })
+    .expect("the emulator's tests need clang");
+    let registry = KernelRegistry::new();
+    let mut texts = BTreeMap::new();
+    for name in registry.names() {
+        let source = registry.kernel(name).unwrap().source;
+        texts.insert(source.raw().to_owned(), (name.to_owned(), source));
+    }
+    for (name, source) in texts.values() {
+        let findings = emulator.lint(source.flat().unwrap(), name).unwrap();
+        let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert_eq!(findings, [""; 0], "the text of {name}");
+    }
+}
+
 #[test]
 fn foreign_words_are_found() {
     let text = "#include <metal_stdlib>\n#include <metal_tensor>\n// goto\n/* new */ double x = a / b; auto f = [&]() {};";
