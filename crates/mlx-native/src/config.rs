@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::backend::cpu::Isa;
+use crate::backend::metal::CommandBounds;
 
 /// Settings for [`MlxDevice::with_config`](crate::MlxDevice::with_config). The default suits almost everybody.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,58 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// `emulator`: how kernels are compiled and scheduled.
     pub emulator: EmulatorConfig,
+    /// `metal`: memory, command buffers, traces.
+    pub metal: MetalConfig,
+}
+
+/// Settings of the `metal` device.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MetalConfig {
+    /// Compile kernels with fast math: NaN and infinity lose their meaning. The kernels are proven without.
+    pub fast_math: bool,
+    /// Keep compiled kernels in [`Config::cache_dir`].
+    pub archives: bool,
+    /// The most bytes to allocate; `None` = the working set that the system recommends. Mapped files do not count.
+    pub memory_limit: Option<usize>,
+    /// Share of the recommended working set, in percent (0 to 75), up to which mapped weights are in a residency set, which
+    /// makes a commit cheaper (macOS 15). 0 = no residency set.
+    pub resident_percent: u8,
+    /// Ask the system to keep the residency set in memory also when nothing runs: wired memory. Off, because wired memory
+    /// has brought whole machines down.
+    pub wired: bool,
+    /// Bounds of command buffers; `None` = those of the GPU's class.
+    pub bounds: Option<CommandBounds>,
+    /// Take the GPU for one of this architecture (`applegpu_g13g`) in tables of thresholds, for tests.
+    pub architecture: Option<String>,
+    /// Write a trace of the GPU's work.
+    pub trace: Option<MetalTrace>,
+}
+
+/// A trace to be opened in Xcode. The process needs `METAL_CAPTURE_ENABLED=1` in its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetalTrace {
+    /// Where to write it; ends in `.gputrace`, and nothing may be there.
+    pub path: PathBuf,
+    /// The first commit to trace, counted from 0 since the device was opened; empty commits do not count.
+    pub first: u64,
+    /// How many commits to trace, at least one.
+    pub count: u64,
+}
+
+impl Default for MetalConfig {
+    fn default() -> Self {
+        MetalConfig {
+            fast_math: false,
+            archives: true,
+            memory_limit: None,
+            resident_percent: 50,
+            wired: false,
+            bounds: None,
+            architecture: None,
+            trace: None,
+        }
+    }
 }
 
 /// Settings of the `emulator` device.

@@ -152,9 +152,13 @@ impl MlxDevice {
             }
         };
         tracing::debug!(kind = %kind, name = backend.name(), "device opened");
-        Ok(MlxDevice {
+        Ok(Self::of(backend))
+    }
+
+    pub(crate) fn of(backend: Arc<dyn Backend>) -> Self {
+        MlxDevice {
             shared: Arc::new(DeviceRef { backend }),
-        })
+        }
     }
 
     /// A new encoder: one list of work.
@@ -288,6 +292,12 @@ fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
     ))
 }
 
+#[cfg(target_vendor = "apple")]
+fn metal(config: &Config) -> Result<Arc<dyn Backend>> {
+    crate::backend::metal::open(config)
+}
+
+#[cfg(not(target_vendor = "apple"))]
 fn metal(_config: &Config) -> Result<Arc<dyn Backend>> {
     Err(MlxError::DeviceNotFound(
         "metal: no Metal GPU device, Metal exists on Apple systems only".to_owned(),

@@ -53,7 +53,7 @@ pub mod weights;
 pub use backend::cpu::Isa;
 pub use buffer::{Allocation, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
-pub use config::{Config, EmulatorConfig, Schedule};
+pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
 pub use device::{DeviceKind, DeviceRef, MlxDevice};
 pub use dtype::DType;
 pub use encoder::{

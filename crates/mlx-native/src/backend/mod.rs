@@ -39,6 +39,7 @@ pub mod cpu;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub(crate) mod host;
+pub mod metal;
 pub(crate) mod null;
 mod submission;
 
@@ -115,6 +116,8 @@ pub struct Limits {
     pub max_working_set: Option<usize>,
     /// Lanes of a simdgroup.
     pub simd_width: u32,
+    /// What kind of GPU it is, for tables of thresholds; `None` where it is none of Apple's.
+    pub gpu: Option<metal::GpuArchitecture>,
 }
 
 /// Memory of a device that the host can address.

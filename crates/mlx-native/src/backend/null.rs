@@ -31,6 +31,7 @@ impl NullBackend {
                 max_buffer_len: physical_memory().unwrap_or(usize::MAX),
                 max_working_set: physical_memory(),
                 simd_width: 32,
+                gpu: None,
             },
         }
     }

@@ -61,7 +61,7 @@ impl AffineFormat {
     /// [`MlxError::InvalidArgument`] when `k` is 0 or no multiple of the group size.
     pub fn groups(self, k: usize) -> Result<usize> {
         let group = self.group_size as usize;
-        if k == 0 || k % group != 0 {
+        if k == 0 || !k.is_multiple_of(group) {
             return invalid!("affine format: a row of {k} elements is no multiple of group_size {group}");
         }
         Ok(k / group)
@@ -100,7 +100,7 @@ pub struct Quantized<S> {
 /// [`MlxError::InvalidArgument`] when `k` is no multiple of the group size, or `values` no multiple of `k`.
 pub fn quantize<S: Element>(values: &[S], k: usize, format: AffineFormat) -> Result<Quantized<S>> {
     let groups = format.groups(k)?;
-    if values.len() % k != 0 {
+    if !values.len().is_multiple_of(k) {
         return invalid!("quantize: {} values are no whole rows of {k}", values.len());
     }
     let rows = values.len() / k;

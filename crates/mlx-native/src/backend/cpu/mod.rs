@@ -63,6 +63,7 @@ impl CpuBackend {
             max_buffer_len: physical_memory().unwrap_or(usize::MAX),
             max_working_set: physical_memory(),
             simd_width: 32,
+            gpu: None,
         };
         Ok(CpuBackend {
             pool: Pool::shared(threads)?,

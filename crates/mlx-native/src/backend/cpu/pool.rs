@@ -45,6 +45,7 @@ impl Failure {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "nearly all steps are of the large kind")]
 enum Step {
     Run(Resolved),
     Barrier,

@@ -76,6 +76,7 @@ impl EmulatorBackend {
             max_buffer_len: physical_memory().unwrap_or(usize::MAX),
             max_working_set: physical_memory(),
             simd_width: abi::SIMD_WIDTH as u32,
+            gpu: None,
         };
         Ok(Self {
             emulator,

@@ -66,6 +66,18 @@ pub(crate) fn evaluate<'a>(
     Ok(value != 0)
 }
 
+/// The value of an expression without names.
+#[cfg(any(target_vendor = "apple", test))]
+pub(super) fn value(tokens: &[Token<'_>]) -> Option<i64> {
+    let mut parser = Expression {
+        tokens,
+        at: 0,
+        line: 0,
+    };
+    let value = parser.ternary(0).ok()?;
+    (parser.at == tokens.len()).then_some(value)
+}
+
 fn number<'a>(at: &Token<'a>, value: bool) -> Token<'a> {
     Token {
         kind: Kind::Number,

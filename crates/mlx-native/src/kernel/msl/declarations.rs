@@ -150,7 +150,7 @@ pub(crate) fn kernel(s: &Syntax<'_>, item: &Item) -> Result<KernelDefinition, Ms
 }
 
 /// The function's name: the identifier before its parameter list (and before explicit template arguments).
-fn name_before(s: &Syntax<'_>, paren: usize, start: usize) -> Result<usize, MslError> {
+pub(super) fn name_before(s: &Syntax<'_>, paren: usize, start: usize) -> Result<usize, MslError> {
     let mut at = paren;
     let mut depth = 0i32;
     while at > start {

@@ -12,6 +12,7 @@
 //! | brackets, attributes, items of a scope | `syntax.rs` |
 //! | kernels, parameters, instantiations, function constants | `declarations.rs` |
 //! | [`parse`] | this file |
+//! | a text with one kernel, and what of a text a kernel uses | `only.rs`, `reach.rs` |
 //! | [`rewrite::rewrite`] | `rewrite.rs`, `emit.rs` |
 //!
 //! The text may come from a user at run time, so everything here is total: hostile text gives an [`MslError`], in time
@@ -28,7 +29,11 @@ mod declarations;
 mod emit;
 mod lexer;
 mod macros;
+#[cfg(any(target_vendor = "apple", test))]
+mod only;
 mod preprocess;
+#[cfg(any(target_vendor = "apple", test))]
+mod reach;
 #[cfg_attr(
     not(feature = "emulator"),
     allow(dead_code, reason = "only devices that compile the text need it")
@@ -44,6 +49,10 @@ mod tests;
 )]
 pub(crate) use declarations::{Builtin, ParameterKind};
 use declarations::{Instantiation, KernelDefinition};
+#[cfg(any(target_vendor = "apple", test))]
+pub(crate) use only::only;
+#[cfg(any(target_vendor = "apple", test))]
+pub(crate) use reach::{Reach, reach};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use syntax::{Item, Syntax};
