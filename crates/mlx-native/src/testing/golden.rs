@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::Tensor;
-use crate::dtype::DType;
+use crate::weights::SafetensorsFile;
 
 /// One case of a golden file.
 #[derive(Debug, Clone)]
@@ -26,20 +25,18 @@ impl Golden {
     #[must_use]
     pub fn load(op: &str) -> Vec<Golden> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{op}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a golden file has a header");
-        let metadata = header.metadata().as_ref().expect("a golden file has metadata");
-        let file = SafeTensors::deserialize(&bytes).expect("a golden file is sound");
+        let file = SafetensorsFile::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let metadata = file.metadata();
         let all: Vec<Golden> = (0..)
             .map_while(|i| metadata.get(&format!("case{i}")).map(|text| (i, text)))
             .map(|(i, text)| {
                 let prefix = format!("case{i}.");
                 let tensors = file
-                    .iter()
-                    .filter_map(|(name, view)| {
-                        let dtype = dtype_of(view.dtype());
-                        let tensor = Tensor::from_bytes(dtype, view.shape(), view.data().to_vec());
-                        Some((name.strip_prefix(&prefix)?.to_owned(), tensor))
+                    .tensors()
+                    .filter_map(|(name, info)| {
+                        let dtype = info.dtype.dtype().expect("a golden file holds what buffers hold");
+                        let bytes = file.bytes(name).expect("a golden file is sound").to_vec();
+                        Some((name.strip_prefix(&prefix)?.to_owned(), Tensor::from_bytes(dtype, &info.shape, bytes)))
                     })
                     .collect();
                 Golden {
@@ -71,15 +68,5 @@ impl Golden {
     pub fn u32(&self, name: &str) -> u32 {
         let value = self.params[name].as_u64().and_then(|v| u32::try_from(v).ok());
         value.unwrap_or_else(|| panic!("no parameter {name}: {}", self.params))
-    }
-}
-
-fn dtype_of(dtype: Dtype) -> DType {
-    match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        Dtype::U32 => DType::U32,
-        other => panic!("a golden file holds {other:?}"),
     }
 }

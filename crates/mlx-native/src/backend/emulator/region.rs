@@ -134,6 +134,13 @@ impl Region {
             self.guarded += 1;
         }
     }
+
+    /// The lane whose stack's guard contains `address`.
+    pub fn overflowed(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.base.as_ptr() as usize + HEADER_BYTES);
+        let lane = offset / STACK_BYTES;
+        (lane < self.guarded && offset % STACK_BYTES < GUARD_BYTES).then_some(lane)
+    }
 }
 
 impl Drop for Region {
