@@ -5,14 +5,18 @@
 //! - [`DecoderConfig`] is the shape of a model, made from `config.json` by its family, of which [`families`] lists all;
 //! - [`QuantizationConfig`] says how each weight is packed;
 //! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
-//! - [`Sampler`] chooses the next token.
+//! - [`Sampler`] chooses the next token;
+//! - [`Model`] opens all of it on a device, [`Decoder`] is the network, [`generate()`] continues a prompt.
 
 pub mod config;
 mod detokenizer;
 mod error;
 pub mod families;
 mod folder;
+mod generate;
 mod json;
+mod model;
+mod open;
 mod quantization;
 mod rope;
 mod sampling;
@@ -22,7 +26,10 @@ pub use config::{Activation, ConfigFile, DecoderConfig, GenerationConfig};
 pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};
 pub use folder::ModelFolder;
+pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::Fields;
+pub use model::{Decoder, KvCache};
+pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
 pub use sampling::{Sampler, SamplingParams};

@@ -56,11 +56,11 @@ impl Table {
     fn multiply(&self, r: &mut Recorder<'_>, x: &MlxBuffer, y: &MlxBuffer, m: u32, n: u32, k: u32) -> Result<()> {
         match self {
             Table::Dense(weight) => {
-                let params = MatmulParams { m, n, k, transpose: 1 };
+                let params = MatmulParams { m, n, k, transpose: true };
                 matmul(r.encoder, r.registry, r.device, x, weight, y, &params)?;
             }
             Table::Quantized(q) => {
-                let params = QuantizedMatmulParams { m, n, k, group_size: q.group_size, bits: q.bits, transpose: 1 };
+                let params = QuantizedMatmulParams { m, n, k, group_size: q.group_size, bits: q.bits, transpose: true };
                 quantized_matmul(r.encoder, r.registry, r.device, x, &q.weight, &q.scales, &q.biases, y, &params)?;
             }
         }
