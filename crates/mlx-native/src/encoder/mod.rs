@@ -476,8 +476,8 @@ impl CommandEncoder {
                 _ => {}
             }
         }
-        if bound != pipeline.declared() {
-            let missing = (pipeline.declared() & !bound).trailing_zeros();
+        if pipeline.required() & !bound != 0 {
+            let missing = (pipeline.required() & !bound).trailing_zeros();
             return invalid!("{name}: argument {missing} is not bound");
         }
         self.check_launch(name, request)?;

@@ -82,8 +82,9 @@ pub struct ComputePipelineState(Arc<ComputePipelineStateRef>);
 pub struct ComputePipelineStateRef {
     kernel: Kernel,
     constants: Constants,
-    /// Bit `i` is set when argument `i` is declared; the second mask: when the kernel may write it.
+    /// Bit `i` is set when argument `i` is declared; when it must be bound; when the kernel may write it.
     declared: u64,
+    required: u64,
     written: u64,
     pub(crate) body: Arc<dyn PipelineBody>,
     max_threads: u32,
@@ -98,9 +99,12 @@ impl ComputePipelineState {
         max_threads: u32,
         domain: u64,
     ) -> Self {
-        let (mut declared, mut written) = (0u64, 0u64);
+        let (mut declared, mut required, mut written) = (0u64, 0u64, 0u64);
         for binding in &kernel.signature.bindings {
             declared |= 1 << (binding.index & 63);
+            if !binding.optional {
+                required |= 1 << (binding.index & 63);
+            }
             if binding.access == Access::ReadWrite {
                 written |= 1 << (binding.index & 63);
             }
@@ -113,6 +117,7 @@ impl ComputePipelineState {
             kernel,
             constants,
             declared,
+            required,
             written,
             body,
             max_threads,
@@ -154,6 +159,11 @@ impl ComputePipelineStateRef {
     /// Bit mask of the declared argument indices.
     pub(crate) fn declared(&self) -> u64 {
         self.declared
+    }
+
+    /// Bit mask of the arguments that must be bound: all but those that a function constant may leave out.
+    pub(crate) fn required(&self) -> u64 {
+        self.required
     }
 
     /// Bit mask of the arguments the kernel may write.

@@ -2,8 +2,8 @@
 //!
 //! [`parse`] reads the signatures out of a `.metal` text: which kernels it has, under which host names, with which
 //! bindings, threadgroup arguments and function constants. Pure Rust, the same on every machine; this is where the
-//! registry and the encoder learn which buffers a kernel writes. [`rewrite`] turns the same text into C++ that a host
-//! compiler accepts (for the emulator; the seam for other targets is [`rewrite::Target`]).
+//! registry and the encoder learn which buffers a kernel writes. The module `rewrite` turns the same text into C++ that a host
+//! compiler accepts (for the emulator; the seam for other targets is `rewrite::Target`).
 //!
 //! | step | file |
 //! |---|---|
@@ -12,8 +12,12 @@
 //! | brackets, attributes, items of a scope | `syntax.rs` |
 //! | kernels, parameters, instantiations, function constants | `declarations.rs` |
 //! | [`parse`] | this file |
+<<<<<<< HEAD
 //! | a text with one kernel, and what of a text a kernel uses | `only.rs`, `reach.rs` |
 //! | [`rewrite::rewrite`] | `rewrite.rs`, `emit.rs` |
+=======
+//! | `rewrite::rewrite` | `rewrite.rs`, `emit.rs` |
+>>>>>>> emulator
 //!
 //! The text may come from a user at run time, so everything here is total: hostile text gives an [`MslError`], in time
 //! near linear in its length and with bounded recursion.
