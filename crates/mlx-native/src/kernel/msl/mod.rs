@@ -12,12 +12,8 @@
 //! | brackets, attributes, items of a scope | `syntax.rs` |
 //! | kernels, parameters, instantiations, function constants | `declarations.rs` |
 //! | [`parse`] | this file |
-<<<<<<< HEAD
 //! | a text with one kernel, and what of a text a kernel uses | `only.rs`, `reach.rs` |
-//! | [`rewrite::rewrite`] | `rewrite.rs`, `emit.rs` |
-=======
 //! | `rewrite::rewrite` | `rewrite.rs`, `emit.rs` |
->>>>>>> emulator
 //!
 //! The text may come from a user at run time, so everything here is total: hostile text gives an [`MslError`], in time
 //! near linear in its length and with bounded recursion.
