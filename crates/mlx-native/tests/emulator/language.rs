@@ -81,8 +81,8 @@ fn bfloat_rounds_to_nearest_even() {
     // Ties, NaN, infinity, overflow.
     let special = [
         1.0f32,
-        1.00390625,
-        1.01171875,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
         f32::NAN,
         f32::INFINITY,
         f32::MAX,
