@@ -1,5 +1,7 @@
 //! Host cost of recording one dispatch, on the device that runs nothing. `cargo bench -p mlx-native --bench record`
 
+#![allow(missing_docs, reason = "made by a macro")]
+
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

@@ -202,10 +202,9 @@ fn foreign(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let plain = without_comments(text);
     for line in plain.lines().map(str::trim).filter(|l| l.starts_with('#')) {
-        if let Some((_, name)) = line.split_once('<').filter(|_| line.contains("include")) {
-            if !HEADERS.contains(&name.trim_end_matches('>').trim()) {
-                found.push(line.to_owned());
-            }
+        let included = line.split_once('<').filter(|_| line.contains("include"));
+        if included.is_some_and(|(_, name)| !HEADERS.contains(&name.trim_end_matches('>').trim())) {
+            found.push(line.to_owned());
         }
     }
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
