@@ -44,9 +44,15 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
-    sdpa,
-    softmax,
+    copy,
+    embedding,
+    kv_append,
     matmul,
     quantized_embedding,
     quantized_matmul,
+    rms_norm,
+    rope,
+    sdpa,
+    silu_mul,
+    softmax,
 }

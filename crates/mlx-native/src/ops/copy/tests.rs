@@ -1,0 +1,136 @@
+//! Cases of `copy`.
+
+use half::{bf16, f16};
+
+use super::{CopyParams, copy};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+
+const ALL: [DType; 7] =
+    [DType::F32, DType::F16, DType::BF16, DType::U8, DType::U16, DType::U32, DType::I32];
+
+#[derive(Debug)]
+struct CopyCase {
+    from: DType,
+    to: DType,
+    n_elements: u32,
+}
+
+/// Ties to even in f16 and bf16, what overflows or just does not, subnormals, infinities, NaN.
+const EDGES: [f32; 20] = [
+    0.0,
+    -0.0,
+    1.000_488_3,
+    1.001_464_8,
+    1.003_906_3,
+    1.011_718_8,
+    65_504.0,
+    65_519.0,
+    65_520.0,
+    -70_000.0,
+    f32::MAX,
+    f32::MIN,
+    5.96e-8,
+    2.98e-8,
+    8.94e-8,
+    1e-40,
+    3e-39,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+];
+
+impl Case for CopyCase {
+    fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        let shape = [self.n_elements as usize];
+        if self.from == self.to {
+            // Any bits, NaN among them.
+            let bytes = (0..shape[0] * self.from.size_of()).map(|_| rng.bits() as u8).collect();
+            return vec![Tensor::from_bytes(self.from, &shape, bytes)];
+        }
+        let value = |i: usize| EDGES.get(i).copied().unwrap_or_else(|| rng.normal() * 100.0);
+        let values: Vec<f32> = (0..shape[0]).map(value).collect();
+        vec![Tensor::from_f32(self.from, &shape, &values)]
+    }
+
+    fn outputs(&self) -> Outputs {
+        vec![(self.to, vec![self.n_elements as usize])]
+    }
+
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let round = |v: f64| match self.to {
+            DType::F16 => f16::from_f64(v).to_f64(),
+            DType::BF16 => bf16::from_f64(v).to_f64(),
+            _ => v,
+        };
+        vec![inputs[0].to_f64().into_iter().map(round).collect()]
+    }
+
+    fn encode(&self, c: &mut Context<'_>) -> Result<()> {
+        let params = CopyParams { n_elements: self.n_elements };
+        copy(c.encoder, c.registry, c.device, &c.inputs[0], &c.outputs[0], &params)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::EXACT
+    }
+
+    fn is_small(&self) -> bool {
+        self.n_elements <= 5000
+    }
+
+    fn cost(&self) -> Option<(f64, f64)> {
+        let bytes = (self.from.size_of() + self.to.size_of()) as f64;
+        (!self.is_small()).then_some((f64::from(self.n_elements) * bytes, 0.0))
+    }
+}
+
+pub(crate) fn suite() -> Suite {
+    let mut pairs: Vec<_> = ALL.iter().map(|&d| (d, d)).collect();
+    let casts = FLOATS.iter().flat_map(|&from| FLOATS.iter().map(move |&to| (from, to)));
+    pairs.extend(casts.filter(|(from, to)| from != to));
+    let sizes = [1, 7, 33, 65, 1026, 40_001];
+    let case = |(from, to), n_elements| Box::new(CopyCase { from, to, n_elements }) as Box<dyn Case>;
+    Suite {
+        op: &super::OP,
+        cases: pairs.into_iter().flat_map(|pair| sizes.map(|n| case(pair, n))).collect(),
+        random: |rng| {
+            let (from, to) = (rng.pick(FLOATS), rng.pick(FLOATS));
+            Box::new(CopyCase { from, to, n_elements: rng.range(1, 3000) as u32 })
+        },
+    }
+}
+
+#[cfg(test)]
+mod refusals {
+    use super::*;
+    use crate::testing::{Bench, assert_invalid};
+
+    #[test]
+    fn each_names_the_parameter() {
+        let mut b = Bench::new();
+        let (x, y) = (b.buffer(DType::F32, &[8]), b.buffer(DType::F32, &[8]));
+        let (small, ints) = (b.buffer(DType::BF16, &[4]), b.buffer(DType::U32, &[8]));
+        let inside = x.view(4, DType::F32, vec![4]).unwrap();
+        let mut run =
+            |x, o, n_elements| copy(&mut b.encoder, &mut b.registry, &b.device, x, o, &CopyParams { n_elements });
+        assert!(run(&x, &y, 8).is_ok());
+        assert_invalid(run(&x, &y, 0), &["n_elements"]);
+        assert_invalid(run(&x, &ints, 8), &["x is f32", "output is u32"]);
+        assert_invalid(run(&small, &y, 8), &["x holds 8 bytes", "bf16"]);
+        assert_invalid(run(&x, &small, 8), &["output holds 8 bytes"]);
+        assert_invalid(run(&x, &inside, 2), &["output", "x", "share"]);
+    }
+
+    #[test]
+    fn equal_dtypes_keep_every_bit() {
+        let mut b = Bench::new();
+        let (mut x, y) = (b.buffer(DType::F32, &[3]), b.buffer(DType::F32, &[3]));
+        let bits = [0x7FA0_1234u32, 0x8000_0000, 0xFFFF_FFFF];
+        x.write(0, &bits).unwrap();
+        copy(&mut b.encoder, &mut b.registry, &b.device, &x, &y, &CopyParams { n_elements: 3 }).unwrap();
+        b.encoder.commit_and_wait().unwrap();
+        assert_eq!(y.read::<u32>().unwrap(), bits);
+    }
+}

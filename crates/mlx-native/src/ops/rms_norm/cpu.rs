@@ -1,0 +1,100 @@
+//! Bodies of `rms_norm` for the CPU. Both kernels have the same one: rows are shared among the parts.
+
+use super::{HAS_WEIGHT, RmsNormParams};
+use crate::backend::cpu::vector::Vectorised;
+use crate::backend::cpu::{Element, Launch, Output, part_range};
+
+/// Elements that are widened to f32 at a time.
+const CHUNK: usize = 512;
+/// Elements below which rows are not worth another thread.
+const GRANULE: usize = 8192;
+/// Independent sums of squares: as many as the widest vectors hold.
+const LANES: usize = 16;
+
+pub(super) fn rms_norm<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
+    let p: RmsNormParams = launch.params(3);
+    let (x, output) = (launch.output::<T>(0), launch.output::<T>(2));
+    let weight = launch.flag(HAS_WEIGHT).then(|| launch.input::<T>(1));
+    let dim = p.dim as usize;
+    for row in part_range(p.rows as usize, (GRANULE / dim.max(1)).max(1), part, parts) {
+        let start = row * dim;
+        // SAFETY: this row is only this part's, in `output` and in `x`, which may be `output`.
+        unsafe {
+            let mean = sum_of_squares(launch, x, start, dim) / p.dim as f32;
+            normalise(launch, x, weight, output, start, dim, 1.0 / (mean + p.eps).sqrt());
+        }
+    }
+}
+
+/// # Safety
+/// Nobody may write these elements of `x` meanwhile.
+unsafe fn sum_of_squares<T: Element>(launch: &Launch<'_>, x: Output<'_, T>, start: usize, dim: usize) -> f32 {
+    let (mut values, mut sums) = ([0.0; CHUNK], [0.0; LANES]);
+    for done in (0..dim).step_by(CHUNK) {
+        let values = &mut values[..CHUNK.min(dim - done)];
+        // SAFETY: by the caller's word.
+        unsafe { x.load(start + done, values) };
+        launch.isa().run(AddSquares { values, sums: &mut sums });
+    }
+    // By halves, as a tree.
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+    }
+    sums[0]
+}
+
+/// # Safety
+/// Only the caller may use these elements of `x` and of `output`.
+unsafe fn normalise<T: Element>(
+    launch: &Launch<'_>,
+    x: Output<'_, T>,
+    weight: Option<&[T]>,
+    output: Output<'_, T>,
+    start: usize,
+    dim: usize,
+    inverse: f32,
+) {
+    let (mut values, mut factors) = ([0.0; CHUNK], [0.0; CHUNK]);
+    for done in (0..dim).step_by(CHUNK) {
+        let len = CHUNK.min(dim - done);
+        let (values, factors) = (&mut values[..len], &mut factors[..len]);
+        // SAFETY: by the caller's word.
+        unsafe {
+            x.load(start + done, values);
+            values.iter_mut().for_each(|v| *v *= inverse);
+            output.store(start + done, values);
+            if let Some(weight) = weight {
+                // The normalised value is rounded first.
+                output.load(start + done, values);
+                T::widen(&weight[done..done + len], factors);
+                values.iter_mut().zip(factors).for_each(|(v, w)| *v *= *w);
+                output.store(start + done, values);
+            }
+        }
+    }
+}
+
+struct AddSquares<'a> {
+    values: &'a [f32],
+    sums: &'a mut [f32; LANES],
+}
+
+impl Vectorised for AddSquares<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let mut sums = *self.sums;
+        let (whole, rest) = self.values.as_chunks::<LANES>();
+        for chunk in whole {
+            for (sum, v) in sums.iter_mut().zip(chunk) {
+                *sum += v * v;
+            }
+        }
+        for (sum, v) in sums.iter_mut().zip(rest) {
+            *sum += v * v;
+        }
+        *self.sums = sums;
+    }
+}

@@ -1,0 +1,178 @@
+//! Cases of `rms_norm`.
+
+use super::{RmsNormParams, rms_norm};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+
+/// What the rows hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rows {
+    Normal,
+    /// Multiples of (7, 1, 5, 5): the root of the mean is exact, so that both roundings can be held to the bit.
+    Exact,
+    /// NaN in the first row, infinity in the second, zeros in the third.
+    Special,
+}
+
+#[derive(Debug)]
+struct RmsNormCase {
+    dtype: DType,
+    has_weight: bool,
+    params: RmsNormParams,
+    contents: Rows,
+}
+
+/// The nearest value of `dtype`.
+fn round(dtype: DType, v: f64) -> f64 {
+    Tensor::from_f32(dtype, &[1], &[v as f32]).to_f64()[0]
+}
+
+impl Case for RmsNormCase {
+    fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        let (rows, dim) = (self.params.rows as usize, self.params.dim as usize);
+        let mut x: Vec<f32> = (0..rows * dim).map(|_| rng.normal() * 3.0).collect();
+        match self.contents {
+            Rows::Normal => {}
+            Rows::Exact => {
+                let sign = |bits: u32| if bits & 1 == 0 { 1.0 } else { -1.0 };
+                x.iter_mut().zip([7.0, 1.0, 5.0, 5.0].iter().cycle()).for_each(|(x, v)| *x = v * sign(rng.bits()));
+            }
+            Rows::Special => {
+                x[0] = f32::NAN;
+                x[2 * dim - 1] = f32::INFINITY;
+                x[2 * dim..3 * dim].fill(0.0);
+            }
+        }
+        let mut inputs = vec![Tensor::from_f32(self.dtype, &[rows, dim], &x)];
+        if self.has_weight {
+            inputs.push(Tensor::random(self.dtype, &[dim], rng));
+        }
+        inputs
+    }
+
+    fn outputs(&self) -> Outputs {
+        vec![(self.dtype, vec![self.params.rows as usize, self.params.dim as usize])]
+    }
+
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let dim = self.params.dim as usize;
+        let weight = inputs.get(1).map(Tensor::to_f64);
+        let row = |x: &[f64]| {
+            let mean = x.iter().map(|v| v * v).sum::<f64>() / dim as f64;
+            let inverse = 1.0 / (mean + f64::from(self.params.eps)).sqrt();
+            let normalised = x.iter().map(|v| round(self.dtype, v * inverse));
+            match &weight {
+                Some(w) => normalised.zip(w).map(|(v, w)| self.last_rounding(v * w)).collect::<Vec<_>>(),
+                None => normalised.collect(),
+            }
+        };
+        vec![inputs[0].to_f64().chunks(dim).flat_map(row).collect()]
+    }
+
+    fn encode(&self, c: &mut Context<'_>) -> Result<()> {
+        rms_norm(c.encoder, c.registry, c.device, &c.inputs[0], c.inputs.get(1), &c.outputs[0], &self.params)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        if self.contents == Rows::Exact && self.dtype != DType::F32 {
+            return Tolerance::EXACT;
+        }
+        // f32 sums and the root: 1e-6. In 16 bits a normalised value that is off by so little may round to the neighbour,
+        // two half units away, before the product is rounded by half a unit; twice that for subnormals times a weight.
+        let rounding = Tolerance::one_rounding(self.dtype);
+        Tolerance { absolute: rounding.absolute * 8.0, relative: rounding.relative * 3.01 + 1e-6 }
+    }
+
+    fn is_small(&self) -> bool {
+        self.params.rows * self.params.dim <= 6000
+    }
+
+    fn cost(&self) -> Option<(f64, f64)> {
+        let n = f64::from(self.params.rows) * f64::from(self.params.dim);
+        (!self.is_small()).then_some((n * 2.0 * self.dtype.size_of() as f64, n * 4.0))
+    }
+}
+
+impl RmsNormCase {
+    /// The product with the weight: rounded where the result must be equal, as it is where a tolerance allows for it.
+    fn last_rounding(&self, v: f64) -> f64 {
+        if self.contents == Rows::Exact { round(self.dtype, v) } else { v }
+    }
+}
+
+pub(crate) fn suite() -> Suite {
+    // rows, dim; up to 256 a simdgroup does a row, beyond a threadgroup.
+    let shapes = [
+        (1, 1),
+        (3, 7),
+        (9, 33),
+        (8, 64),
+        (17, 65),
+        (5, 128),
+        (2, 256),
+        (1, 257),
+        (3, 513),
+        (1, 1024),
+        (1, 4099),
+        (1, 5120),
+        (64, 1024),
+        (2048, 128),
+    ];
+    let mut cases: Vec<Box<dyn Case>> = Vec::new();
+    for &dtype in FLOATS {
+        for has_weight in [true, false] {
+            let case = |rows, dim, eps, contents| {
+                let params = RmsNormParams { rows, dim, eps };
+                Box::new(RmsNormCase { dtype, has_weight, params, contents })
+            };
+            for (rows, dim) in shapes {
+                cases.push(case(rows, dim, 1e-5, Rows::Normal));
+            }
+            for dim in [64, 260] {
+                cases.push(case(2, dim, 0.0, Rows::Exact));
+                cases.push(case(3, dim, 1e-6, Rows::Special));
+            }
+        }
+    }
+    Suite {
+        op: &super::OP,
+        cases,
+        random: |rng| {
+            let dim = if rng.range(0, 1) == 0 { rng.range(1, 256) } else { rng.range(257, 900) };
+            let params = RmsNormParams { rows: rng.range(1, 6) as u32, dim: dim as u32, eps: 1e-6 };
+            let has_weight = rng.range(0, 2) > 0;
+            Box::new(RmsNormCase { dtype: rng.pick(FLOATS), has_weight, params, contents: Rows::Normal })
+        },
+    }
+}
+
+#[cfg(test)]
+mod refusals {
+    use super::*;
+    use crate::testing::{Bench, assert_invalid};
+
+    #[test]
+    fn each_names_the_parameter() {
+        let mut b = Bench::new();
+        let (x, w) = (b.buffer(DType::F32, &[3, 4]), b.buffer(DType::F32, &[4]));
+        let (half, big) = (b.buffer(DType::F16, &[12]), b.buffer(DType::F32, &[16]));
+        let late = big.view(16, DType::F32, vec![12]).unwrap();
+        let ok = RmsNormParams { rows: 3, dim: 4, eps: 1e-5 };
+        let mut run = |x, w, o, p| rms_norm(&mut b.encoder, &mut b.registry, &b.device, x, w, o, &p);
+        assert!(run(&x, Some(&w), &x, ok).is_ok(), "in place is fine");
+        assert!(run(&x, None, &big, ok).is_ok(), "no weight, too large an output");
+        assert_invalid(run(&x, None, &x, RmsNormParams { rows: 0, ..ok }), &["rows"]);
+        assert_invalid(run(&x, None, &x, RmsNormParams { dim: 0, ..ok }), &["dim"]);
+        for eps in [-1e-5, f32::NAN, f32::INFINITY] {
+            assert_invalid(run(&x, None, &x, RmsNormParams { eps, ..ok }), &["eps"]);
+        }
+        assert_invalid(run(&x, Some(&half), &x, ok), &["weight", "f16", "f32"]);
+        assert_invalid(run(&x, Some(&w), &half, ok), &["output", "f16", "f32"]);
+        assert_invalid(run(&w, None, &x, ok), &["x holds 16 bytes"]);
+        assert_invalid(run(&x, None, &w, ok), &["output holds 16 bytes"]);
+        assert_invalid(run(&x, Some(&w), &x, RmsNormParams { rows: 1, dim: 8, ..ok }), &["weight holds 16 bytes"]);
+        assert_invalid(run(&x, Some(&x), &x, ok), &["output", "weight", "share"]);
+        assert_invalid(run(&big, None, &late, ok), &["output", "x", "share"]);
+    }
+}

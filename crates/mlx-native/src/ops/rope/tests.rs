@@ -1,0 +1,268 @@
+//! Cases of `rope`.
+
+use super::{RopeParams, rope};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+
+/// How `x` and `output` lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Layout {
+    /// Both `[n_heads, seq_len, head_dim]`.
+    Dense,
+    /// From a projection `[seq_len, n_heads, head_dim]` into a cache of this capacity, from its start on.
+    IntoCache(u32),
+}
+
+#[derive(Debug)]
+struct RopeCase {
+    dtype: DType,
+    has_freqs: bool,
+    layout: Layout,
+    params: RopeParams,
+}
+
+impl RopeCase {
+    /// Elements from one head, and from one position, to the next: of `x`, of the output.
+    fn strides(&self) -> [[usize; 2]; 2] {
+        let p = &self.params;
+        let (heads, seq, dim) = (p.n_heads as usize, p.seq_len as usize, p.head_dim as usize);
+        match self.layout {
+            Layout::Dense => [[seq * dim, dim]; 2],
+            Layout::IntoCache(capacity) => [[dim, heads * dim], [capacity as usize * dim, dim]],
+        }
+    }
+
+    fn output_shape(&self) -> Vec<usize> {
+        let p = &self.params;
+        let positions = match self.layout {
+            Layout::Dense => p.seq_len,
+            Layout::IntoCache(capacity) => capacity,
+        };
+        vec![p.n_heads as usize, positions as usize, p.head_dim as usize]
+    }
+
+    /// Frequencies in f32: from the base by f64, or as reciprocals of those given.
+    fn frequencies(&self, inputs: &[Tensor]) -> Vec<f32> {
+        let pairs = self.params.dims / 2;
+        if self.has_freqs {
+            return inputs[1].to_f64().into_iter().map(|f| 1.0 / f as f32).collect();
+        }
+        let power = |i| f64::from(self.params.base).powf(-2.0 * f64::from(i) / f64::from(self.params.dims));
+        (0..pairs).map(|i| power(i) as f32).collect()
+    }
+}
+
+impl Case for RopeCase {
+    fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        let p = &self.params;
+        let shape = [p.n_heads as usize * p.seq_len as usize * p.head_dim as usize];
+        let mut inputs = vec![Tensor::random(self.dtype, &shape, rng)];
+        if self.has_freqs {
+            let pairs = p.dims as usize / 2;
+            let freqs: Vec<f32> =
+                (0..pairs).map(|i| (i as f32 * 9.0 / pairs as f32).exp() * (1.5 + rng.signed())).collect();
+            inputs.push(Tensor::from_f32(DType::F32, &[pairs], &freqs));
+        }
+        inputs
+    }
+
+    fn outputs(&self) -> Outputs {
+        vec![(self.dtype, self.output_shape())]
+    }
+
+    fn before(&self, rng: &mut Rng) -> Option<Vec<Tensor>> {
+        (self.layout != Layout::Dense).then(|| vec![Tensor::random(self.dtype, &self.output_shape(), rng)])
+    }
+
+    /// Angles are the f32 products that define them; their sines and cosines, and the rotation, are f64.
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let p = &self.params;
+        let x = inputs[0].to_f64();
+        let mut output = match self.layout {
+            Layout::Dense => vec![0.0; x.len()],
+            Layout::IntoCache(_) => inputs[inputs.len() - 1].to_f64(),
+        };
+        let ([x_strides, out_strides], frequencies) = (self.strides(), self.frequencies(inputs));
+        let (dim, dims) = (p.head_dim as usize, p.dims as usize);
+        for head in 0..p.n_heads as usize {
+            for t in 0..p.seq_len as usize {
+                let from = &x[head * x_strides[0] + t * x_strides[1]..][..dim];
+                let to = &mut output[head * out_strides[0] + t * out_strides[1]..][..dim];
+                to[dims..].copy_from_slice(&from[dims..]);
+                for (i, frequency) in frequencies.iter().enumerate() {
+                    let angle = (p.offset + t as u32) as f32 * p.scale * frequency;
+                    let (sin, cos) = f64::from(angle).sin_cos();
+                    let (a, b) = if p.traditional == 1 { (2 * i, 2 * i + 1) } else { (i, i + dims / 2) };
+                    to[a] = from[a] * cos - from[b] * sin;
+                    to[b] = from[a] * sin + from[b] * cos;
+                }
+            }
+        }
+        vec![output]
+    }
+
+    fn encode(&self, c: &mut Context<'_>) -> Result<()> {
+        let freqs = self.has_freqs.then(|| &c.inputs[1]);
+        rope(c.encoder, c.registry, c.device, &c.inputs[0], freqs, &c.outputs[0], &self.params)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        // Values up to 4 times a sine that is off by 2.4e-7 at most, and two products; they may cancel.
+        Tolerance::accumulated(self.dtype, 3e-6)
+    }
+
+    fn is_small(&self) -> bool {
+        self.params.n_heads * self.params.seq_len * self.params.head_dim <= 5000
+    }
+
+    fn cost(&self) -> Option<(f64, f64)> {
+        let p = &self.params;
+        let n = f64::from(p.n_heads * p.seq_len * p.head_dim);
+        (!self.is_small()).then_some((n * 2.0 * self.dtype.size_of() as f64, n * 3.0))
+    }
+}
+
+/// A rotation of dense heads by base 10000, all features.
+fn params(n_heads: u32, seq_len: u32, head_dim: u32, offset: u32) -> RopeParams {
+    RopeParams {
+        n_heads,
+        seq_len,
+        head_dim,
+        dims: head_dim,
+        traditional: 0,
+        base: 10_000.0,
+        scale: 1.0,
+        offset,
+        x_head_stride: 0,
+        x_seq_stride: 0,
+        out_head_stride: 0,
+        out_seq_stride: 0,
+    }
+}
+
+fn case(dtype: DType, has_freqs: bool, layout: Layout, mut p: RopeParams) -> Box<dyn Case> {
+    if has_freqs {
+        p.base = 0.0;
+    }
+    if let Layout::IntoCache(capacity) = layout {
+        (p.x_head_stride, p.x_seq_stride) = (p.head_dim, p.n_heads * p.head_dim);
+        (p.out_head_stride, p.out_seq_stride) = (capacity * p.head_dim, p.head_dim);
+    }
+    Box::new(RopeCase { dtype, has_freqs, layout, params: p })
+}
+
+pub(crate) fn suite() -> Suite {
+    let mut cases = Vec::new();
+    for &dtype in FLOATS {
+        for traditional in [0, 1] {
+            let with = |n_heads, seq_len, head_dim, offset| RopeParams {
+                traditional,
+                ..params(n_heads, seq_len, head_dim, offset)
+            };
+            cases.extend([
+                case(dtype, false, Layout::Dense, with(1, 1, 2, 0)),
+                case(dtype, false, Layout::Dense, with(3, 7, 6, 5)),
+                case(dtype, false, Layout::Dense, with(5, 1, 64, 1000)),
+                case(dtype, false, Layout::Dense, RopeParams { dims: 32, ..with(3, 3, 80, 33) }),
+                case(dtype, false, Layout::Dense, RopeParams { dims: 20, ..with(2, 3, 65, 7) }),
+                case(dtype, false, Layout::Dense, RopeParams { scale: 0.25, base: 1e6, ..with(7, 2, 96, 65) }),
+                // Far out, where a sine without full reduction has nothing left.
+                case(dtype, false, Layout::Dense, RopeParams { base: 1e6, ..with(1, 3, 128, 120_000) }),
+                case(dtype, false, Layout::Dense, RopeParams { scale: 1000.0, ..with(1, 2, 64, 1 << 24) }),
+                case(dtype, true, Layout::Dense, with(2, 7, 66, 30_000)),
+                case(dtype, true, Layout::Dense, RopeParams { dims: 64, scale: 0.5, ..with(9, 1, 128, 3) }),
+                case(dtype, false, Layout::IntoCache(9), with(3, 5, 66, 11)),
+                case(dtype, true, Layout::IntoCache(33), RopeParams { dims: 48, ..with(8, 1, 64, 31) }),
+            ]);
+        }
+        cases.push(case(dtype, false, Layout::IntoCache(512), params(16, 256, 128, 0)));
+    }
+    Suite {
+        op: &super::OP,
+        cases,
+        random: |rng| {
+            let head_dim = 2 * rng.range(1, 40) as u32;
+            let (heads, seq_len) = (rng.range(1, 9) as u32, rng.range(1, 6) as u32);
+            let p = RopeParams {
+                dims: 2 * rng.range(1, head_dim as usize / 2) as u32,
+                traditional: rng.range(0, 1) as u32,
+                base: rng.pick(&[10_000.0, 500_000.0, 7.0]),
+                scale: rng.pick(&[1.0, 0.125, 1.7]),
+                ..params(heads, seq_len, head_dim, rng.range(0, 5000) as u32)
+            };
+            let layout = rng.pick(&[Layout::Dense, Layout::IntoCache(7)]);
+            case(rng.pick(FLOATS), rng.range(0, 1) == 1, layout, p)
+        },
+    }
+}
+
+#[cfg(test)]
+mod refusals {
+    use super::*;
+    use crate::testing::{Bench, assert_invalid};
+
+    #[test]
+    fn each_names_the_parameter() {
+        let mut b = Bench::new();
+        let (x, y) = (b.buffer(DType::F32, &[2, 3, 8]), b.buffer(DType::F32, &[48]));
+        let (half, small) = (b.buffer(DType::F16, &[48]), b.buffer(DType::F32, &[47]));
+        let (freqs, few) = (b.buffer(DType::F32, &[4]), b.buffer(DType::F32, &[3]));
+        let late = x.view(32, DType::F32, vec![40]).unwrap();
+        let one = RopeParams { n_heads: 1, ..params(2, 3, 8, 0) };
+        let ok = params(2, 3, 8, 0);
+        let mut run = |x, f, o, p| rope(&mut b.encoder, &mut b.registry, &b.device, x, f, o, &p);
+        assert!(run(&x, None, &x, ok).is_ok(), "in place is fine");
+        assert!(run(&x, Some(&freqs), &y, RopeParams { base: 0.0, ..ok }).is_ok());
+        for (name, p) in [
+            ("n_heads", RopeParams { n_heads: 0, ..ok }),
+            ("seq_len", RopeParams { seq_len: 0, ..ok }),
+            ("head_dim", RopeParams { head_dim: 0, ..ok }),
+            ("dims", RopeParams { dims: 0, ..ok }),
+            ("dims", RopeParams { dims: 3, ..ok }),
+            ("dims", RopeParams { dims: 10, ..ok }),
+            ("dims", RopeParams { head_dim: 4096, dims: 2050, ..ok }),
+            ("traditional", RopeParams { traditional: 2, ..ok }),
+            ("base", RopeParams { base: 0.0, ..ok }),
+            ("base", RopeParams { base: f32::NAN, ..ok }),
+            ("scale", RopeParams { scale: f32::INFINITY, ..ok }),
+            ("offset", RopeParams { offset: u32::MAX - 2, ..ok }),
+            ("seq_len", RopeParams { seq_len: 1 << 31, ..ok }),
+            ("out_seq_stride", RopeParams { out_head_stride: 24, out_seq_stride: 7, ..ok }),
+            ("out_head_stride", RopeParams { out_head_stride: 23, out_seq_stride: 8, ..ok }),
+            ("out_head_stride", RopeParams { out_seq_stride: 8, ..one.with_heads(2) }),
+        ] {
+            assert_invalid(run(&x, None, &y, p), &[name]);
+        }
+        assert_invalid(run(&x, Some(&freqs), &y, ok), &["base", "freqs"]);
+        let by_freqs = RopeParams { base: 0.0, ..ok };
+        assert_invalid(run(&x, Some(&half), &y, by_freqs), &["freqs", "f16"]);
+        assert_invalid(run(&x, Some(&few), &y, by_freqs), &["freqs holds 12 bytes"]);
+        assert_invalid(run(&x, None, &half, ok), &["output", "f16", "f32"]);
+        assert_invalid(run(&small, None, &y, ok), &["x holds 188 bytes"]);
+        assert_invalid(run(&x, None, &small, ok), &["output holds 188 bytes"]);
+        assert_invalid(run(&x, None, &late, one), &["output", "x", "share"]);
+        let turned = RopeParams { out_head_stride: 8, out_seq_stride: 16, ..ok };
+        assert_invalid(run(&x, None, &x, turned), &["output is x", "strides"]);
+    }
+
+    impl RopeParams {
+        fn with_heads(self, n_heads: u32) -> Self {
+            RopeParams { n_heads, ..self }
+        }
+    }
+
+    #[test]
+    fn in_place_equals_out_of_place() {
+        let mut b = Bench::new();
+        let (mut x, y) = (b.buffer(DType::F32, &[3, 5, 34]), b.buffer(DType::F32, &[3, 5, 34]));
+        let values: Vec<f32> = (0..510).map(|i| i as f32 * 0.01 - 2.0).collect();
+        x.write(0, &values).unwrap();
+        let p = RopeParams { dims: 30, ..params(3, 5, 34, 9) };
+        rope(&mut b.encoder, &mut b.registry, &b.device, &x, None, &y, &p).unwrap();
+        rope(&mut b.encoder, &mut b.registry, &b.device, &x, None, &x, &p).unwrap();
+        b.encoder.commit_and_wait().unwrap();
+        assert_eq!(x.read::<f32>().unwrap(), y.read::<f32>().unwrap());
+        assert_ne!(x.read::<f32>().unwrap(), values);
+    }
+}
