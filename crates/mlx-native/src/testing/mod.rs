@@ -22,7 +22,7 @@ pub use fuzz::{fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;
-pub use tensor::Tensor;
+pub use tensor::{Tensor, rounded};
 
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;

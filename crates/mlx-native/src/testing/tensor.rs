@@ -5,6 +5,31 @@ use half::{bf16, f16};
 use super::Rng;
 use crate::dtype::DType;
 
+/// The value of `dtype` nearest to `v`, ties to even: written from the formats' definition, for references.
+///
+/// (`bf16::from_f64` of the `half` crate looks at the upper 32 bits only, and takes some values just above a tie for one.)
+#[must_use]
+pub fn rounded(dtype: DType, v: f64) -> f64 {
+    // Bits of precision, exponents of the smallest normal number and of the largest.
+    let (precision, lowest, highest) = match dtype {
+        DType::F16 => (11, -14, 15),
+        DType::BF16 => (8, -126, 127),
+        DType::F32 => (24, -126, 127),
+        // Integers have nothing to round.
+        _ => return v,
+    };
+    if v == 0.0 || !v.is_finite() {
+        return v;
+    }
+    let exponent = ((v.to_bits() >> 52 & 0x7FF) as i32 - 1023).max(lowest);
+    let unit = 2f64.powi(exponent - precision + 1);
+    let nearest = (v / unit).round_ties_even() * unit;
+    if nearest.abs() >= 2f64.powi(highest + 1) {
+        return f64::INFINITY.copysign(v);
+    }
+    nearest
+}
+
 /// A dense tensor: dtype, shape, bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
@@ -140,5 +165,44 @@ impl Tensor {
             .iter()
             .map(|b| u32::from_le_bytes(*b))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_agrees_with_the_half_crate_from_f32() {
+        let mut rng = Rng::new(3);
+        let fixed = [
+            0.0,
+            -0.0,
+            65_519.0,
+            65_520.0,
+            2.98e-8,
+            2.980_233e-8,
+            f32::MAX,
+            1e-45,
+            f32::INFINITY,
+        ];
+        for v in fixed
+            .into_iter()
+            .chain((0..100_000).map(|_| f32::from_bits(rng.bits())))
+        {
+            let same = |ours: f64, theirs: f64| ours == theirs || ours.is_nan() && theirs.is_nan();
+            let wide = f64::from(v);
+            assert!(same(rounded(DType::F32, wide), wide), "{v:e}");
+            assert!(
+                same(rounded(DType::F16, wide), f16::from_f32(v).to_f64()),
+                "{v:e}"
+            );
+            assert!(
+                same(rounded(DType::BF16, wide), bf16::from_f32(v).to_f64()),
+                "{v:e}"
+            );
+        }
+        let just_above_a_tie = 103.25 + 2f64.powi(-17);
+        assert_eq!(rounded(DType::BF16, just_above_a_tie), 103.5);
     }
 }

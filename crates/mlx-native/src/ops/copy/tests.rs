@@ -1,11 +1,9 @@
 //! Cases of `copy`.
 
-use half::{bf16, f16};
-
 use super::{CopyParams, copy};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
 
 const ALL: [DType; 7] =
     [DType::F32, DType::F16, DType::BF16, DType::U8, DType::U16, DType::U32, DType::I32];
@@ -59,11 +57,7 @@ impl Case for CopyCase {
     }
 
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
-        let round = |v: f64| match self.to {
-            DType::F16 => f16::from_f64(v).to_f64(),
-            DType::BF16 => bf16::from_f64(v).to_f64(),
-            _ => v,
-        };
+        let round = |v: f64| rounded(self.to, v);
         vec![inputs[0].to_f64().into_iter().map(round).collect()]
     }
 

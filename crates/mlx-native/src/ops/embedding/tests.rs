@@ -1,11 +1,9 @@
 //! Cases of `embedding`.
 
-use half::{bf16, f16};
-
 use super::{EmbeddingParams, embedding};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
 
 #[derive(Debug)]
 struct EmbeddingCase {
@@ -43,11 +41,7 @@ impl Case for EmbeddingCase {
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
         let (ids, table) = (inputs[0].to_u32(), inputs[1].to_f64());
         let dim = self.params.embed_dim as usize;
-        let round = |v: f64| match self.output {
-            DType::F16 => f16::from_f64(v).to_f64(),
-            DType::BF16 => bf16::from_f64(v).to_f64(),
-            _ => v,
-        };
+        let round = |v: f64| rounded(self.output, v);
         let row = |id: u32| match table.get(id as usize * dim..(id as usize + 1) * dim) {
             Some(row) => row.iter().map(|v| round(*v)).collect(),
             None => vec![0.0; dim],

@@ -3,7 +3,7 @@
 use super::{RmsNormParams, rms_norm};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
 
 /// What the rows hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,11 +21,6 @@ struct RmsNormCase {
     has_weight: bool,
     params: RmsNormParams,
     contents: Rows,
-}
-
-/// The nearest value of `dtype`.
-fn round(dtype: DType, v: f64) -> f64 {
-    Tensor::from_f32(dtype, &[1], &[v as f32]).to_f64()[0]
 }
 
 impl Case for RmsNormCase {
@@ -61,7 +56,7 @@ impl Case for RmsNormCase {
         let row = |x: &[f64]| {
             let mean = x.iter().map(|v| v * v).sum::<f64>() / dim as f64;
             let inverse = 1.0 / (mean + f64::from(self.params.eps)).sqrt();
-            let normalised = x.iter().map(|v| round(self.dtype, v * inverse));
+            let normalised = x.iter().map(|v| rounded(self.dtype, v * inverse));
             match &weight {
                 Some(w) => normalised.zip(w).map(|(v, w)| self.last_rounding(v * w)).collect::<Vec<_>>(),
                 None => normalised.collect(),
@@ -97,7 +92,7 @@ impl Case for RmsNormCase {
 impl RmsNormCase {
     /// The product with the weight: rounded where the result must be equal, as it is where a tolerance allows for it.
     fn last_rounding(&self, v: f64) -> f64 {
-        if self.contents == Rows::Exact { round(self.dtype, v) } else { v }
+        if self.contents == Rows::Exact { rounded(self.dtype, v) } else { v }
     }
 }
 
