@@ -13,6 +13,8 @@ pub(super) const MAX_ROWS: usize = 8;
 const CLAIM: usize = 32;
 /// Rows of the weight whose scales are widened at a time.
 const BATCH: usize = 4;
+/// Values of `x` in a block, at most.
+const BLOCK_VALUES: usize = 8192;
 
 thread_local! {
     /// Widened rows of `x`, and behind them the scales and biases of a batch of rows.
@@ -24,37 +26,43 @@ type Sums = [[f32; CLAIM]; MAX_ROWS];
 /// The share of one part in `output = x · Wᵀ`, up to [`MAX_ROWS`] rows of `x`.
 pub(super) fn gemv<T: Widen, S: Widen, B: Width>(launch: &Launch<'_>, a: &Args<'_, T, S>) {
     let (groups, row_words) = (a.k / a.group_size, a.k * B::BITS / 32);
-    assert!(a.m <= MAX_ROWS && a.k % a.group_size == 0 && a.group_size % 32 == 0);
+    assert!(a.m <= MAX_ROWS && a.k % a.group_size == 0 && a.group_size % 32 == 0 && a.group_size <= 128);
     assert!(a.x.len() >= a.m * a.k && a.weight.len() >= a.n * row_words);
     assert!(a.scales.len() >= a.n * groups && a.biases.len() >= a.n * groups);
     let claim = if a.is_small() { a.n } else { CLAIM };
+    let blocks = Blocks::new(a.m, a.k);
     SCRATCH.with_borrow_mut(|scratch| {
-        let size = a.m * a.k + 2 * BATCH * groups;
-        if scratch.len() < size {
-            scratch.resize(size, 0.0);
+        let (x_size, wide_size) = (blocks.count() * blocks.size(), 2 * BATCH * (blocks.len / a.group_size + 1));
+        if scratch.len() < x_size + wide_size {
+            scratch.resize(x_size + wide_size, 0.0);
         }
-        let (x, scales) = scratch.split_at_mut(a.m * a.k);
+        let (x, wide) = scratch.split_at_mut(x_size);
         let mut is_arranged = false;
         while let Some(claim) = launch.next_chunk(a.n, claim) {
             if !is_arranged {
-                // SAFETY: the launch's level is there; a row is a multiple of 32, both slices have `m` rows.
-                unsafe { arrange::<T, B>(launch.isa(), &a.x[..a.m * a.k], x) };
+                blocks.arrange::<T, B>(launch, a.x, x);
                 is_arranged = true;
             }
             for first in claim.clone().step_by(CLAIM) {
                 let last = claim.end.min(first + CLAIM);
-                let dots = Dots {
-                    x,
-                    k: a.k,
-                    group_size: a.group_size,
-                    weight: &a.weight[first * row_words..last * row_words],
-                    scales: &a.scales[first * groups..last * groups],
-                    biases: &a.biases[first * groups..last * groups],
-                    count: last - first,
-                };
                 let mut sums = [[0.0; CLAIM]; MAX_ROWS];
-                // SAFETY: the launch's level is there; the slices are cut as `dots` wants them.
-                unsafe { dots_on::<S, B>(launch.isa(), a.m, &dots, scales, &mut sums) };
+                for (block, x) in x.chunks_exact(blocks.size()).enumerate() {
+                    let start = block * blocks.len;
+                    let dots = Dots {
+                        x,
+                        pitch: blocks.pitch(),
+                        len: blocks.len.min(a.k - start),
+                        group_size: a.group_size,
+                        weight: &a.weight[first * row_words + start * B::BITS / 32..last * row_words],
+                        row_words,
+                        scales: &a.scales[first * groups + start / a.group_size..last * groups],
+                        biases: &a.biases[first * groups + start / a.group_size..last * groups],
+                        row_groups: groups,
+                        count: last - first,
+                    };
+                    // SAFETY: the launch's level is there; the slices are cut as `dots` wants them.
+                    unsafe { dots_on::<S, B>(launch.isa(), a.m, &dots, wide, &mut sums) };
+                }
                 for (row, sums) in sums.iter().take(a.m).enumerate() {
                     // SAFETY: this part claimed these columns.
                     unsafe { a.output.store(row * a.n + first, &sums[..last - first]) };
@@ -64,15 +72,62 @@ pub(super) fn gemv<T: Widen, S: Widen, B: Width>(launch: &Launch<'_>, a: &Args<'
     });
 }
 
-/// Rows of a packed weight against rows of `x`.
-struct Dots<'a, S> {
-    /// `m` rows, arranged for the width of the codes.
-    x: &'a [f32],
+/// K in blocks whose rows of `x` fit into the first-level cache together. Sums of blocks are added up in order.
+struct Blocks {
+    m: usize,
     k: usize,
+    /// Elements of a block, but for the last one: a multiple of every group size.
+    len: usize,
+}
+
+impl Blocks {
+    fn new(m: usize, k: usize) -> Self {
+        Blocks { m, k, len: (BLOCK_VALUES / m / 128 * 128).min(k) }
+    }
+
+    fn count(&self) -> usize {
+        self.k.div_ceil(self.len)
+    }
+
+    /// Distance of the rows of a block: not a power of two, so that they do not compete for the same cache sets.
+    fn pitch(&self) -> usize {
+        self.len + 16
+    }
+
+    /// Distance of the blocks.
+    fn size(&self) -> usize {
+        self.m * self.pitch()
+    }
+
+    /// Widens `x`, `[m, k]`, into blocks.
+    fn arrange<T: Widen, B: Width>(&self, launch: &Launch<'_>, x: &[T], out: &mut [f32]) {
+        for (block, out) in out.chunks_exact_mut(self.size()).enumerate() {
+            let start = block * self.len;
+            let len = self.len.min(self.k - start);
+            for (row, out) in out.chunks_exact_mut(self.pitch()).enumerate() {
+                let x = &x[row * self.k + start..][..len];
+                // SAFETY: the launch's level is there; a block is a multiple of 32, and both slices are that long.
+                unsafe { arrange::<T, B>(launch.isa(), x, &mut out[..len]) };
+            }
+        }
+    }
+}
+
+/// Rows of a packed weight against rows of `x`, over one block of K.
+struct Dots<'a, S> {
+    /// `m` rows, `pitch` apart, arranged for the width of the codes.
+    x: &'a [f32],
+    pitch: usize,
+    /// Elements of the block: whole groups.
+    len: usize,
     group_size: usize,
+    /// The block in the first row; rows are `row_words` apart.
     weight: &'a [u32],
+    row_words: usize,
+    /// Of the block in the first row; rows are `row_groups` apart.
     scales: &'a [S],
     biases: &'a [S],
+    row_groups: usize,
     /// Rows of the weight, up to `CLAIM`.
     count: usize,
 }
@@ -109,21 +164,24 @@ unsafe fn all_rows<V: Codes, S: Widen, B: Width, const M: usize, const R: usize,
     wide: &mut [f32],
     sums: &mut Sums,
 ) {
-    let groups = dots.k / dots.group_size;
+    let groups = dots.len / dots.group_size;
     // SAFETY: the caller's word.
     unsafe {
         for first in (0..dots.count).step_by(BATCH) {
             let last = dots.count.min(first + BATCH);
             let (scales, biases) = wide.split_at_mut(BATCH * groups);
-            widen::<V, S>(&dots.scales[first * groups..last * groups], scales);
-            widen::<V, S>(&dots.biases[first * groups..last * groups], biases);
+            for row in first..last {
+                let (at, to) = (row * dots.row_groups, (row - first) * groups);
+                widen::<V, S>(&dots.scales[at..at + groups], &mut scales[to..to + groups]);
+                widen::<V, S>(&dots.biases[at..at + groups], &mut biases[to..to + groups]);
+            }
             let mut row = first;
             while row + R <= last {
-                some_rows::<V, S, B, M, R, U>(dots, row, first, scales, biases, sums);
+                some_rows::<V, S, B, M, R, U>(dots, row, row - first, scales, biases, sums);
                 row += R;
             }
             while row < last {
-                some_rows::<V, S, B, M, 1, U>(dots, row, first, scales, biases, sums);
+                some_rows::<V, S, B, M, 1, U>(dots, row, row - first, scales, biases, sums);
                 row += 1;
             }
         }
@@ -142,28 +200,25 @@ unsafe fn widen<V: Vector, S: Widen>(source: &[S], target: &mut [f32]) {
     }
 }
 
-/// `R` rows of the weight from `row` on; `scales` and `biases` begin with those of row `wide_row`. What is added when
-/// depends on `M` and `U` only, not on `R`.
+/// `R` rows of the weight from `row` on; of which it is number `in_batch` in `scales` and `biases`. What is
+/// added when depends on `M` and `U` only, not on `R`.
 #[inline(always)]
 unsafe fn some_rows<V: Codes, S: Widen, B: Width, const M: usize, const R: usize, const U: usize>(
     dots: &Dots<'_, S>,
     row: usize,
-    wide_row: usize,
+    in_batch: usize,
     scales: &[f32],
     biases: &[f32],
     sums: &mut Sums,
 ) {
-    let (k, group_size) = (dots.k, dots.group_size);
-    let groups = k / group_size;
-    let row_bytes = k * B::BITS / 8;
+    let group_size = dots.group_size;
+    let groups = dots.len / group_size;
+    let row_bytes = dots.row_words * 4;
     let x = dots.x.as_ptr();
     // SAFETY: the caller's word: all addresses lie inside the rows; a group is a multiple of 32, so of `U` vectors.
     unsafe {
         let weight = dots.weight.as_ptr().cast::<u8>().add(row * row_bytes);
-        let (scales, biases) = (
-            scales.as_ptr().add((row - wide_row) * groups),
-            biases.as_ptr().add((row - wide_row) * groups),
-        );
+        let (scales, biases) = (scales.as_ptr().add(in_batch * groups), biases.as_ptr().add(in_batch * groups));
         let mut partial = [[[V::splat(0.0); U]; M]; R];
         for group in 0..groups {
             let mut unpack = [B::Of::<V>::new(0.0, 0.0); R];
@@ -177,7 +232,7 @@ unsafe fn some_rows<V: Codes, S: Widen, B: Width, const M: usize, const R: usize
                     for r in 0..R {
                         let w = unpack[r].weights(weight.add(r * row_bytes + at * B::BITS / 8));
                         for i in 0..M {
-                            partial[r][i][u] = w.mul_add(V::load(x.add(i * k + at)), partial[r][i][u]);
+                            partial[r][i][u] = w.mul_add(V::load(x.add(i * dots.pitch + at)), partial[r][i][u]);
                         }
                     }
                 }
@@ -190,7 +245,7 @@ unsafe fn some_rows<V: Codes, S: Widen, B: Width, const M: usize, const R: usize
                 for u in 1..U {
                     sum = sum.add(partial[r][i][u]);
                 }
-                sums[i][row + r] = sum.sum();
+                sums[i][row + r] += sum.sum();
             }
         }
     }
