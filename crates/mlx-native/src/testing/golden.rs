@@ -36,7 +36,10 @@ impl Golden {
                     .filter_map(|(name, info)| {
                         let dtype = info.dtype.dtype().expect("a golden file holds what buffers hold");
                         let bytes = file.bytes(name).expect("a golden file is sound").to_vec();
-                        Some((name.strip_prefix(&prefix)?.to_owned(), Tensor::from_bytes(dtype, &info.shape, bytes)))
+                        Some((
+                            name.strip_prefix(&prefix)?.to_owned(),
+                            Tensor::from_bytes(dtype, &info.shape, bytes),
+                        ))
                     })
                     .collect();
                 Golden {

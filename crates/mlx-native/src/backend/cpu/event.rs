@@ -133,7 +133,10 @@ mod model {
             let (e, w) = (event.clone(), wrote.clone());
             let waiter = thread::spawn(move || {
                 assert_eq!(e.wait_beyond(0), 1);
-                assert!(w.load(Ordering::Relaxed), "what was written before the advance is seen");
+                assert!(
+                    w.load(Ordering::Relaxed),
+                    "what was written before the advance is seen"
+                );
             });
             wrote.store(true, Ordering::Relaxed);
             event.advance();

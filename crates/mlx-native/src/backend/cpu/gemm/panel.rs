@@ -43,7 +43,6 @@ impl<'a> Panel<'a> {
     }
 
     /// The instruction set that may be used to fill it.
-    #[allow(dead_code)] // for sources that dequantise
     pub(crate) fn isa(&self) -> Isa {
         self.kernel.isa
     }

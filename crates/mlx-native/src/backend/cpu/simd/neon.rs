@@ -17,7 +17,7 @@ macro_rules! intrinsics {
 
 /// Four values.
 #[derive(Clone, Copy)]
-pub(crate) struct Neon(float32x4_t);
+pub(crate) struct Neon(pub(crate) float32x4_t);
 
 impl Vector for Neon {
     const LANES: usize = 4;

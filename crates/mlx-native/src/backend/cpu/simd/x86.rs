@@ -17,7 +17,7 @@ macro_rules! intrinsics {
 
 /// Eight values.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(__m256);
+pub(crate) struct Avx2(pub(crate) __m256);
 
 impl Vector for Avx2 {
     const LANES: usize = 8;
@@ -97,7 +97,7 @@ impl Vector for Avx2 {
 
 /// Sixteen values.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512(pub(crate) __m512);
 
 impl Vector for Avx512 {
     const LANES: usize = 16;

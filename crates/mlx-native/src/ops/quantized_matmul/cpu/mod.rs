@@ -1,13 +1,18 @@
 //! Bodies of `quantized_matmul` for the CPU.
 //!
-//! Packed rows are used in place. With few rows of `x` a product is bound by reading the weights once; each thread takes
-//! rows of a transposed weight as they come free. With many, weights are dequantised a block at a time, and the block is
-//! used for all rows of `x`. [`portable`] is the text to read first; the others compute the same with vectors.
+//! Packed rows are used in place. With few rows of `x` a product is bound by reading the weights once: [`gemv`]. With many,
+//! blocks of the weight are dequantised and used for all rows of `x`: [`panels`], and `backend::cpu::gemm` does the rest.
+//! [`codes`] is where codes become weights, for each instruction set.
 
-mod portable;
+mod codes;
+mod gemv;
+mod panels;
+
+use codes::{Eight, Four, Width};
 
 use super::{GROUP_SIZE_CONSTANT, Shape};
-use crate::backend::cpu::{Element, Launch, Output};
+use crate::backend::cpu::simd::Widen;
+use crate::backend::cpu::{Launch, Output, gemm};
 use crate::kernel::ConstantValue;
 
 /// Multiply-adds below which one thread does all: waking others costs more.
@@ -26,15 +31,14 @@ struct Args<'a, T, S> {
     output: Output<'a, T>,
 }
 
-impl<'a, T: Element, S: Element> Args<'a, T, S> {
-    /// Reads the arguments; `None` when this part has nothing to do.
-    fn new(launch: &Launch<'a>, part: usize) -> Option<Self> {
+impl<'a, T: Widen, S: Widen> Args<'a, T, S> {
+    fn new(launch: &Launch<'a>) -> Option<Self> {
         let Some(ConstantValue::U32(group_size)) = launch.constant(GROUP_SIZE_CONSTANT) else {
             launch.fail("the function constant of the group size is missing".to_owned());
             return None;
         };
         let Shape { m, n, k } = launch.params(5);
-        let args = Args {
+        Some(Args {
             m: m as usize,
             n: n as usize,
             k: k as usize,
@@ -44,22 +48,44 @@ impl<'a, T: Element, S: Element> Args<'a, T, S> {
             scales: launch.input(2),
             biases: launch.input(3),
             output: launch.output(4),
-        };
-        let small = args.m * args.n * args.k <= ALONE;
-        (!small || part == 0).then_some(args)
+        })
+    }
+
+    fn is_small(&self) -> bool {
+        self.m * self.n * self.k <= ALONE
+    }
+
+    fn shape(&self) -> gemm::Shape {
+        gemm::Shape { m: self.m, n: self.n, k: self.k }
     }
 }
 
 /// `x · Wᵀ`, W `[n, k]`.
-pub(super) fn transposed<T: Element, S: Element, const BITS: u32>(launch: &Launch<'_>, part: usize, _parts: usize) {
-    if let Some(args) = Args::<T, S>::new(launch, part) {
-        portable::transposed::<T, S, BITS>(launch, &args);
+pub(super) fn transposed<T: Widen, S: Widen, const BITS: u32>(launch: &Launch<'_>, part: usize, parts: usize) {
+    match BITS {
+        4 => transposed_of::<T, S, Four>(launch, part, parts),
+        _ => transposed_of::<T, S, Eight>(launch, part, parts),
+    }
+}
+
+fn transposed_of<T: Widen, S: Widen, B: Width>(launch: &Launch<'_>, part: usize, parts: usize) {
+    let Some(args) = Args::<T, S>::new(launch) else { return };
+    if args.m > gemv::MAX_ROWS {
+        gemm::gemm(launch, parts, args.shape(), args.x, &panels::Columns::<S, B>::new(&args), &args.output);
+    } else if part == 0 || !args.is_small() {
+        gemv::gemv::<T, S, B>(launch, &args);
     }
 }
 
 /// `x · W`, W `[k, n]`.
-pub(super) fn plain<T: Element, S: Element, const BITS: u32>(launch: &Launch<'_>, part: usize, _parts: usize) {
-    if let Some(args) = Args::<T, S>::new(launch, part) {
-        portable::plain::<T, S, BITS>(launch, &args);
+pub(super) fn plain<T: Widen, S: Widen, const BITS: u32>(launch: &Launch<'_>, _part: usize, parts: usize) {
+    match BITS {
+        4 => plain_of::<T, S, Four>(launch, parts),
+        _ => plain_of::<T, S, Eight>(launch, parts),
     }
+}
+
+fn plain_of<T: Widen, S: Widen, B: Width>(launch: &Launch<'_>, parts: usize) {
+    let Some(args) = Args::<T, S>::new(launch) else { return };
+    gemm::gemm(launch, parts, args.shape(), args.x, &panels::Rows::<S, B>::new(&args), &args.output);
 }
