@@ -31,7 +31,7 @@ pub(crate) fn gemv_rows<T: Element, W: Widen>(
     let Shape { m, n, k } = shape;
     assert!(m <= MAX_GEMV_ROWS && x.len() >= m * k && weight.len() >= n * k);
     let is_small = m * n * k < SMALL;
-    if is_small && part > 0 {
+    if is_small && part > 0 || m * n * k == 0 {
         return;
     }
     let block = (BLOCK / m.next_power_of_two().max(2)).min(k.next_multiple_of(MAX_LANES));
