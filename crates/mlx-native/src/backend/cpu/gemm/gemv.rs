@@ -6,8 +6,9 @@ use crate::backend::cpu::{Element, Launch, Output, part_range};
 
 /// Rows of `x`, at most.
 const MAX_GEMV_ROWS: usize = 8;
-/// Values of each row of `x` that are widened at a time. A block's sums are added up in order.
-const BLOCK: usize = 2048;
+/// Values of `x` that are widened at a time, all rows together: they stay in the first-level cache, beside the weights
+/// that stream by. The sums of such a block of K are added up in order.
+const BLOCK: usize = 4096;
 /// Rows of the weight that a part claims at a time.
 const CLAIM: usize = 64;
 /// Columns of a non-transposed weight that a part keeps sums of.
@@ -30,21 +31,23 @@ pub(crate) fn gemv_rows<T: Element, W: Widen>(
     let Shape { m, n, k } = shape;
     assert!(m <= MAX_GEMV_ROWS && x.len() >= m * k && weight.len() >= n * k);
     let is_small = m * n * k < SMALL;
-    if is_small && part > 0 {
+    if is_small && part > 0 || m * n * k == 0 {
         return;
     }
-    let block = BLOCK.min(k.next_multiple_of(MAX_LANES));
-    let mut rows = vec![0.0f32; m * block];
+    let block = (BLOCK / m.next_power_of_two().max(2)).min(k.next_multiple_of(MAX_LANES));
+    // Not a power of two, so that the rows do not compete for the same cache sets.
+    let pitch = block + MAX_LANES;
+    let mut rows = vec![0.0f32; m * pitch];
     let mut widened = usize::MAX;
     while let Some(claim) = launch.next_chunk(n, if is_small { n } else { CLAIM }) {
         for first in claim.clone().step_by(CLAIM) {
             let last = claim.end.min(first + CLAIM);
             let mut sums = [[0.0f32; CLAIM]; MAX_GEMV_ROWS];
-            for start in (0..k).step_by(BLOCK) {
-                let len = BLOCK.min(k - start);
+            for start in (0..k).step_by(block) {
+                let len = block.min(k - start);
                 // One block for all claims where K is that short.
                 if widened != start {
-                    for (i, row) in rows.chunks_exact_mut(block).enumerate() {
+                    for (i, row) in rows.chunks_exact_mut(pitch).enumerate() {
                         T::widen(&x[i * k + start..i * k + start + len], &mut row[..len]);
                         row[len..].fill(0.0);
                     }
@@ -52,7 +55,7 @@ pub(crate) fn gemv_rows<T: Element, W: Widen>(
                 }
                 let args = Dots {
                     x: &rows,
-                    x_pitch: block,
+                    x_pitch: pitch,
                     len,
                     k,
                     weight: &weight[first * k + start..],
