@@ -226,7 +226,7 @@ fn llama3_wavelengths_are_mlx_lm_s() {
     // mlx-lm 0.32.2: Llama3RoPE(16, base=10000, …)._freqs.
     let wanted = [
         1.0,
-        4.091_910_8,
+        4.091_911,
         76.673_85,
         252.982_21,
         800.0,
