@@ -1,1 +1,275 @@
+use serde_json::json;
 
+use super::*;
+use crate::families::{FAMILIES, Family};
+use crate::rope::{RopeScaling, RopeTable};
+
+/// The demo's configuration with some keys replaced.
+fn with(changes: Value) -> ConfigFile {
+    let mut config: Value = serde_json::from_str(mlx_native_demo::CONFIG).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    ConfigFile::parse(config.to_string().as_bytes()).unwrap()
+}
+
+fn read(changes: Value) -> Result<DecoderConfig> {
+    let config = with(changes);
+    (Family::of(&config)?.decoder)(&config)
+}
+
+#[test]
+fn reads_the_demo() {
+    let config = read(json!({})).unwrap();
+    assert_eq!(
+        (config.n_layers, config.hidden_size, config.intermediate_size),
+        (8, 256, 704)
+    );
+    assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (4, 2, 64));
+    assert_eq!(
+        (config.query_width(), config.kv_width(), config.vocab_size),
+        (256, 128, 4096)
+    );
+    assert_eq!((config.rms_norm_eps, config.attention_scale()), (1e-6, 0.125));
+    assert!(config.qk_norm && config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
+    assert_eq!(
+        config.rope.table().unwrap(),
+        RopeTable {
+            base: 10_000.0,
+            scale: 1.0,
+            freqs: None
+        }
+    );
+    assert_eq!(with(json!({})).eos_token_ids().unwrap(), [0]);
+}
+
+#[test]
+fn families_are_found_by_type() {
+    let name = |model_type: &str| Family::of(&with(json!({ "model_type": model_type }))).map(|f| f.name);
+    assert_eq!(name("qwen3").unwrap(), "qwen3");
+    assert_eq!(name("llama").unwrap(), "llama");
+    assert_eq!(name("mistral").unwrap(), "llama");
+    let message = name("gpt-17").unwrap_err().to_string();
+    assert!(
+        message.contains("\"gpt-17\"") && message.contains("iquestcoder, llama, mistral, qwen3, xverse"),
+        "{message}"
+    );
+    assert!(
+        Family::of(&with(json!({"model_type": null})))
+            .unwrap_err()
+            .to_string()
+            .contains("model_type is missing")
+    );
+    assert!(!read(json!({"model_type": "llama"})).unwrap().qk_norm);
+    assert_eq!(FAMILIES.len(), 2);
+}
+
+#[test]
+fn defaults_are_mlx_lm_s() {
+    let config = read(json!({
+        "model_type": "llama", "head_dim": null, "num_key_value_heads": null, "tie_word_embeddings": null,
+        "attention_bias": null, "rope_theta": null, "hidden_act": null,
+    }))
+    .unwrap();
+    assert_eq!(
+        (config.head_dim, config.n_kv_heads, config.rope.theta),
+        (64, 4, 10_000.0)
+    );
+    assert!(config.tie_word_embeddings && !config.attention_bias);
+}
+
+#[test]
+fn absurd_values_are_refused_by_name() {
+    let cases = [
+        (
+            json!({"hidden_size": 0}),
+            "hidden_size: found 0, wanted a whole number from 1 to",
+        ),
+        (json!({"hidden_size": "256"}), "hidden_size: found \"256\""),
+        (json!({"hidden_size": null}), "hidden_size is missing"),
+        (
+            json!({"num_hidden_layers": 1_000_000_000u64}),
+            "num_hidden_layers: found 1000000000",
+        ),
+        (json!({"vocab_size": 1e30}), "vocab_size"),
+        (json!({"vocab_size": 4096.5}), "vocab_size"),
+        (json!({"head_dim": -64}), "head_dim: found -64"),
+        (
+            json!({"head_dim": 63}),
+            "head_dim: found 63, wanted an even number",
+        ),
+        (json!({"head_dim": 16_777_216}), "head_dim"),
+        (
+            json!({"num_attention_heads": 3, "head_dim": null}),
+            "num_attention_heads",
+        ),
+        (
+            json!({"num_key_value_heads": 3}),
+            "num_key_value_heads: found 3, wanted a divisor of num_attention_heads 4",
+        ),
+        (
+            json!({"intermediate_size": [1]}),
+            "intermediate_size: found a list",
+        ),
+        (json!({"rms_norm_eps": -1.0}), "rms_norm_eps"),
+        (json!({"rms_norm_eps": {"__float__": "NaN"}}), "rms_norm_eps"),
+        (
+            json!({"rms_norm_eps": {"__float__": "Infinity"}}),
+            "rms_norm_eps: found inf",
+        ),
+        (json!({"rope_theta": 0}), "rope_theta: found 0"),
+        (
+            json!({"rope_theta": {"__float__": "Infinity"}}),
+            "rope_theta: found inf",
+        ),
+        (
+            json!({"tie_word_embeddings": "yes"}),
+            "tie_word_embeddings: found \"yes\"",
+        ),
+        (json!({"hidden_act": "relu2"}), "hidden_act \"relu2\""),
+        (
+            json!({"layer_types": ["full_attention", "sliding_attention"]}),
+            "sliding_attention",
+        ),
+        (json!({"layer_types": "all"}), "layer_types: found a string"),
+        (
+            json!({"rope_scaling": 4}),
+            "rope_scaling: found 4, wanted an object",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear"}}),
+            "rope_scaling.factor is missing",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": -1}}),
+            "rope_scaling.factor: found -1",
+        ),
+        (
+            json!({"rope_scaling": {"type": "llama3", "factor": 2, "high_freq_factor": 1}}),
+            "rope_scaling.high_freq_factor",
+        ),
+    ];
+    for (changes, wanted) in cases {
+        let message = read(changes.clone()).unwrap_err().to_string();
+        assert!(message.contains(wanted), "{changes}: {message}");
+        assert!(
+            message.contains("config.json: ") && !message.contains('\n'),
+            "{message}"
+        );
+    }
+    for text in ["", "[]", "null", "{", "{\"a\": NaN}"] {
+        assert!(
+            ConfigFile::parse(text.as_bytes())
+                .unwrap_err()
+                .to_string()
+                .starts_with("config.json: "),
+            "{text}"
+        );
+    }
+    let deep = "[".repeat(1_000_000);
+    assert!(ConfigFile::parse(format!("{{\"a\":{deep}").as_bytes()).is_err());
+}
+
+#[test]
+fn rope_scaling_of_every_kind() {
+    let rope = |scaling: Value| read(json!({ "rope_scaling": scaling })).unwrap().rope;
+    assert_eq!(
+        rope(json!({"type": "linear", "factor": 4.0}))
+            .table()
+            .unwrap()
+            .scale,
+        0.25
+    );
+    assert_eq!(
+        rope(json!({"rope_type": "default", "factor": 4.0})).scaling,
+        RopeScaling::Default
+    );
+    assert_eq!(
+        rope(json!({"type": "mrope", "mrope_section": [1, 1, 1]})).scaling,
+        RopeScaling::Default
+    );
+    for (scaling, name) in [
+        (json!({"rope_type": "dynamic", "factor": 2.0}), "dynamic"),
+        (
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}),
+            "yarn",
+        ),
+        (
+            json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0],
+                "original_max_position_embeddings": 4096}),
+            "longrope",
+        ),
+        (json!({"rope_type": "spiral", "factor": 2.0}), "spiral"),
+    ] {
+        let rope = rope(scaling);
+        assert_eq!(rope.scaling.name(), name);
+        let message = rope.table().unwrap_err().to_string();
+        assert!(message.contains(&format!("{name:?}")), "{message}");
+    }
+    // Newer files nest everything.
+    let nested =
+        read(json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}))
+            .unwrap();
+    assert_eq!(
+        (nested.rope.theta, nested.rope.scaling),
+        (5e5, RopeScaling::Default)
+    );
+}
+
+#[test]
+fn llama3_wavelengths_are_mlx_lm_s() {
+    let config = read(
+        json!({"head_dim": 16, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+    );
+    let freqs = config.unwrap().rope.table().unwrap().freqs.unwrap();
+    // mlx-lm 0.32.2: Llama3RoPE(16, base=10000, …)._freqs.
+    let wanted = [
+        1.0,
+        4.091_911,
+        76.673_85,
+        252.982_21,
+        800.0,
+        2529.822,
+        8000.0,
+        25298.22f32,
+    ];
+    assert_eq!(freqs.len(), wanted.len());
+    for (found, wanted) in freqs.iter().zip(wanted) {
+        assert!((found / wanted - 1.0).abs() < 1e-5, "{found}, wanted {wanted}");
+    }
+}
+
+#[test]
+fn ends_of_text_are_an_id_or_a_list() {
+    let ids = |value: Value| with(json!({ "eos_token_id": value })).eos_token_ids();
+    assert_eq!(ids(json!(7)).unwrap(), [7]);
+    assert_eq!(ids(json!([7, 9])).unwrap(), [7, 9]);
+    assert_eq!(ids(json!(null)).unwrap(), Vec::<u32>::new());
+    for bad in [json!(-1), json!("7"), json!([7, 0.5]), json!(4_294_967_296u64)] {
+        assert!(ids(bad).unwrap_err().to_string().contains("eos_token_id: found"));
+    }
+}
+
+#[test]
+fn generation_config_is_optional_in_every_part() {
+    assert_eq!(
+        GenerationConfig::parse(b"{}").unwrap(),
+        GenerationConfig::default()
+    );
+    let config = GenerationConfig::parse(mlx_native_demo::GENERATION_CONFIG.as_bytes()).unwrap();
+    assert_eq!(
+        (config.eos_token_ids, config.do_sample),
+        (Some(vec![0]), Some(true))
+    );
+    assert_eq!(
+        (config.temperature, config.top_p, config.top_k),
+        (Some(0.7), Some(0.9), None)
+    );
+    assert!(
+        GenerationConfig::parse(b"{\"top_p\": \"most\"}")
+            .unwrap_err()
+            .to_string()
+            .contains("generation_config.json: top_p")
+    );
+}

@@ -1,1 +1,192 @@
+use mlx_native::weights::WeightLoader;
+use mlx_native::{DeviceKind, MlxDevice};
 
+use super::*;
+use crate::quantization::QuantMode;
+
+/// A folder with the demo's files, some replaced or, where there is no content, left out.
+fn folder(changes: &[(&str, Option<&[u8]>)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in mlx_native_demo::files() {
+        let bytes = changes
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(Some(bytes), |(_, change)| *change);
+        if let Some(bytes) = bytes {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+    }
+    folder
+}
+
+fn check(model: &ModelFolder) {
+    assert_eq!(model.family().name, "qwen3");
+    assert_eq!(model.eos_token_ids().unwrap(), [0]);
+    assert_eq!(model.generation_config().temperature, Some(0.7));
+    let config = model.decoder_config().unwrap();
+    // Every matrix is packed, every norm is not, and all fit.
+    let (hidden, q, inner) = (config.hidden_size, config.query_width(), config.intermediate_size);
+    for (module, in_dims) in [
+        ("model.embed_tokens", hidden),
+        ("model.layers.7.self_attn.k_proj", hidden),
+        ("model.layers.0.self_attn.o_proj", q),
+        ("model.layers.3.mlp.down_proj", inner),
+    ] {
+        let spec = model
+            .quantization()
+            .for_module(module, in_dims, model.weights())
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (spec.bits, spec.group_size, spec.mode),
+            (4, 64, QuantMode::Affine),
+            "{module}"
+        );
+    }
+    assert_eq!(
+        model
+            .quantization()
+            .for_module("model.norm", hidden, model.weights())
+            .unwrap(),
+        None
+    );
+    assert_eq!(model.tokenizer().unwrap().vocab_size(), config.vocab_size);
+}
+
+#[test]
+fn opens_a_folder_and_files_in_memory() {
+    check(&ModelFolder::from_files(mlx_native_demo::files()).unwrap());
+    let folder = folder(&[]);
+    check(&ModelFolder::open(folder.path()).unwrap());
+}
+
+#[test]
+fn the_demo_s_weights_are_used_where_they_lie() {
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let folder = folder(&[]);
+    for model in [
+        ModelFolder::from_files(mlx_native_demo::files()),
+        ModelFolder::open(folder.path()),
+    ] {
+        let model = model.unwrap();
+        let mut loader = WeightLoader::new(model.weights(), &device);
+        for name in model.weights().names() {
+            loader.load(name).unwrap();
+        }
+        assert_eq!(loader.copied_bytes(), 0);
+    }
+}
+
+#[test]
+fn files_that_only_recommend_may_be_missing_or_damaged() {
+    let names = [
+        "generation_config.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+    ];
+    let folder_without = folder(&names.map(|n| (n, None)));
+    let model = ModelFolder::open(folder_without.path()).unwrap();
+    assert_eq!(model.generation_config(), &GenerationConfig::default());
+    assert_eq!(model.eos_token_ids().unwrap(), [0]);
+    model.tokenizer().unwrap();
+    let damaged = folder(&[("generation_config.json", Some(b"{"))]);
+    assert_eq!(
+        ModelFolder::open(damaged.path()).unwrap().generation_config(),
+        &GenerationConfig::default()
+    );
+    // Without a tokenizer there are still tokens to be fed.
+    let model = folder(&[("tokenizer.json", None)]);
+    let model = ModelFolder::open(model.path()).unwrap();
+    assert!(
+        model
+            .into_tokenizer()
+            .unwrap_err()
+            .to_string()
+            .contains("no tokenizer.json")
+    );
+}
+
+#[test]
+fn ends_of_text_come_from_the_first_that_knows() {
+    let ids = |generation: &str, config: serde_json::Value| {
+        let mut text: serde_json::Value = serde_json::from_str(mlx_native_demo::CONFIG).unwrap();
+        text["eos_token_id"] = config;
+        let text = text.to_string();
+        let folder = folder(&[
+            ("generation_config.json", Some(generation.as_bytes())),
+            ("config.json", Some(text.as_bytes())),
+        ]);
+        ModelFolder::open(folder.path()).unwrap().eos_token_ids().unwrap()
+    };
+    assert_eq!(ids(r#"{"eos_token_id": [3, 2]}"#, 1.into()), [3, 2]);
+    assert_eq!(ids("{}", 1.into()), [1]);
+    assert_eq!(ids("{}", serde_json::Value::Null), [0]);
+}
+
+#[test]
+fn bad_folders_end_in_one_line_that_names_the_file() {
+    let half = &mlx_native_demo::WEIGHTS[..100_000];
+    let index = br#"{"weight_map": {"a": "model-00002-of-00002.safetensors"}}"#;
+    let cases: [(&str, Option<&[u8]>, &str); 8] = [
+        ("config.json", None, "no config.json"),
+        ("config.json", Some(b"{"), "config.json"),
+        ("config.json", Some(b"{}"), "model_type is missing"),
+        ("config.json", Some(br#"{"model_type": "mamba"}"#), "\"mamba\""),
+        (
+            "config.json",
+            Some(br#"{"model_type": "llama", "quantization": {"bits": 7}}"#),
+            "quantization.bits",
+        ),
+        ("model.safetensors", None, "model.safetensors"),
+        ("model.safetensors", Some(half), "model.safetensors: tensor"),
+        (
+            "model.safetensors.index.json",
+            Some(index),
+            "model-00002-of-00002.safetensors",
+        ),
+    ];
+    for (name, change, wanted) in cases {
+        let folder = folder(&[(name, change)]);
+        let message = ModelFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(wanted) && !message.contains('\n'),
+            "{name}: {message}"
+        );
+    }
+    assert!(
+        ModelFolder::open("no/such/folder")
+            .unwrap_err()
+            .to_string()
+            .contains("no/such/folder")
+    );
+    let folder = folder(&[]);
+    let file = folder.path().join("config.json");
+    assert!(
+        ModelFolder::open(&file)
+            .unwrap_err()
+            .to_string()
+            .contains("not a folder")
+    );
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    assert!(
+        ModelFolder::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("no regular file")
+    );
+
+    let without = |name: &str| ModelFolder::from_files(mlx_native_demo::files().filter(|(n, _)| *n != name));
+    assert!(
+        without("config.json")
+            .unwrap_err()
+            .to_string()
+            .contains("in memory: no config.json")
+    );
+    assert!(
+        without("model.safetensors")
+            .unwrap_err()
+            .to_string()
+            .contains("no model*.safetensors")
+    );
+}
