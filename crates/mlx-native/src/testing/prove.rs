@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use super::{Case, Rng, Suite, TestDevice, run_case_with};
+use crate::device::DeviceKind;
 use crate::kernel::KernelRegistry;
 
 /// What ran where, and what failed.
@@ -11,11 +12,20 @@ use crate::kernel::KernelRegistry;
 pub struct Proof {
     /// Kernel to the columns in which it ran and was right, with the number of cases.
     pub ran: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Kernels that a GPU lacks the means for, by device: refused by name, and no failure.
+    pub refused: BTreeSet<(String, String)>,
     /// Failures, in words.
     pub failures: Vec<String>,
 }
 
 impl Proof {
+    fn is_refusal(&self, device: &str, error: &str) -> bool {
+        let refused = self.refused.iter().filter(|r| r.1 == device);
+        refused
+            .into_iter()
+            .any(|(kernel, _)| error.starts_with(&format!("not supported: kernel {kernel:?} on ")))
+    }
+
     /// Adds what another proof found.
     pub fn merge(&mut self, other: Proof) {
         for (kernel, columns) in other.ran {
@@ -24,8 +34,26 @@ impl Proof {
                 *mine.entry(column).or_default() += count;
             }
         }
+        self.refused.extend(other.refused);
         self.failures.extend(other.failures);
     }
+}
+
+/// The kernels of `suite` that a GPU lacks the means for. A GPU of Apple's lacks none, the paravirtual one of a hosted Mac
+/// may. Every other device must run them all.
+fn refused(suite: &Suite, devices: &[TestDevice], registry: &KernelRegistry) -> BTreeSet<(String, String)> {
+    let mut all = BTreeSet::new();
+    for d in devices.iter().filter(|d| d.device.kind() == DeviceKind::Metal) {
+        for name in suite.kernel_names() {
+            if registry
+                .kernel(name)
+                .is_ok_and(|k| d.device.supports(&k).is_err())
+            {
+                all.insert((name.to_owned(), d.name.clone()));
+            }
+        }
+    }
+    all
 }
 
 /// Runs the cases of `suite`, and `random` more, on every one of `devices`. Devices of one group must give equal bits.
@@ -42,10 +70,13 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
         .collect();
     let mut proof = Proof::default();
     let mut registry = KernelRegistry::new();
+    proof.refused = refused(suite, devices, &registry);
     for case in cases {
         let mut bits: HashMap<&str, (String, Vec<Vec<u8>>)> = HashMap::new();
         for d in devices.iter().filter(|d| case.is_small() || !d.small_only) {
             match run_case_with(case, &d.device, &mut registry, true) {
+                // The refusal names its kernel.
+                Err(e) if proof.is_refusal(&d.name, &e) => {}
                 Err(e) => proof
                     .failures
                     .push(format!("{} on {}: {case:?}: {e}", suite.op_name(), d.name)),
@@ -80,6 +111,7 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
                 .ran
                 .get(kernel)
                 .is_some_and(|columns| columns.contains_key(&d.name))
+                && !proof.refused.contains(&(kernel.to_owned(), d.name.clone()))
             {
                 proof
                     .failures
@@ -90,7 +122,7 @@ pub fn prove_suite(suite: &Suite, devices: &[TestDevice], random: usize) -> Proo
     proof
 }
 
-/// The table kernel × device: the number of cases that were right.
+/// The table kernel × device: the number of cases that were right; `no` where the GPU lacks the means.
 #[must_use]
 pub fn kernel_table(proof: &Proof, devices: &[TestDevice]) -> String {
     let width = proof.ran.keys().map(String::len).max().unwrap_or(6).max(6);
@@ -106,11 +138,13 @@ pub fn kernel_table(proof: &Proof, devices: &[TestDevice]) -> String {
     for (kernel, columns) in &proof.ran {
         let _ = write!(table, "{kernel:width$}");
         for d in devices {
-            let _ = write!(
-                table,
-                " {:>5}",
-                columns.get(&d.name).map_or("-".to_owned(), usize::to_string)
-            );
+            let none = if proof.refused.contains(&(kernel.clone(), d.name.clone())) {
+                "no"
+            } else {
+                "-"
+            };
+            let shown = columns.get(&d.name).map_or(none.to_owned(), usize::to_string);
+            let _ = write!(table, " {shown:>5}");
         }
         table.push('\n');
     }

@@ -8,6 +8,7 @@ use super::gpu::{Facts, Gpu};
 use super::memory::Allocator;
 use super::pipeline::{self, Compiler};
 use super::queue::Queue;
+use crate::backend::host::physical_memory;
 use crate::backend::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Work};
 use crate::config::Config;
 use crate::device::DeviceKind;
@@ -38,7 +39,12 @@ impl<G: Gpu> MetalBackend<G> {
         check(facts, config)?;
         let architecture = architecture(facts, settings.architecture.as_deref());
         let limits = limits(facts, architecture);
-        let memory_limit = settings.memory_limit.unwrap_or(facts.recommended_working_set);
+        // Virtual machines may recommend nothing at all.
+        let memory_limit = settings
+            .memory_limit
+            .or(limits.max_working_set)
+            .or_else(physical_memory)
+            .unwrap_or(usize::MAX);
         let resident = facts.recommended_working_set / 100 * usize::from(settings.resident_percent);
         let cache = settings.archives.then(|| config.cache_dir());
         let bounds = settings.bounds.unwrap_or(CommandBounds::of(architecture.class));

@@ -85,14 +85,15 @@ impl<G: Gpu> Queue<G> {
             encode::<G>(work, part.clone(), &limits, &mut commands)?;
             let flight = flight.clone();
             flight.begin();
-            let kept = work.clone();
+            // The list's buffers and pipelines, and the device with its fence: the command buffer keeps nothing alive.
+            let (kept, gpu) = (work.clone(), self.gpu.clone());
             commands.commit(Box::new(move |ended: Ended| {
                 let error = ended
                     .error
                     .as_ref()
                     .map(|e| command_buffer_error(e, &place(&kept, &part)));
                 drop_quietly(kept);
-                drop(slot);
+                drop((slot, gpu));
                 flight.end(error, Some((ended.start, ended.end)));
             }));
         }

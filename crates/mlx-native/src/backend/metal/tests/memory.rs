@@ -56,6 +56,15 @@ fn allocations_are_zeroed_counted_and_bounded() {
 }
 
 #[test]
+fn a_machine_that_recommends_nothing_has_memory_all_the_same() {
+    let mut silent = facts();
+    silent.recommended_working_set = 0;
+    let b = Bench::with(silent, |_| ());
+    assert_eq!(b.device.limits().max_working_set, None);
+    b.floats(1000);
+}
+
+#[test]
 fn a_buffer_that_metal_refuses_leaves_no_debt() {
     let b = Bench::with(facts(), |c| c.metal.memory_limit = Some(1000));
     b.log().refuse.push("buffer");

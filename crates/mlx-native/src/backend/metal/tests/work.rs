@@ -298,6 +298,24 @@ fn what_the_list_keeps_is_free_when_the_wait_returns() {
 }
 
 #[test]
+fn the_device_outlives_its_work() {
+    let mut b = Bench::new();
+    b.log().hold_back = true;
+    let mut encoder = b.chain(1);
+    encoder.commit().unwrap();
+    let log = b.log.clone();
+    drop((b, encoder));
+    assert_eq!(
+        Arc::strong_count(&log),
+        2,
+        "the device has one, this test the other"
+    );
+    let done = log.lock().unwrap().waiting.pop_front().unwrap();
+    done(plain_end());
+    assert_eq!(Arc::strong_count(&log), 1);
+}
+
+#[test]
 fn a_trace_holds_the_commits_asked_for() {
     let mut b = Bench::with(facts(), |c| {
         c.metal.trace = Some(MetalTrace {
