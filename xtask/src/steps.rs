@@ -7,7 +7,7 @@ use crate::install::Need;
 use crate::shell::{Cmd, root, target_dir};
 
 /// The features that the tests need: the emulator is a device, `testing` holds the cases.
-pub const FEATURES: &str = "mlx-native/emulator,mlx-native/testing";
+pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
