@@ -1,7 +1,5 @@
 //! Bodies of `embedding` for the CPU.
 
-use bytemuck::Zeroable;
-
 use super::EmbeddingParams;
 use crate::backend::cpu::{Element, Launch, part_range};
 

@@ -21,7 +21,7 @@ pub(super) fn rms_norm<T: Element>(launch: &Launch<'_>, part: usize, parts: usiz
         // SAFETY: this row is only this part's, in `output` and in `x`, which may be `output`.
         unsafe {
             let mean = sum_of_squares(launch, x, start, dim) / p.dim as f32;
-            normalise(launch, x, weight, output, start, dim, 1.0 / (mean + p.eps).sqrt());
+            normalise(x, weight, output, start, dim, 1.0 / (mean + p.eps).sqrt());
         }
     }
 }
@@ -48,7 +48,6 @@ unsafe fn sum_of_squares<T: Element>(launch: &Launch<'_>, x: Output<'_, T>, star
 /// # Safety
 /// Only the caller may use these elements of `x` and of `output`.
 unsafe fn normalise<T: Element>(
-    launch: &Launch<'_>,
     x: Output<'_, T>,
     weight: Option<&[T]>,
     output: Output<'_, T>,

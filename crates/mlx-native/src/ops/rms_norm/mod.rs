@@ -58,8 +58,6 @@ const HAS_WEIGHT: u32 = 0;
 const SHORT_ROW: u32 = 256;
 /// Rows that one threadgroup of the kernel for short rows normalises.
 const ROWS_PER_GROUP: u32 = 8;
-/// Elements of a row for each thread of the kernel for long ones, up to the largest group.
-const PER_THREAD: u32 = 4;
 
 /// Records `output[row] = x[row] / sqrt(mean(x[row]²) + eps) · weight` for each of `rows` rows of `dim` elements.
 ///
@@ -68,7 +66,7 @@ const PER_THREAD: u32 = 4;
 /// product with the weight. `output` may be `x` itself.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, an `eps` that is
+/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a `dim` beyond 2^31, an `eps` that is
 /// negative or not finite, a buffer that is too small, an `output` that overlaps `x` without being it or overlaps
 /// `weight`, or dtypes that are mixed or not floating-point.
 pub fn rms_norm(
@@ -91,10 +89,9 @@ pub fn rms_norm(
     let pipeline =
         registry.get_pipeline_with_constants(kernel, device, &[(HAS_WEIGHT, weight.is_some().into())])?;
     let (groups, threads) = if is_short {
-        (rows.div_ceil(ROWS_PER_GROUP), ROWS_PER_GROUP * 32)
+        (rows.div_ceil(ROWS_PER_GROUP), u64::from(ROWS_PER_GROUP * 32))
     } else {
-        let largest = pipeline.max_total_threads_per_threadgroup().min(1024) / 32 * 32;
-        (rows, dim.div_ceil(PER_THREAD).next_multiple_of(32).min(largest))
+        (rows, check::row_threads(dim))
     };
     encoder.set_op_kind(CapturedOpKind::RmsNorm);
     encoder.encode_threadgroups_with_args(
@@ -106,7 +103,7 @@ pub fn rms_norm(
             (3, KernelArg::Bytes(as_bytes(params))),
         ],
         MTLSize::new(u64::from(groups), 1, 1),
-        MTLSize::new(u64::from(threads), 1, 1),
+        MTLSize::new(threads, 1, 1),
     )
 }
 
@@ -119,7 +116,8 @@ fn check_arguments(
     const OP: &str = "rms_norm";
     let RmsNormParams { rows, dim, eps } = *params;
     check::nonzero(OP, &[("rows", rows), ("dim", dim)])?;
-    if !(eps.is_finite() && eps >= 0.0) {
+    check::row_length(OP, "dim", dim)?;
+    if !eps.is_finite() || eps < 0.0 {
         return invalid!("{OP}: eps is {eps}, it must be finite and not negative");
     }
     let len = check::product(OP, "x", &[rows, dim])?;

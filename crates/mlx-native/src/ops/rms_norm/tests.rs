@@ -3,7 +3,7 @@
 use super::{RmsNormParams, rms_norm};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
+use crate::testing::{Case, Context, FLOATS, Golden, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
 
 /// What the rows hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,10 +21,15 @@ struct RmsNormCase {
     has_weight: bool,
     params: RmsNormParams,
     contents: Rows,
+    /// Inputs that MLX was given; the reference must agree with what it made of them.
+    golden: Option<Golden>,
 }
 
 impl Case for RmsNormCase {
     fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        if let Some(golden) = &self.golden {
+            return ["x", "weight"].iter().filter_map(|name| golden.tensors.get(*name)).map(widened).collect();
+        }
         let (rows, dim) = (self.params.rows as usize, self.params.dim as usize);
         let mut x: Vec<f32> = (0..rows * dim).map(|_| rng.normal() * 3.0).collect();
         match self.contents {
@@ -62,7 +67,14 @@ impl Case for RmsNormCase {
                 None => normalised.collect(),
             }
         };
-        vec![inputs[0].to_f64().chunks(dim).flat_map(row).collect()]
+        let out: Vec<f64> = inputs[0].to_f64().chunks(dim).flat_map(row).collect();
+        if let Some(golden) = &self.golden {
+            for (mlx, ours) in golden.tensor("out").to_f64().iter().zip(&out) {
+                // MLX sums in f32 on the CPU, one value after the other.
+                assert!((mlx - ours).abs() <= 2e-6 * ours.abs().max(1.0), "MLX has {mlx}, the reference {ours}");
+            }
+        }
+        vec![out]
     }
 
     fn encode(&self, c: &mut Context<'_>) -> Result<()> {
@@ -96,6 +108,26 @@ impl RmsNormCase {
     }
 }
 
+/// The same values in f32, in which MLX computed the golden outputs.
+fn widened(tensor: &Tensor) -> Tensor {
+    let values: Vec<f32> = tensor.to_f64().into_iter().map(|v| v as f32).collect();
+    Tensor::from_f32(DType::F32, tensor.shape(), &values)
+}
+
+fn golden_case(golden: Golden) -> Box<dyn Case> {
+    let shape = golden.tensor("x").shape();
+    let dim = shape[shape.len() - 1];
+    let rows = shape.iter().product::<usize>() / dim;
+    let eps = golden.params["eps"].as_f64().expect("every case has an eps") as f32;
+    Box::new(RmsNormCase {
+        dtype: DType::F32,
+        has_weight: golden.tensors.contains_key("weight"),
+        params: RmsNormParams { rows: rows as u32, dim: dim as u32, eps },
+        contents: Rows::Normal,
+        golden: Some(golden),
+    })
+}
+
 pub(crate) fn suite() -> Suite {
     // rows, dim; up to 256 a simdgroup does a row, beyond a threadgroup.
     let shapes = [
@@ -119,7 +151,7 @@ pub(crate) fn suite() -> Suite {
         for has_weight in [true, false] {
             let case = |rows, dim, eps, contents| {
                 let params = RmsNormParams { rows, dim, eps };
-                Box::new(RmsNormCase { dtype, has_weight, params, contents })
+                Box::new(RmsNormCase { dtype, has_weight, params, contents, golden: None })
             };
             for (rows, dim) in shapes {
                 cases.push(case(rows, dim, 1e-5, Rows::Normal));
@@ -130,6 +162,7 @@ pub(crate) fn suite() -> Suite {
             }
         }
     }
+    cases.extend(Golden::load("rms_norm").into_iter().map(golden_case));
     Suite {
         op: &super::OP,
         cases,
@@ -137,7 +170,7 @@ pub(crate) fn suite() -> Suite {
             let dim = if rng.range(0, 1) == 0 { rng.range(1, 256) } else { rng.range(257, 900) };
             let params = RmsNormParams { rows: rng.range(1, 6) as u32, dim: dim as u32, eps: 1e-6 };
             let has_weight = rng.range(0, 2) > 0;
-            Box::new(RmsNormCase { dtype: rng.pick(FLOATS), has_weight, params, contents: Rows::Normal })
+            Box::new(RmsNormCase { dtype: rng.pick(FLOATS), has_weight, params, contents: Rows::Normal, golden: None })
         },
     }
 }

@@ -164,7 +164,7 @@ fn check_params(has_freqs: bool, params: &RopeParams) -> Result<()> {
     if has_freqs && base != 0.0 {
         return invalid!("{OP_NAME}: base is {base}, it must be 0 when freqs are given");
     }
-    if !has_freqs && !(base.is_finite() && base > 0.0) {
+    if !has_freqs && (!base.is_finite() || base <= 0.0) {
         return invalid!("{OP_NAME}: base is {base}, it must be finite and positive when no freqs are given");
     }
     if !scale.is_finite() {

@@ -3,7 +3,7 @@
 use super::{RopeParams, rope};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+use crate::testing::{Case, Context, FLOATS, Golden, Outputs, Rng, Suite, Tensor, Tolerance};
 
 /// How `x` and `output` lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +20,8 @@ struct RopeCase {
     has_freqs: bool,
     layout: Layout,
     params: RopeParams,
+    /// Inputs that MLX was given; the reference must agree with what it made of them.
+    golden: Option<Golden>,
 }
 
 impl RopeCase {
@@ -55,6 +57,9 @@ impl RopeCase {
 
 impl Case for RopeCase {
     fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        if let Some(golden) = &self.golden {
+            return ["x", "freqs"].iter().filter_map(|name| golden.tensors.get(*name)).map(widened).collect();
+        }
         let p = &self.params;
         let shape = [p.n_heads as usize * p.seq_len as usize * p.head_dim as usize];
         let mut inputs = vec![Tensor::random(self.dtype, &shape, rng)];
@@ -97,6 +102,13 @@ impl Case for RopeCase {
                     to[a] = from[a] * cos - from[b] * sin;
                     to[b] = from[a] * sin + from[b] * cos;
                 }
+            }
+        }
+        if let Some(golden) = &self.golden {
+            // MLX computes frequencies on the CPU as exponentials in f32, good for some 1e-7 of the angle.
+            let near = 2e-6 + 2e-7 * f64::from(p.offset + p.seq_len);
+            for (mlx, ours) in golden.tensor("out").to_f64().iter().zip(&output) {
+                assert!((mlx - ours).abs() <= near, "MLX has {mlx}, the reference {ours}: {p:?}");
             }
         }
         vec![output]
@@ -149,7 +161,27 @@ fn case(dtype: DType, has_freqs: bool, layout: Layout, mut p: RopeParams) -> Box
         (p.x_head_stride, p.x_seq_stride) = (p.head_dim, p.n_heads * p.head_dim);
         (p.out_head_stride, p.out_seq_stride) = (capacity * p.head_dim, p.head_dim);
     }
-    Box::new(RopeCase { dtype, has_freqs, layout, params: p })
+    Box::new(RopeCase { dtype, has_freqs, layout, params: p, golden: None })
+}
+
+/// The same values in f32, in which MLX computed the golden outputs.
+fn widened(tensor: &Tensor) -> Tensor {
+    let values: Vec<f32> = tensor.to_f64().into_iter().map(|v| v as f32).collect();
+    Tensor::from_f32(DType::F32, tensor.shape(), &values)
+}
+
+fn golden_case(golden: Golden) -> Box<dyn Case> {
+    let &[batch, heads, seq_len, head_dim] = golden.tensor("x").shape() else { panic!("x has four axes") };
+    let p = RopeParams {
+        dims: golden.u32("dims"),
+        traditional: golden.params["traditional"].as_bool().expect("every case says it").into(),
+        // None with frequencies.
+        base: golden.params["base"].as_f64().unwrap_or(0.0) as f32,
+        scale: golden.params["scale"].as_f64().expect("every case has a scale") as f32,
+        ..params((batch * heads) as u32, seq_len as u32, head_dim as u32, golden.u32("offset"))
+    };
+    let has_freqs = golden.tensors.contains_key("freqs");
+    Box::new(RopeCase { dtype: DType::F32, has_freqs, layout: Layout::Dense, params: p, golden: Some(golden) })
 }
 
 pub(crate) fn suite() -> Suite {
@@ -178,6 +210,7 @@ pub(crate) fn suite() -> Suite {
         }
         cases.push(case(dtype, false, Layout::IntoCache(512), params(16, 256, 128, 0)));
     }
+    cases.extend(Golden::load("rope").into_iter().map(golden_case));
     Suite {
         op: &super::OP,
         cases,
