@@ -263,7 +263,8 @@ mod tests {
             values
         };
         let (nan, inf) = (f32::NAN, f32::INFINITY);
-        let huge: Vec<f32> = ramp.iter().map(|v| v * 1.5e38 * 1.3).collect();
+        // Finite, but the range is not.
+        let huge: Vec<f32> = ramp.iter().map(|v| (v - 0.5) * 2e38).collect();
         for (values, word, scale, bias) in [
             (with(&[(5, nan)]), 0xCC0D_EEFF, -0.2, 2.0),
             (with(&[(0, nan)]), 0xCCDD_EEF0, -0.2, 2.0),

@@ -52,7 +52,7 @@ impl<'a, T: Widen, S: Widen> Args<'a, T, S> {
     }
 
     fn is_small(&self) -> bool {
-        self.m * self.n * self.k <= ALONE
+        self.m.saturating_mul(self.n).saturating_mul(self.k) <= ALONE
     }
 
     fn shape(&self) -> gemm::Shape {
