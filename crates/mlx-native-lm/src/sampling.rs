@@ -20,6 +20,9 @@ use rand_pcg::rand_core::{Rng, SeedableRng};
 use crate::error::{LmError, Result};
 use select::Candidate;
 
+/// Candidates that a draw sums together.
+const DRAW_BLOCK: usize = 1024;
+
 /// How the next token is chosen. The defaults take the likeliest token and change nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -285,21 +288,31 @@ impl Sampler {
             .iter()
             .map(|c| c.logit)
             .fold(f32::NEG_INFINITY, f32::max);
-        let scale = 1.0 / self.params.temperature;
-        let weight = |c: &Candidate| f64::from(libm::expf((c.logit - max) * scale));
-        let total: f64 = self.candidates.iter().map(weight).sum();
-        let target = uniform(&mut self.rng) * total;
-        let mut sum = 0.0;
+        let temperature = self.params.temperature;
+        let weight = |c: &Candidate| f64::from(select::exp((c.logit - max) / temperature));
+        // Sums of blocks first, so that one block alone is gone through a second time.
+        let sum_of = |block: &[Candidate]| block.iter().map(weight).sum::<f64>();
+        let sums: Vec<f64> = self.candidates.chunks(DRAW_BLOCK).map(sum_of).collect();
+        let mut target = uniform(&mut self.rng) * sums.iter().sum::<f64>();
         let mut last = fallback;
-        for c in &self.candidates {
-            let w = weight(c);
-            sum += w;
-            if w > 0.0 {
-                last = c.id;
-                if sum > target {
-                    break;
-                }
+        for (block, sum) in self.candidates.chunks(DRAW_BLOCK).zip(sums) {
+            // A block of no weight is never the one, even where rounding leaves the target at the very end.
+            if sum <= target {
+                target -= sum;
+                last = block.iter().rfind(|c| weight(c) > 0.0).map_or(last, |c| c.id);
+                continue;
             }
+            for c in block {
+                let w = weight(c);
+                if w > 0.0 {
+                    last = c.id;
+                }
+                if w > target {
+                    return last;
+                }
+                target -= w;
+            }
+            return last;
         }
         last
     }

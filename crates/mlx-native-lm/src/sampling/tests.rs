@@ -266,6 +266,54 @@ fn selection_equals_sorting() {
 }
 
 #[test]
+fn exponentials_are_near_enough() {
+    for i in 0..100_000 {
+        let x = -87.0 * i as f32 / 100_000.0;
+        let wanted = f64::from(x).exp();
+        assert!((f64::from(select::exp(x)) / wanted - 1.0).abs() < 3e-7, "{x}");
+    }
+    assert_eq!(
+        [
+            select::exp(0.0),
+            select::exp(-88.0),
+            select::exp(f32::NEG_INFINITY)
+        ],
+        [1.0, 0.0, 0.0]
+    );
+}
+
+#[test]
+fn the_smallest_temperature_takes_the_likeliest() {
+    for temperature in [1e-3, f32::MIN_POSITIVE, 1e-45] {
+        let mut sampler = Sampler::new(&SamplingParams {
+            temperature,
+            ..params()
+        })
+        .unwrap();
+        assert_eq!(sampler.sample(&mut [1.0, 3.0, 2.0], &[]).unwrap(), 1);
+    }
+}
+
+#[test]
+fn draws_reach_every_block() {
+    let n = 3 * DRAW_BLOCK + 7;
+    let mut sampler = Sampler::new(&params()).unwrap();
+    let mut counts = [0u32; 4];
+    for _ in 0..4000 {
+        let id = sampler.sample(&mut vec![0.5; n], &[]).unwrap() as usize;
+        counts[id / DRAW_BLOCK] += 1;
+    }
+    assert!(
+        counts[..3].iter().all(|c| (1150..1500).contains(c)) && counts[3] < 40,
+        "{counts:?}"
+    );
+    // One possible token, in the last block.
+    let mut logits = vec![-200.0; n];
+    logits[n - 1] = 0.0;
+    assert_eq!(sampler.sample(&mut logits, &[]).unwrap() as usize, n - 1);
+}
+
+#[test]
 fn draws_follow_the_probabilities_with_temperature() {
     let logits = [1.0f32, 0.0, 2.0, f32::NEG_INFINITY];
     let temperature = 0.7;
