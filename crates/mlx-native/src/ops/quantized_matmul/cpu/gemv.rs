@@ -26,7 +26,8 @@ type Sums = [[f32; CLAIM]; MAX_ROWS];
 /// The share of one part in `output = x · Wᵀ`, up to [`MAX_ROWS`] rows of `x`.
 pub(super) fn gemv<T: Widen, S: Widen, B: Width>(launch: &Launch<'_>, a: &Args<'_, T, S>) {
     let (groups, row_words) = (a.k / a.group_size, a.k * B::BITS / 32);
-    assert!(a.m <= MAX_ROWS && a.k % a.group_size == 0 && a.group_size % 32 == 0 && a.group_size <= 128);
+    assert!(a.m <= MAX_ROWS && a.k.is_multiple_of(a.group_size));
+    assert!(a.group_size.is_multiple_of(32) && a.group_size <= 128);
     assert!(a.x.len() >= a.m * a.k && a.weight.len() >= a.n * row_words);
     assert!(a.scales.len() >= a.n * groups && a.biases.len() >= a.n * groups);
     let claim = if a.is_small() { a.n } else { CLAIM };
