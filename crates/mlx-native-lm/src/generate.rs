@@ -97,7 +97,11 @@ impl Generation {
 }
 
 fn rate(tokens: usize, time: Duration) -> f64 {
-    if tokens == 0 { 0.0 } else { tokens as f64 / time.as_secs_f64().max(1e-9) }
+    if tokens == 0 {
+        0.0
+    } else {
+        tokens as f64 / time.as_secs_f64().max(1e-9)
+    }
 }
 
 /// Continues `prompt` behind what `cache` holds. `on_event` hears of everything and may break to stop.
@@ -129,9 +133,15 @@ pub fn generate(
         prompt_tokens: prompt.len(),
         chosen_tokens: 0,
     };
-    let room = cache.len().checked_add(prompt.len()).and_then(|n| n.checked_add(options.max_tokens));
+    let room = cache
+        .len()
+        .checked_add(prompt.len())
+        .and_then(|n| n.checked_add(options.max_tokens));
     let Some(room) = room else {
-        return Err(LmError::InvalidArgument(format!("max_tokens {} is too large", options.max_tokens)));
+        return Err(LmError::InvalidArgument(format!(
+            "max_tokens {} is too large",
+            options.max_tokens
+        )));
     };
     // Memory is only touched where it is used, so that asking for all of it now saves moving it later.
     cache.reserve(decoder.device(), room.min(cache.len() + prompt.len() + 4096))?;

@@ -22,7 +22,10 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        ModelOptions { dtype: None, prefill_step: 2048 }
+        ModelOptions {
+            dtype: None,
+            prefill_step: 2048,
+        }
     }
 }
 
@@ -60,7 +63,12 @@ impl Model {
         let decoder = decoder(device, &folder, options)?;
         let eos_ids = folder.eos_token_ids()?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
-        Ok(Model { decoder, tokenizer: folder.into_tokenizer()?, eos_ids, generation_config })
+        Ok(Model {
+            decoder,
+            tokenizer: folder.into_tokenizer()?,
+            eos_ids,
+            generation_config,
+        })
     }
 
     /// The decoder.
@@ -99,7 +107,9 @@ impl Model {
         let mut ids = self.eos_ids.clone();
         for token in extra {
             let id = self.tokenizer.token_id(token).ok_or_else(|| {
-                LmError::InvalidArgument(format!("extra end-of-text token {token:?} is not in the vocabulary"))
+                LmError::InvalidArgument(format!(
+                    "extra end-of-text token {token:?} is not in the vocabulary"
+                ))
             })?;
             ids.insert(id);
         }
@@ -117,7 +127,11 @@ pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &Mode
 
 fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
     let weights = folder.weights();
-    if let Some(limit) = device.limits().max_working_set.filter(|limit| weights.total_bytes() > *limit) {
+    if let Some(limit) = device
+        .limits()
+        .max_working_set
+        .filter(|limit| weights.total_bytes() > *limit)
+    {
         return Err(LmError::InvalidArgument(format!(
             "the weights take {} bytes, device {} has {limit}",
             weights.total_bytes(),
@@ -129,11 +143,21 @@ fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> 
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
     let config = folder.decoder_config()?;
-    Decoder::new(device, config, weights, folder.quantization(), dtype, options.prefill_step)
+    Decoder::new(
+        device,
+        config,
+        weights,
+        folder.quantization(),
+        dtype,
+        options.prefill_step,
+    )
 }
 
 /// The dtype of the checkpoint's norms: quantised or not, those are in the dtype the model was saved in.
 fn checkpoint_dtype(folder: &ModelFolder) -> DType {
-    let norm = folder.weights().info("model.norm.weight").and_then(|info| info.dtype.dtype());
+    let norm = folder
+        .weights()
+        .info("model.norm.weight")
+        .and_then(|info| info.dtype.dtype());
     norm.filter(|d| d.is_float()).unwrap_or(DType::F32)
 }

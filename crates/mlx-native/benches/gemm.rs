@@ -6,8 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+#[cfg(target_arch = "x86_64")]
+use mlx_native::Isa;
 use mlx_native::ops::matmul::{MatmulParams, matmul};
-use mlx_native::{Config, DType, DeviceKind, Isa, KernelRegistry, MlxDevice};
+use mlx_native::{Config, DType, DeviceKind, KernelRegistry, MlxDevice};
 
 /// m, n, k, transpose, dtype of x, dtype of the weight.
 const SHAPES: &[(u32, u32, u32, bool, DType, DType)] = &[

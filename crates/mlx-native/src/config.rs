@@ -28,7 +28,7 @@ pub struct Config {
 pub struct MetalConfig {
     /// Compile kernels with fast math: NaN and infinity lose their meaning. The kernels are proven without.
     pub fast_math: bool,
-    /// Keep compiled kernels in [`Config::cache_dir`].
+    /// Keep compiled kernels in the folder for compiled kernels.
     pub archives: bool,
     /// The most bytes to allocate; `None` = the working set that the system recommends. Mapped files do not count.
     pub memory_limit: Option<usize>,

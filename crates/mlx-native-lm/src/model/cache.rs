@@ -113,7 +113,10 @@ impl KvCache {
 
     fn alloc_layer(&self, device: &MlxDevice, capacity: usize) -> Result<(MlxBuffer, MlxBuffer)> {
         let shape = [self.n_kv_heads, capacity, self.head_dim];
-        Ok((device.alloc_tensor(self.dtype, &shape)?, device.alloc_tensor(self.dtype, &shape)?))
+        Ok((
+            device.alloc_tensor(self.dtype, &shape)?,
+            device.alloc_tensor(self.dtype, &shape)?,
+        ))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Weights that multiply: dense or quantised.
 
+use mlx_native::ops::add::{AddParams, add};
 use mlx_native::ops::embedding::{EmbeddingParams, embedding};
 use mlx_native::ops::matmul::{MatmulParams, matmul};
 use mlx_native::ops::quantized_embedding::{QuantizedEmbeddingParams, quantized_embedding};
 use mlx_native::ops::quantized_matmul::{QuantizedMatmulParams, quantized_matmul};
-use mlx_native::ops::add::{AddParams, add};
 use mlx_native::{CommandEncoder, KernelRegistry, MlxBuffer, MlxDevice};
 
 use super::loader::u32_of;
@@ -53,15 +53,37 @@ pub(super) struct Embedding {
 
 impl Table {
     /// Records `y = x Wᵀ` for `m` rows of `x`.
-    fn multiply(&self, r: &mut Recorder<'_>, x: &MlxBuffer, y: &MlxBuffer, m: u32, n: u32, k: u32) -> Result<()> {
+    fn multiply(
+        &self,
+        r: &mut Recorder<'_>,
+        x: &MlxBuffer,
+        y: &MlxBuffer,
+        m: u32,
+        n: u32,
+        k: u32,
+    ) -> Result<()> {
         match self {
             Table::Dense(weight) => {
-                let params = MatmulParams { m, n, k, transpose: true };
+                let params = MatmulParams {
+                    m,
+                    n,
+                    k,
+                    transpose: true,
+                };
                 matmul(r.encoder, r.registry, r.device, x, weight, y, &params)?;
             }
             Table::Quantized(q) => {
-                let params = QuantizedMatmulParams { m, n, k, group_size: q.group_size, bits: q.bits, transpose: true };
-                quantized_matmul(r.encoder, r.registry, r.device, x, &q.weight, &q.scales, &q.biases, y, &params)?;
+                let params = QuantizedMatmulParams {
+                    m,
+                    n,
+                    k,
+                    group_size: q.group_size,
+                    bits: q.bits,
+                    transpose: true,
+                };
+                quantized_matmul(
+                    r.encoder, r.registry, r.device, x, &q.weight, &q.scales, &q.biases, y, &params,
+                )?;
             }
         }
         Ok(())
@@ -74,7 +96,10 @@ impl Linear {
         let (m, n) = (u32_of(rows)?, u32_of(self.outputs)?);
         self.table.multiply(r, x, y, m, n, u32_of(self.inputs)?)?;
         if let Some(bias) = &self.bias {
-            let params = AddParams { n_elements: u32_of(rows * self.outputs)?, b_elements: n };
+            let params = AddParams {
+                n_elements: u32_of(rows * self.outputs)?,
+                b_elements: n,
+            };
             add(r.encoder, r.registry, r.device, y, bias, y, &params)?;
         }
         Ok(())
@@ -87,14 +112,26 @@ impl Embedding {
         let (n_tokens, vocab_size, embed_dim) = (u32_of(n)?, u32_of(self.vocab_size)?, u32_of(self.dim)?);
         match &self.table {
             Table::Dense(table) => {
-                let params = EmbeddingParams { n_tokens, vocab_size, embed_dim };
+                let params = EmbeddingParams {
+                    n_tokens,
+                    vocab_size,
+                    embed_dim,
+                };
                 embedding(r.encoder, r.registry, r.device, ids, table, y, &params)?;
             }
             Table::Quantized(q) => {
                 let (group_size, bits) = (q.group_size, q.bits);
-                let params = QuantizedEmbeddingParams { n_tokens, vocab_size, embed_dim, group_size, bits };
+                let params = QuantizedEmbeddingParams {
+                    n_tokens,
+                    vocab_size,
+                    embed_dim,
+                    group_size,
+                    bits,
+                };
                 let table = (&q.weight, &q.scales, &q.biases);
-                quantized_embedding(r.encoder, r.registry, r.device, ids, table.0, table.1, table.2, y, &params)?;
+                quantized_embedding(
+                    r.encoder, r.registry, r.device, ids, table.0, table.1, table.2, y, &params,
+                )?;
             }
         }
         Ok(())
@@ -102,6 +139,13 @@ impl Embedding {
 
     /// Records `y = x Eᵀ` for `rows` rows of `x`: logits.
     pub fn as_linear(&self, r: &mut Recorder<'_>, x: &MlxBuffer, y: &MlxBuffer, rows: usize) -> Result<()> {
-        self.table.multiply(r, x, y, u32_of(rows)?, u32_of(self.vocab_size)?, u32_of(self.dim)?)
+        self.table.multiply(
+            r,
+            x,
+            y,
+            u32_of(rows)?,
+            u32_of(self.vocab_size)?,
+            u32_of(self.dim)?,
+        )
     }
 }

@@ -31,7 +31,14 @@ impl<'a> Loader<'a> {
     ) -> Result<Self> {
         let encoder = device.command_encoder()?;
         let tensors = WeightLoader::new(weights, device);
-        Ok(Loader { device, registry, encoder, dtype, tensors, quantization })
+        Ok(Loader {
+            device,
+            registry,
+            encoder,
+            dtype,
+            tensors,
+            quantization,
+        })
     }
 
     /// A vector in the dtype of activations: norms and biases, small enough to be cast when they differ.
@@ -41,37 +48,78 @@ impl<'a> Loader<'a> {
             return Ok(tensor);
         }
         let cast = self.device.alloc_tensor(self.dtype, &[len])?;
-        let params = ops::copy::CopyParams { n_elements: u32_of(len)? };
-        ops::copy::copy(&mut self.encoder, self.registry, self.device, &tensor, &cast, &params)?;
+        let params = ops::copy::CopyParams {
+            n_elements: u32_of(len)?,
+        };
+        ops::copy::copy(
+            &mut self.encoder,
+            self.registry,
+            self.device,
+            &tensor,
+            &cast,
+            &params,
+        )?;
         Ok(cast)
     }
 
     /// `path.weight`, dense or quantised, `[outputs, inputs]`, with `path.bias` if it is wanted.
     pub fn linear(&mut self, path: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear> {
-        let bias = if bias { Some(self.vector(&format!("{path}.bias"), outputs)?) } else { None };
-        Ok(Linear { table: self.table(path, outputs, inputs)?, bias, outputs, inputs })
+        let bias = if bias {
+            Some(self.vector(&format!("{path}.bias"), outputs)?)
+        } else {
+            None
+        };
+        Ok(Linear {
+            table: self.table(path, outputs, inputs)?,
+            bias,
+            outputs,
+            inputs,
+        })
     }
 
     /// `path.weight` as an embedding of `vocab_size` rows of `dim`.
     pub fn embedding(&mut self, path: &str, vocab_size: usize, dim: usize) -> Result<Embedding> {
-        Ok(Embedding { table: self.table(path, vocab_size, dim)?, vocab_size, dim })
+        Ok(Embedding {
+            table: self.table(path, vocab_size, dim)?,
+            vocab_size,
+            dim,
+        })
     }
 
     fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
         let weight = format!("{path}.weight");
-        let Some(spec) = self.quantization.for_module(path, columns, self.tensors.weights())? else {
-            return Ok(Table::Dense(self.tensors.load_as(&weight, FLOATS, &[rows, columns])?));
+        let Some(spec) = self
+            .quantization
+            .for_module(path, columns, self.tensors.weights())?
+        else {
+            return Ok(Table::Dense(self.tensors.load_as(
+                &weight,
+                FLOATS,
+                &[rows, columns],
+            )?));
         };
         let (bits, group_size) = spec.affine(path)?;
         let (group, width) = (group_size as usize, bits as usize);
         if !columns.is_multiple_of(group) {
-            return Err(LmError::Weights(format!("{path}: {columns} columns are no multiple of group_size {group}")));
+            return Err(LmError::Weights(format!(
+                "{path}: {columns} columns are no multiple of group_size {group}"
+            )));
         }
-        let packed = self.tensors.load_as(&weight, &[DType::U32], &[rows, columns * width / 32])?;
+        let packed = self
+            .tensors
+            .load_as(&weight, &[DType::U32], &[rows, columns * width / 32])?;
         let groups = [rows, columns / group];
         let scales = self.tensors.load_as(&format!("{path}.scales"), FLOATS, &groups)?;
-        let biases = self.tensors.load_as(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
-        Ok(Table::Quantized(Quantized { weight: packed, scales, biases, bits, group_size }))
+        let biases = self
+            .tensors
+            .load_as(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
+        Ok(Table::Quantized(Quantized {
+            weight: packed,
+            scales,
+            biases,
+            bits,
+            group_size,
+        }))
     }
 }
 

@@ -94,12 +94,16 @@ impl Decoder {
     ) -> Result<Self> {
         let rope = config.rope.table()?;
         if !dtype.is_float() {
-            return Err(LmError::InvalidArgument(format!("activations of {dtype}: f32, f16 and bf16 are possible")));
+            return Err(LmError::InvalidArgument(format!(
+                "activations of {dtype}: f32, f16 and bf16 are possible"
+            )));
         }
         let mut registry = KernelRegistry::new();
         let mut l = Loader::new(device, &mut registry, weights, quantization, dtype)?;
         let embedding = l.embedding("model.embed_tokens", config.vocab_size, config.hidden_size)?;
-        let layers = (0..config.n_layers).map(|i| Layer::load(&mut l, &config, i)).collect::<Result<Vec<_>>>()?;
+        let layers = (0..config.n_layers)
+            .map(|i| Layer::load(&mut l, &config, i))
+            .collect::<Result<Vec<_>>>()?;
         let norm = l.vector("model.norm.weight", config.hidden_size)?;
         let head = match config.tie_word_embeddings {
             true => None,
@@ -117,7 +121,19 @@ impl Decoder {
         let affordable = ACTIVATION_BUDGET / activation_bytes_per_token(&config, dtype);
         let scratch = Scratch::new(device, &config, dtype, prefill_step.clamp(1, affordable.max(1)))?;
         let device = device.clone();
-        Ok(Decoder { config, device, registry, dtype, embedding, layers, norm, head, rope, freqs, scratch })
+        Ok(Decoder {
+            config,
+            device,
+            registry,
+            dtype,
+            embedding,
+            layers,
+            norm,
+            head,
+            rope,
+            freqs,
+            scratch,
+        })
     }
 
     /// What was built.
@@ -150,7 +166,12 @@ impl Decoder {
     /// When the device has no memory for it.
     pub fn new_cache(&self, positions: usize) -> Result<KvCache> {
         let bytes = positions.saturating_mul(kv_bytes_per_token(&self.config, self.dtype));
-        if let Some(limit) = self.device.limits().max_working_set.filter(|limit| bytes > *limit) {
+        if let Some(limit) = self
+            .device
+            .limits()
+            .max_working_set
+            .filter(|limit| bytes > *limit)
+        {
             return Err(LmError::InvalidArgument(format!(
                 "a context of {positions} tokens needs a KV cache of {bytes} bytes, the device has {limit}"
             )));
@@ -186,10 +207,16 @@ impl Decoder {
     fn run(&mut self, tokens: &[u32], cache: &mut KvCache, wanted: Logits) -> Result<Vec<f32>> {
         let rows = tokens.len();
         if rows == 0 || rows > self.scratch.rows {
-            return Err(LmError::InvalidArgument(format!("forward: {rows} tokens, 1 to {} are possible", self.scratch.rows)));
+            return Err(LmError::InvalidArgument(format!(
+                "forward: {rows} tokens, 1 to {} are possible",
+                self.scratch.rows
+            )));
         }
         if let Some(id) = tokens.iter().find(|id| **id as usize >= self.config.vocab_size) {
-            return Err(LmError::InvalidArgument(format!("token id {id} is outside a vocabulary of {}", self.config.vocab_size)));
+            return Err(LmError::InvalidArgument(format!(
+                "token id {id} is outside a vocabulary of {}",
+                self.config.vocab_size
+            )));
         }
         cache.reserve(&self.device, cache.len() + rows)?;
         self.scratch.ids.write(0, tokens)?;
@@ -199,12 +226,18 @@ impl Decoder {
             Logits::All => rows,
         };
         if logit_rows * self.config.vocab_size * self.dtype.size_of() > self.scratch.logits.byte_len() {
-            self.scratch.logits = self.device.alloc_tensor(self.dtype, &[logit_rows, self.config.vocab_size])?;
+            self.scratch.logits = self
+                .device
+                .alloc_tensor(self.dtype, &[logit_rows, self.config.vocab_size])?;
         }
         let mut encoder = self.device.command_encoder()?;
         let s = &self.scratch;
         let mut pass = Pass {
-            r: Recorder { encoder: &mut encoder, registry: &mut self.registry, device: &self.device },
+            r: Recorder {
+                encoder: &mut encoder,
+                registry: &mut self.registry,
+                device: &self.device,
+            },
             config: &self.config,
             s,
             rope: &self.rope,
@@ -219,16 +252,24 @@ impl Decoder {
         }
         if logit_rows > 0 {
             let first = (rows - logit_rows) * self.config.hidden_size * self.dtype.size_of();
-            let last = s.hidden.view(first, self.dtype, vec![logit_rows, self.config.hidden_size])?;
+            let last = s
+                .hidden
+                .view(first, self.dtype, vec![logit_rows, self.config.hidden_size])?;
             pass.norm(&last, &self.norm, &s.normed, logit_rows, self.config.hidden_size)?;
             match &self.head {
                 Some(head) => head.apply(&mut pass.r, &s.normed, &s.logits, logit_rows)?,
-                None => self.embedding.as_linear(&mut pass.r, &s.normed, &s.logits, logit_rows)?,
+                None => self
+                    .embedding
+                    .as_linear(&mut pass.r, &s.normed, &s.logits, logit_rows)?,
             }
         }
         encoder.commit_and_wait()?;
         cache.advance(rows);
-        read_f32(&self.scratch.logits, self.dtype, logit_rows * self.config.vocab_size)
+        read_f32(
+            &self.scratch.logits,
+            self.dtype,
+            logit_rows * self.config.vocab_size,
+        )
     }
 }
 
@@ -254,7 +295,13 @@ impl Pass<'_> {
     fn attention(&mut self, layer: &Layer, index: usize) -> Result<()> {
         let (s, config, rows) = (self.s, self.config, self.rows);
         let (heads, kv_heads, dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
-        self.norm(&s.hidden, &layer.attention_norm, &s.normed, rows, config.hidden_size)?;
+        self.norm(
+            &s.hidden,
+            &layer.attention_norm,
+            &s.normed,
+            rows,
+            config.hidden_size,
+        )?;
         layer.q.apply(&mut self.r, &s.normed, &s.q, rows)?;
         layer.k.apply(&mut self.r, &s.normed, &s.k, rows)?;
         layer.v.apply(&mut self.r, &s.normed, &s.v, rows)?;
@@ -277,7 +324,17 @@ impl Pass<'_> {
             kv_capacity: u32_of(capacity)?,
         };
         let r = &mut self.r;
-        sdpa(r.encoder, r.registry, r.device, &s.q_heads, keys, values, &s.attention, &params, 1)?;
+        sdpa(
+            r.encoder,
+            r.registry,
+            r.device,
+            &s.q_heads,
+            keys,
+            values,
+            &s.attention,
+            &params,
+            1,
+        )?;
         // Back from [heads, rows, head_dim] to [rows, heads, head_dim]; one row lies the same either way.
         let merged = if rows == 1 { &s.attention } else { &s.q };
         if rows > 1 {
@@ -292,24 +349,50 @@ impl Pass<'_> {
         self.norm(&s.hidden, &layer.mlp_norm, &s.normed, rows, config.hidden_size)?;
         layer.gate.apply(&mut self.r, &s.normed, &s.gate, rows)?;
         layer.up.apply(&mut self.r, &s.normed, &s.up, rows)?;
-        let params = SiluMulParams { n_elements: u32_of(rows * config.intermediate_size)? };
+        let params = SiluMulParams {
+            n_elements: u32_of(rows * config.intermediate_size)?,
+        };
         let r = &mut self.r;
         silu_mul(r.encoder, r.registry, r.device, &s.gate, &s.up, &s.gate, &params)?;
         layer.down.apply(&mut self.r, &s.gate, &s.update, rows)?;
         self.add_update()
     }
 
-    fn norm(&mut self, x: &MlxBuffer, weight: &MlxBuffer, y: &MlxBuffer, rows: usize, dim: usize) -> Result<()> {
-        let params = RmsNormParams { rows: u32_of(rows)?, dim: u32_of(dim)?, eps: self.config.rms_norm_eps };
+    fn norm(
+        &mut self,
+        x: &MlxBuffer,
+        weight: &MlxBuffer,
+        y: &MlxBuffer,
+        rows: usize,
+        dim: usize,
+    ) -> Result<()> {
+        let params = RmsNormParams {
+            rows: u32_of(rows)?,
+            dim: u32_of(dim)?,
+            eps: self.config.rms_norm_eps,
+        };
         let r = &mut self.r;
-        Ok(rms_norm(r.encoder, r.registry, r.device, x, Some(weight), y, &params)?)
+        Ok(rms_norm(
+            r.encoder,
+            r.registry,
+            r.device,
+            x,
+            Some(weight),
+            y,
+            &params,
+        )?)
     }
 
     fn add_update(&mut self) -> Result<()> {
         let n = u32_of(self.rows * self.config.hidden_size)?;
         let (r, s) = (&mut self.r, self.s);
-        let params = AddParams { n_elements: n, b_elements: n };
-        Ok(add(r.encoder, r.registry, r.device, &s.hidden, &s.update, &s.hidden, &params)?)
+        let params = AddParams {
+            n_elements: n,
+            b_elements: n,
+        };
+        Ok(add(
+            r.encoder, r.registry, r.device, &s.hidden, &s.update, &s.hidden, &params,
+        )?)
     }
 
     /// Rotates `[rows, heads, head_dim]` into heads `out_head_stride` elements apart.
@@ -332,7 +415,9 @@ impl Pass<'_> {
             out_seq_stride: dim,
         };
         let r = &mut self.r;
-        Ok(rotate(r.encoder, r.registry, r.device, x, self.freqs, y, &params)?)
+        Ok(rotate(
+            r.encoder, r.registry, r.device, x, self.freqs, y, &params,
+        )?)
     }
 
     /// `[outer, inner, head_dim]` to `[inner, capacity, head_dim]`, from row `position` on.
@@ -371,10 +456,30 @@ impl Layer {
         };
         Ok(Layer {
             attention_norm: l.vector(&format!("{path}.input_layernorm.weight"), hidden)?,
-            q: l.linear(&format!("{path}.self_attn.q_proj"), q_dim, hidden, config.attention_bias)?,
-            k: l.linear(&format!("{path}.self_attn.k_proj"), kv_dim, hidden, config.attention_bias)?,
-            v: l.linear(&format!("{path}.self_attn.v_proj"), kv_dim, hidden, config.attention_bias)?,
-            o: l.linear(&format!("{path}.self_attn.o_proj"), hidden, q_dim, config.attention_bias)?,
+            q: l.linear(
+                &format!("{path}.self_attn.q_proj"),
+                q_dim,
+                hidden,
+                config.attention_bias,
+            )?,
+            k: l.linear(
+                &format!("{path}.self_attn.k_proj"),
+                kv_dim,
+                hidden,
+                config.attention_bias,
+            )?,
+            v: l.linear(
+                &format!("{path}.self_attn.v_proj"),
+                kv_dim,
+                hidden,
+                config.attention_bias,
+            )?,
+            o: l.linear(
+                &format!("{path}.self_attn.o_proj"),
+                hidden,
+                q_dim,
+                config.attention_bias,
+            )?,
             qk_norms,
             mlp_norm: l.vector(&format!("{path}.post_attention_layernorm.weight"), hidden)?,
             gate: l.linear(&format!("{path}.mlp.gate_proj"), inner, hidden, config.mlp_bias)?,
@@ -413,7 +518,10 @@ fn kv_bytes_per_token(config: &DecoderConfig, dtype: DType) -> usize {
 
 /// Bytes of activations that one token takes in [`Scratch`].
 fn activation_bytes_per_token(config: &DecoderConfig, dtype: DType) -> usize {
-    let widths = 3 * config.hidden_size + 3 * config.query_width() + 2 * config.kv_width() + 2 * config.intermediate_size;
+    let widths = 3 * config.hidden_size
+        + 3 * config.query_width()
+        + 2 * config.kv_width()
+        + 2 * config.intermediate_size;
     dtype.size_of() * widths + DType::U32.size_of()
 }
 

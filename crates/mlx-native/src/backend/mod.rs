@@ -33,7 +33,7 @@
 //! - Contents of buffers are read when the work runs, inline bytes are in the list.
 //!
 //! # Where to start
-//! [`null`] is a backend in fifty lines, [`cpu`] the one to read, `emulator` the one that proves the Metal text.
+//! `null` is a backend in fifty lines, [`cpu`] the one to read, `emulator` the one that proves the Metal text.
 
 pub mod cpu;
 #[cfg(feature = "emulator")]

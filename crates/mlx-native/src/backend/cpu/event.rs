@@ -29,8 +29,8 @@ mod primitives {
 /// Rounds of spinning before a thread gives its processor away, and then before it sleeps. Together some tens of
 /// microseconds: longer than the gap between two dispatches, shorter than anybody would notice. The model checker tries
 /// every order of events, and has no use for rounds.
-const SPINS: usize = if cfg!(loom) { 0 } else { 4000 };
-const YIELDS: usize = if cfg!(loom) { 0 } else { 30 };
+const SPINS: usize = if cfg!(loom) { 0 } else { 1000 };
+const YIELDS: usize = if cfg!(loom) { 0 } else { 50 };
 
 /// A counter that threads wait for.
 #[derive(Debug, Default)]
@@ -42,27 +42,27 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Raises the count by one and wakes who waits for it.
-    pub(super) fn advance(&self) {
-        self.count.fetch_add(1, Ordering::AcqRel);
+    /// Raises the count by one, gives it, and wakes who waits for it. What was done before is visible to them.
+    pub(super) fn advance(&self) -> usize {
+        let count = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         // Either a sleeper-to-be sees the new count, or it is counted here: the fences are in one order.
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
             self.changed.notify_all();
         }
+        count
     }
 
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until the count differs from `seen`, and gives it.
-    pub(super) fn wait_beyond(&self, seen: usize) -> usize {
+    /// Waits until the count is at least `target`.
+    pub(super) fn wait_for(&self, target: usize) {
         for round in 0..SPINS + YIELDS {
-            let count = self.count.load(Ordering::Acquire);
-            if count != seen {
-                return count;
+            if self.count.load(Ordering::Acquire) >= target {
+                return;
             }
             if round < SPINS {
                 spin_loop();
@@ -73,47 +73,10 @@ impl Event {
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let count = loop {
-            let count = self.count.load(Ordering::Acquire);
-            if count != seen {
-                break count;
-            }
+        while self.count.load(Ordering::Acquire) < target {
             guard = self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        };
+        }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
-        count
-    }
-}
-
-/// A barrier for a fixed number of threads, to be used again and again.
-#[derive(Debug)]
-pub(super) struct Barrier {
-    parts: usize,
-    arrived: AtomicUsize,
-    passed: Event,
-}
-
-impl Barrier {
-    pub(super) fn new(parts: usize) -> Self {
-        Barrier {
-            parts,
-            arrived: AtomicUsize::new(0),
-            passed: Event::default(),
-        }
-    }
-
-    /// Waits until all threads have come. What they wrote before is visible afterwards.
-    pub(super) fn wait(&self) {
-        if self.parts == 1 {
-            return;
-        }
-        let seen = self.passed.count();
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.parts {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.passed.advance();
-        } else {
-            self.passed.wait_beyond(seen);
-        }
     }
 }
 
@@ -132,35 +95,35 @@ mod model {
             let (event, wrote) = (Arc::new(Event::default()), Arc::new(AtomicBool::new(false)));
             let (e, w) = (event.clone(), wrote.clone());
             let waiter = thread::spawn(move || {
-                assert_eq!(e.wait_beyond(0), 1);
+                e.wait_for(1);
                 assert!(
                     w.load(Ordering::Relaxed),
                     "what was written before the advance is seen"
                 );
             });
             wrote.store(true, Ordering::Relaxed);
-            event.advance();
+            assert_eq!(event.advance(), 1);
             waiter.join().unwrap();
         });
     }
 
-    /// Nobody passes a barrier before all have come, twice in a row, and nobody is left behind. Orders with more than
-    /// three preemptions are left out: there are too many.
+    /// Two threads that each do a part and wait for both parts see each other's, in every order of events with at most
+    /// three preemptions.
     #[test]
-    fn a_barrier_holds_everybody_and_releases_everybody() {
+    fn two_parts_meet() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
-            let (barrier, sum) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
-            let (b, s) = (barrier.clone(), sum.clone());
-            let rounds = |barrier: &Barrier, sum: &AtomicUsize| {
+            let (event, sum) = (Arc::new(Event::default()), Arc::new(AtomicUsize::new(0)));
+            let (e, s) = (event.clone(), sum.clone());
+            let part = |event: &Event, sum: &AtomicUsize| {
                 sum.fetch_add(1, Ordering::Relaxed);
-                barrier.wait();
+                event.advance();
+                event.wait_for(2);
                 assert_eq!(sum.load(Ordering::Relaxed), 2);
-                barrier.wait();
             };
-            let other = thread::spawn(move || rounds(&b, &s));
-            rounds(&barrier, &sum);
+            let other = thread::spawn(move || part(&e, &s));
+            part(&event, &sum);
             other.join().unwrap();
         });
     }
@@ -174,36 +137,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_barrier_separates_rounds() {
-        const THREADS: usize = 4;
-        const ROUNDS: usize = 2000;
-        let barrier = Arc::new(Barrier::new(THREADS));
-        let sum = Arc::new(AtomicUsize::new(0));
-        let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let (barrier, sum) = (barrier.clone(), sum.clone());
+    fn sleepers_are_woken_when_their_count_is_reached() {
+        let event = Arc::new(Event::default());
+        let waiters: Vec<_> = (1..=3)
+            .map(|target| {
+                let event = event.clone();
                 std::thread::spawn(move || {
-                    for round in 0..ROUNDS {
-                        sum.fetch_add(1, Ordering::Relaxed);
-                        barrier.wait();
-                        assert_eq!(sum.load(Ordering::Relaxed), (round + 1) * THREADS);
-                        barrier.wait();
-                    }
+                    event.wait_for(target);
+                    event.count() >= target
                 })
             })
             .collect();
-        for thread in threads {
-            thread.join().unwrap();
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(30));
+            event.advance();
         }
-    }
-
-    #[test]
-    fn a_sleeper_is_woken() {
-        let event = Arc::new(Event::default());
-        let other = event.clone();
-        let thread = std::thread::spawn(move || other.wait_beyond(0));
-        std::thread::sleep(Duration::from_millis(50));
-        event.advance();
-        assert_eq!(thread.join().unwrap(), 1);
+        assert!(waiters.into_iter().all(|w| w.join().unwrap()));
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Resolved {
     args: SmallVec<[RawArg; 8]>,
     threadgroups: [u32; 3],
     group: [u32; 3],
+    next_part: AtomicUsize,
     next_chunk: AtomicUsize,
 }
 
@@ -66,8 +67,18 @@ impl Resolved {
             args,
             threadgroups: dispatch.grid.threadgroups(dispatch.group),
             group: dispatch.group,
+            next_part: AtomicUsize::new(0),
             next_chunk: AtomicUsize::new(0),
         }
+    }
+
+    /// The next of `parts` parts that nobody has claimed.
+    pub(super) fn claim(&self, parts: usize) -> Option<usize> {
+        // Looked at first, so that late threads do not count on for ever.
+        if self.next_part.load(Ordering::Relaxed) >= parts {
+            return None;
+        }
+        Some(self.next_part.fetch_add(1, Ordering::Relaxed)).filter(|part| *part < parts)
     }
 
     pub(super) fn name(&self) -> &str {

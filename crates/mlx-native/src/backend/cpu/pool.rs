@@ -1,7 +1,9 @@
 //! One pool of threads that walks recorded lists.
 //!
-//! Every thread walks every list: it runs its part of each dispatch, and waits for the others only where the list has a
-//! barrier. There is no fork and join per operator; between two lists threads spin for a moment, then sleep.
+//! Every thread walks every list. A dispatch has as many parts as the pool has threads; whoever comes first claims the next
+//! part, and a barrier in the list waits until all parts before it are *done*, not until all threads have come. So a
+//! thread that the operating system has taken off its processor between two parts holds nobody up: the others run its
+//! share. There is no fork and join per operator; between two lists threads spin for a moment, then sleep.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::event::{Barrier, Event};
+use super::event::Event;
 use super::isa::Isa;
 use super::launch::{Launch, Resolved};
 use crate::backend::{Command, Submission, Timing, Work};
@@ -37,35 +39,47 @@ impl Failure {
         self.failed.load(Ordering::Acquire)
     }
 
-    fn into_result(self) -> Result<()> {
-        match self.message.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    fn take_result(&self) -> Result<()> {
+        match self.message.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(message) => Err(MlxError::CommandBufferError(message)),
             None => Ok(()),
         }
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "nearly all steps are of the large kind")]
 enum Step {
-    Run(Resolved),
-    Barrier,
+    Run(Box<Resolved>),
+    /// Wait until this many parts of the job are done.
+    Barrier(usize),
 }
 
 struct Job {
-    /// Points into `work`, which is only kept for that.
+    /// Which job of the pool this is.
+    number: u64,
+    /// Points into `work`.
     steps: Vec<Step>,
-    #[allow(dead_code)]
-    work: Work,
+    /// Let go of at the end, before the end is reported.
+    work: Mutex<Option<Work>>,
     isa: Isa,
     failure: Failure,
     done: Arc<Submission>,
+    started: OnceLock<Instant>,
+    /// Counts parts that are done, of `total`.
+    completed: Event,
+    total: usize,
 }
 
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Arc<Job>>,
+    next_number: u64,
+}
+
+#[derive(Default)]
 struct Shared {
-    queue: Mutex<VecDeque<Arc<Job>>>,
-    /// Counts published jobs.
-    published: Event,
-    barrier: Barrier,
+    queue: Mutex<Queue>,
+    /// Counts changes of the queue: a job came, or the first one ended.
+    changed: Event,
     closing: AtomicBool,
 }
 
@@ -92,24 +106,19 @@ impl Pool {
     }
 
     fn start(parts: usize) -> Result<Pool> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            published: Event::default(),
-            barrier: Barrier::new(parts),
-            closing: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::default());
         let mut pool = Pool {
             shared: shared.clone(),
             threads: Vec::with_capacity(parts),
         };
-        for part in 0..parts {
+        for i in 0..parts {
             let shared = shared.clone();
             let thread = std::thread::Builder::new()
-                .name(format!("mlx-cpu-{part}"))
+                .name(format!("mlx-cpu-{i}"))
                 .stack_size(4 << 20)
-                .spawn(move || worker(&shared, part, parts))
+                .spawn(move || worker(&shared, parts))
                 .map_err(|e| {
-                    MlxError::DeviceNotFound(format!("cpu: cannot start thread {part} of {parts}: {e}"))
+                    MlxError::DeviceNotFound(format!("cpu: cannot start thread {i} of {parts}: {e}"))
                 })?;
             pool.threads.push(thread);
         }
@@ -118,31 +127,46 @@ impl Pool {
 
     /// Queues a list. `done` is told when it has run.
     pub(super) fn submit(&self, work: Work, isa: Isa, done: Arc<Submission>) {
-        let steps = work
+        let parts = self.threads.len();
+        let mut total = 0;
+        let steps: Vec<Step> = work
             .commands
             .iter()
             .map(|command| match command {
-                Command::Dispatch(dispatch) => Step::Run(Resolved::new(&work, dispatch)),
-                Command::Barrier => Step::Barrier,
+                Command::Dispatch(dispatch) => {
+                    total += parts;
+                    Step::Run(Box::new(Resolved::new(&work, dispatch)))
+                }
+                Command::Barrier => Step::Barrier(total),
             })
             .collect();
-        let job = Arc::new(Job {
+        if total == 0 {
+            done.finish(Ok(()), Timing::default());
+            return;
+        }
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.next_number += 1;
+        let job = Job {
+            number: queue.next_number,
             steps,
-            work,
+            work: Mutex::new(Some(work)),
             isa,
             failure: Failure::default(),
             done,
-        });
-        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.push_back(job);
-        self.shared.published.advance();
+            started: OnceLock::new(),
+            completed: Event::default(),
+            total,
+        };
+        queue.jobs.push_back(Arc::new(job));
+        drop(queue);
+        self.shared.changed.advance();
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
-        self.shared.published.advance();
+        self.shared.changed.advance();
         for thread in self.threads.drain(..) {
             // A worker that panicked has nothing left to give back.
             let _ = thread.join();
@@ -150,87 +174,78 @@ impl Drop for Pool {
     }
 }
 
-/// Walks one job after the other. All threads see the same jobs in the same order.
-fn worker(shared: &Shared, part: usize, parts: usize) {
-    let mut seen = 0;
+/// Walks one job after the other, in the order in which they came.
+fn worker(shared: &Shared, parts: usize) {
+    let mut walked = 0;
     loop {
-        // Asked before the queue is looked at: whatever was queued before the closing is then seen. A job stays in the
-        // queue until all threads have walked it.
+        // Asked before the queue is looked at: a change that comes after the look ends the wait.
+        let seen = shared.changed.count();
         let closing = shared.closing.load(Ordering::Acquire);
-        let job = shared
+        let first = shared
             .queue
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .jobs
             .front()
             .cloned();
-        let Some(job) = job else {
-            if closing {
-                return;
+        match first {
+            Some(job) if job.number != walked => {
+                walked = job.number;
+                walk(&job, shared, parts);
             }
-            seen = shared.published.wait_beyond(seen);
-            continue;
-        };
-        let start = Instant::now();
-        walk(&job, shared, part, parts);
-        if part == 0 {
-            shared.barrier.wait();
-            shared
-                .queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            finish(job, start);
-        } else {
-            drop(job);
-            shared.barrier.wait();
+            None if closing => return,
+            // There is no job, or others are still at the last parts of this one.
+            _ => shared.changed.wait_for(seen + 1),
         }
-        // Nobody may look at the queue before the leader has removed the job.
-        shared.barrier.wait();
     }
 }
 
-fn walk(job: &Job, shared: &Shared, part: usize, parts: usize) {
+fn walk(job: &Job, shared: &Shared, parts: usize) {
+    job.started.get_or_init(Instant::now);
     for step in &job.steps {
         match step {
-            Step::Barrier => shared.barrier.wait(),
-            Step::Run(resolved) if !job.failure.happened() => {
-                let Some(body) = resolved.body() else {
-                    job.failure
-                        .set(format!("kernel {}: no body for the cpu", resolved.name()));
-                    continue;
-                };
-                let launch = Launch::new(resolved, &job.failure, job.isa);
-                // A panic is a bug in a body; it must not take the pool, nor hang the other parts at the next barrier.
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, parts))) {
-                    launch.fail(format!("panicked: {}", panic_text(&*panic)));
+            Step::Barrier(before) => job.completed.wait_for(*before),
+            Step::Run(resolved) => {
+                while let Some(part) = resolved.claim(parts) {
+                    run(job, resolved, part, parts);
+                    if job.completed.advance() == job.total {
+                        finish(job, shared);
+                    }
                 }
             }
-            Step::Run(_) => {}
         }
     }
 }
 
-/// Lets go of the work's buffers, then reports its end.
-fn finish(job: Arc<Job>, start: Instant) {
-    let Ok(job) = Arc::try_unwrap(job) else {
-        // Cannot happen: the others dropped theirs before the barrier.
+fn run(job: &Job, resolved: &Resolved, part: usize, parts: usize) {
+    if job.failure.happened() {
+        return;
+    }
+    let Some(body) = resolved.body() else {
+        job.failure
+            .set(format!("kernel {}: no body for the cpu", resolved.name()));
         return;
     };
-    let Job {
-        steps,
-        work,
-        failure,
-        done,
-        ..
-    } = job;
-    drop(steps);
-    drop(work);
-    done.finish(
-        failure.into_result(),
-        Timing {
-            device: Some(start.elapsed()),
-        },
-    );
+    let launch = Launch::new(resolved, &job.failure, job.isa);
+    // A panic is a bug in a body; it must not take the pool, nor hang the others at the next barrier.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, parts))) {
+        launch.fail(format!("panicked: {}", panic_text(&*panic)));
+    }
+}
+
+/// Lets go of the job's buffers, makes way for the next job, and reports the end. Nobody touches the buffers any more: all
+/// parts were claimed and are done.
+fn finish(job: &Job, shared: &Shared) {
+    drop(job.work.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let device = job.started.get().map(Instant::elapsed);
+    shared
+        .queue
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .jobs
+        .pop_front();
+    shared.changed.advance();
+    job.done.finish(job.failure.take_result(), Timing { device });
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -11,7 +11,7 @@
 //! | Metal's errors | `failure.rs` |
 //! | the calls themselves: a trait, and Objective-C | `gpu.rs`, `objc/` |
 //!
-//! Everything but `objc/` is plain Rust over the trait [`gpu::Gpu`], and is tested on any machine against a stand-in that
+//! Everything but `objc/` is plain Rust over the trait of `gpu.rs`, and is tested on any machine against a stand-in that
 //! records the calls. `docs/metal.md` says what that proves and what only a Mac can.
 //!
 //! # Order and hazards

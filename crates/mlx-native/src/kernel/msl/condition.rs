@@ -67,7 +67,7 @@ pub(crate) fn evaluate<'a>(
 }
 
 /// The value of an expression without names.
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(test)]
 pub(super) fn value(tokens: &[Token<'_>]) -> Option<i64> {
     let mut parser = Expression {
         tokens,

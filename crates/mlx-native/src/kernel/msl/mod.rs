@@ -27,6 +27,8 @@ mod condition;
 mod declarations;
 #[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "used by the rewriter"))]
 mod emit;
+#[cfg(test)]
+mod extent;
 mod lexer;
 mod macros;
 #[cfg(any(target_vendor = "apple", test))]
@@ -49,6 +51,8 @@ mod tests;
 )]
 pub(crate) use declarations::{Builtin, ParameterKind};
 use declarations::{Instantiation, KernelDefinition};
+#[cfg(test)]
+pub(crate) use extent::threadgroup_bytes;
 #[cfg(any(target_vendor = "apple", test))]
 pub(crate) use only::only;
 #[cfg(any(target_vendor = "apple", test))]

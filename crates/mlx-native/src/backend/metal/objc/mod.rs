@@ -43,9 +43,8 @@ pub(crate) fn open(config: &Config) -> Result<Arc<dyn Backend>> {
 /// An object that Metal documents as usable from any thread, though its Rust type does not say so.
 pub(super) struct AnyThread<T: ?Sized>(pub Retained<T>);
 
-// SAFETY: made only of buffers, pipelines, archives and residency sets. Apple's documentation has devices, queues and
-// resources used from several threads; what is not (encoders, command buffers) is never put in here. Archives stay in the
-// thread that made them, and residency sets are locked by Metal.
+// SAFETY: made only of buffers, pipelines and a residency set. Apple documents them as usable from several threads; what is
+// not (encoders, command buffers, archives) is never put in here.
 unsafe impl<T: ?Sized> Send for AnyThread<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized> Sync for AnyThread<T> {}
