@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{ComputePipelineState, ConstantValue, Constants, Kernel, SourceText};
+use crate::backend::Backend;
 use crate::backend::cpu::CpuBody;
-use crate::device::DeviceRef;
+use crate::buffer::MlxBuffer;
+use crate::device::{DeviceRef, MlxDevice};
+use crate::dtype::DType;
 use crate::error::{MlxError, Result};
 use crate::ops;
 
@@ -28,6 +31,8 @@ pub struct KernelRegistry {
     entries: HashMap<Arc<str>, Entry>,
     /// Texts of this library by address, so that a text with several kernels is parsed once.
     texts: HashMap<(usize, usize), Arc<SourceText>>,
+    /// Memory for intermediate results, one piece for each device.
+    scratch: Vec<(Arc<dyn Backend>, MlxBuffer)>,
 }
 
 #[derive(Debug)]
@@ -60,6 +65,7 @@ impl KernelRegistry {
         let mut registry = KernelRegistry {
             entries: HashMap::new(),
             texts: HashMap::new(),
+            scratch: Vec::new(),
         };
         for op in ops::all() {
             registry.register_op(op);
@@ -152,6 +158,31 @@ impl KernelRegistry {
             }
         };
         Ok(&entry.pipelines[index].state)
+    }
+
+    /// At least `byte_len` bytes on `device` for what an operator keeps between two of its kernels. All operators get the
+    /// same bytes: the encoder puts barriers between their uses, and a device runs one submission after the other.
+    pub(crate) fn scratch(&mut self, device: &MlxDevice, byte_len: usize) -> Result<MlxBuffer> {
+        let backend = device.as_ref().backend();
+        let known = self
+            .scratch
+            .iter()
+            .position(|(owner, _)| Arc::ptr_eq(owner, backend));
+        if let Some(buffer) = known
+            .map(|i| &self.scratch[i].1)
+            .filter(|b| b.byte_len() >= byte_len)
+        {
+            return Ok(buffer.share());
+        }
+        // Rounded up, so that a context that grows key by key does not allocate each time.
+        let byte_len = byte_len.checked_next_power_of_two().unwrap_or(byte_len);
+        let buffer = device.alloc_buffer(byte_len, DType::U8, vec![byte_len])?;
+        let shared = buffer.share();
+        match known {
+            Some(i) => self.scratch[i].1 = buffer,
+            None => self.scratch.push((backend.clone(), buffer)),
+        }
+        Ok(shared)
     }
 
     /// Whether a text is registered under `name`.

@@ -128,7 +128,7 @@ impl Case for SdpaCase {
     }
 
     fn is_small(&self) -> bool {
-        self.pairs() * f64::from(self.params.head_dim) < 3e5
+        self.pairs() * f64::from(self.params.head_dim) < 1.1e6
     }
 
     fn cost(&self) -> Option<(f64, f64)> {
@@ -162,6 +162,12 @@ fn cases() -> Vec<SdpaCase> {
         all.extend(case(4, 2, head_dim, 2, 65).scale(1.0).in_each_dtype());
         all.extend(case(4, 2, head_dim, 33, 65).scale(1.0).in_each_dtype());
     }
+    // The kernels that cut the keys, for head dimensions of each class and one between.
+    for head_dim in [64, 72, 128, 256, 512] {
+        all.extend(case(2, 1, head_dim, 1, 1030).in_each_dtype());
+    }
+    all.push(case(8, 1, 64, 3, 1025).stale_room(2));
+    all.push(case(8, 1, 64, 5, 1100).stale_room(2));
     // Long contexts.
     for (seq_len, kv_seq_len) in [(1, 2049), (2, 8200), (65, 2049)] {
         all.extend(case(8, 2, 64, seq_len, kv_seq_len).stale_room(7).in_each_dtype());

@@ -5,10 +5,10 @@
 
 mod portable;
 
-use half::{bf16, f16};
+use std::ops::Range;
 
-use super::SdpaParams;
-use crate::backend::cpu::{Element, Launch};
+use super::{SdpaParams, SdpaSplit};
+use crate::backend::cpu::{Element, Isa, Launch, part_range};
 
 /// The online softmax of one query: the greatest score, and the sum of `exp(score - max)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,8 +61,8 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// The body of the kernels without a split: each part takes kv heads.
-fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
+/// The bodies of `sdpa` and `sdpa_decode`: parts take kv heads.
+pub(super) fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
     let p: SdpaParams = launch.params(4);
     if p.head_dim == 0 {
         return;
@@ -77,7 +77,7 @@ fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
             let rows = first..a.n_rows.min(first + ROWS_AT_ONCE);
             let mut state = [Softmax::EMPTY; ROWS_AT_ONCE];
             let (o, state) = (&mut o[..rows.len() * a.head_dim], &mut state[..rows.len()]);
-            portable::attend(&a, rows, 0..a.kv_seq_len, o, state);
+            attend(launch.isa(), &a, rows, 0..a.kv_seq_len, o, state);
             for (o, state) in o.chunks_exact_mut(a.head_dim).zip(&*state) {
                 let inverse = state.sum.recip();
                 o.iter_mut().for_each(|o| *o *= inverse);
@@ -88,17 +88,84 @@ fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
     }
 }
 
+/// The body of `sdpa_split`: parts take ranges of the keys of kv heads.
+pub(super) fn split<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
+    let (p, cut): (SdpaParams, SdpaSplit) = (launch.params(4), launch.params(5));
+    if p.head_dim == 0 || cut.n_splits == 0 {
+        return;
+    }
+    let (q, k, v) = (launch.input::<T>(0), launch.input::<T>(1), launch.input::<T>(2));
+    let (sums, states) = (launch.output::<f32>(3), launch.output::<f32>(6));
+    let (n_splits, split_len) = (cut.n_splits as usize, cut.split_len as usize);
+    let n_items = p.n_kv_heads as usize * launch.threadgroups()[2] as usize * n_splits;
+    let mut o = vec![0.0; ROWS_AT_ONCE * p.head_dim as usize];
+    while let Some(items) = launch.next_chunk(n_items, 1) {
+        let (head, split) = (items.start / n_splits, items.start % n_splits);
+        let a = Rows::of(&p, q, k, v, head);
+        let keys = split * split_len..a.kv_seq_len.min((split + 1) * split_len);
+        for first in (0..a.n_rows).step_by(ROWS_AT_ONCE) {
+            let rows = first..a.n_rows.min(first + ROWS_AT_ONCE);
+            let mut state = [Softmax::EMPTY; ROWS_AT_ONCE];
+            let (o, state) = (&mut o[..rows.len() * a.head_dim], &mut state[..rows.len()]);
+            attend(launch.isa(), &a, rows.clone(), keys.clone(), o, state);
+            for ((row, o), state) in rows.zip(o.chunks_exact(a.head_dim)).zip(&*state) {
+                let at = (head * a.n_rows + row) * n_splits + split;
+                // SAFETY: this row of this split belongs to this item, which this part alone has claimed.
+                unsafe {
+                    sums.slice_mut(at * a.head_dim..(at + 1) * a.head_dim).copy_from_slice(o);
+                    states.slice_mut(at * 2..at * 2 + 2).copy_from_slice(&[state.max, state.sum]);
+                }
+            }
+        }
+    }
+}
+
+/// The body of `sdpa_merge`: parts take rows.
+pub(super) fn merge<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
+    let (p, cut): (SdpaParams, SdpaSplit) = (launch.params(3), launch.params(4));
+    let (sums, states) = (launch.input::<f32>(0), launch.input::<f32>(1));
+    let output = launch.output::<T>(2);
+    let (n_splits, head_dim) = (cut.n_splits as usize, p.head_dim as usize);
+    let n_rows = launch.threadgroups()[2] as usize * p.n_heads as usize * p.seq_len as usize;
+    let mut o = vec![0.0f32; head_dim];
+    for row in part_range(n_rows, 1, part, parts) {
+        let states = &states[row * n_splits * 2..][..n_splits * 2];
+        let max = states.iter().step_by(2).fold(Softmax::EMPTY.max, |m, s| m.max(*s));
+        o.fill(0.0);
+        let mut sum = 0.0;
+        for (i, state) in states.chunks_exact(2).enumerate() {
+            // The maxima are in the unit that `attend` uses for this launch's instruction set.
+            let weight = weight_of(launch.isa(), state[0] - max);
+            sum += weight * state[1];
+            for (o, s) in o.iter_mut().zip(&sums[(row * n_splits + i) * head_dim..][..head_dim]) {
+                *o += weight * s;
+            }
+        }
+        o.iter_mut().for_each(|o| *o /= sum);
+        // SAFETY: a row belongs to one part.
+        unsafe { output.store(row * head_dim, &o) };
+    }
+}
+
+/// The body of `sdpa_prefill`.
+pub(super) fn prefill<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
+    decode::<T>(launch, part, parts);
+}
+
 /// Queries that are computed together.
 const ROWS_AT_ONCE: usize = 32;
 
-pub(super) fn general_f32(launch: &Launch<'_>, part: usize, parts: usize) {
-    decode::<f32>(launch, part, parts);
+fn attend<T: Element>(
+    _isa: Isa,
+    a: &Rows<'_, T>,
+    rows: Range<usize>,
+    keys: Range<usize>,
+    o: &mut [f32],
+    state: &mut [Softmax],
+) {
+    portable::attend(a, rows, keys, o, state);
 }
 
-pub(super) fn general_f16(launch: &Launch<'_>, part: usize, parts: usize) {
-    decode::<f16>(launch, part, parts);
-}
-
-pub(super) fn general_bf16(launch: &Launch<'_>, part: usize, parts: usize) {
-    decode::<bf16>(launch, part, parts);
+fn weight_of(_isa: Isa, difference: f32) -> f32 {
+    difference.exp()
 }
