@@ -5,7 +5,7 @@
 
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
-use crate::steps::{FEATURES, has_prove};
+use crate::steps::{COMPUTE_FEATURES, FEATURES, has_prove};
 use std::path::Path;
 
 /// What the commands need.
@@ -44,7 +44,8 @@ pub fn commands() -> Vec<Cmd> {
         with_features("build --workspace --all-targets"),
     ];
     if has_prove() {
-        commands.push(with_features("test -p mlx-native --test prove"));
+        commands
+            .push(darwin(&root(), "test -p mlx-native --test prove").args(["--features", COMPUTE_FEATURES]));
     }
     commands
 }

@@ -7,7 +7,11 @@ use crate::install::Need;
 use crate::shell::{Cmd, root, target_dir};
 
 /// The features that the tests need: the emulator is a device, `testing` holds the cases.
+/// They are named by the crates that pass them on, for commands over the whole workspace.
 pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
+
+/// The same features, for commands over `mlx-native` alone.
+pub const COMPUTE_FEATURES: &str = "testing,emulator";
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +182,11 @@ fn clippy(_: Level) -> Plan {
     let deny = ["--", "-D", "warnings"];
     let mut commands = vec![with_features("cargo clippy --workspace --all-targets").args(deny)];
     if has_prove() {
-        commands.push(with_features("cargo clippy -p mlx-native --test prove").args(deny));
+        commands.push(
+            Cmd::line("cargo clippy -p mlx-native --test prove")
+                .args(["--features", COMPUTE_FEATURES])
+                .args(deny),
+        );
     }
     // What a user builds: no feature but the default ones.
     commands.push(Cmd::line("cargo clippy --workspace").args(deny));
@@ -248,7 +256,7 @@ fn prove(level: Level) -> Plan {
     if !has_prove() {
         return Plan::Skip("there is no tests/prove in mlx-native");
     }
-    let cmd = with_features("cargo test -p mlx-native --test prove");
+    let cmd = Cmd::line("cargo test -p mlx-native --test prove").args(["--features", COMPUTE_FEATURES]);
     let cmd = if level == Level::Long {
         cmd.args(["--", "--long"])
     } else {
