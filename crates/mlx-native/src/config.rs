@@ -111,7 +111,8 @@ pub enum Schedule {
 
 impl Config {
     /// The folder for compiled kernels: `cache_dir`, or the user's cache folder, or the temporary folder.
-    pub(crate) fn cache_dir(&self) -> PathBuf {
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| {
             std::env::home_dir()
                 .map(|home| {

@@ -86,7 +86,7 @@ pub struct ComputePipelineStateRef {
     declared: u64,
     required: u64,
     written: u64,
-    pub(crate) body: Arc<dyn PipelineBody>,
+    body: Arc<dyn PipelineBody>,
     max_threads: u32,
     domain: u64,
 }
@@ -143,6 +143,12 @@ impl ComputePipelineStateRef {
     #[must_use]
     pub fn constants(&self) -> &[(u32, ConstantValue)] {
         &self.constants
+    }
+
+    /// What the backend made of the kernel.
+    #[must_use]
+    pub fn body(&self) -> &dyn PipelineBody {
+        &*self.body
     }
 
     /// The most threads that one threadgroup of this pipeline may have.

@@ -187,7 +187,7 @@ impl Runner {
 
     fn dispatch(&self, work: &Work, dispatch: &Dispatch) -> Result<()> {
         let failed = |message: String| Err(MlxError::CommandBufferError(message));
-        let body: Option<&EmulatorPipeline> = dispatch.pipeline.body.as_any().downcast_ref();
+        let body: Option<&EmulatorPipeline> = dispatch.pipeline.body().as_any().downcast_ref();
         let Some(EmulatorPipeline(kernel)) = body else {
             return failed(format!(
                 "{} was compiled for another device",

@@ -65,7 +65,7 @@ impl<'w, G: Gpu> Bound<'w, G> {
         commands: &mut G::Commands,
     ) -> Result<()> {
         let name = dispatch.pipeline.label();
-        let Some(pipeline) = dispatch.pipeline.body.as_any().downcast_ref::<MetalPipeline<G>>() else {
+        let Some(pipeline) = dispatch.pipeline.body().as_any().downcast_ref::<MetalPipeline<G>>() else {
             return refuse(name, "the pipeline was not made by a metal device");
         };
         if limits.signposts {
