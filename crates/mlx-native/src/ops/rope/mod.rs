@@ -88,7 +88,7 @@ const HEADS_PER_THREAD: u32 = 4;
 /// `output` a cache `[n_heads, capacity, head_dim]` seen from the position on. `output` may be `x` when their strides agree.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, an odd `dims` or
+/// [`MlxError::InvalidArgument`], naming the parameter, for a zero size, an odd `dims` or
 /// one beyond `head_dim` or 2048, both or neither of `base` and `freqs`, a `base` or `scale` that is not finite,
 /// positions beyond u32, strides that let rows of the output overlap, a buffer that is too small, an `output` that overlaps
 /// `x` otherwise than in place or overlaps `freqs`, or dtypes that are mixed or not floating-point.
