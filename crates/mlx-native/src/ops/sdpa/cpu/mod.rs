@@ -3,12 +3,28 @@
 //! The queries that share a kv head lie in a row in memory: head after head, position after position. So the unit of
 //! work is a kv head, whose keys and values are read once for all its queries.
 
-mod portable;
+//!
+//! `portable` is the text to read first. `few` and `many` are the fast bodies, for few and many queries, on the vectors
+//! that `simd` describes.
 
+mod few;
+mod many;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod simd;
+mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{SdpaParams, SdpaSplit};
-use crate::backend::cpu::{Element, Isa, Launch, part_range};
+use crate::backend::cpu::{Isa, Launch, Output, part_range};
+use many::Items;
+use simd::Widen;
+use softmax::Scratch;
 
 /// The online softmax of one query: the greatest score, and the sum of `exp(score - max)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,7 +78,7 @@ impl<'a, T> Rows<'a, T> {
 }
 
 /// The bodies of `sdpa` and `sdpa_decode`: parts take kv heads.
-pub(super) fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
+pub(super) fn decode<T: Widen>(launch: &Launch<'_>, _part: usize, _parts: usize) {
     let p: SdpaParams = launch.params(4);
     if p.head_dim == 0 {
         return;
@@ -89,7 +105,7 @@ pub(super) fn decode<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usiz
 }
 
 /// The body of `sdpa_split`: parts take ranges of the keys of kv heads.
-pub(super) fn split<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
+pub(super) fn split<T: Widen>(launch: &Launch<'_>, _part: usize, _parts: usize) {
     let (p, cut): (SdpaParams, SdpaSplit) = (launch.params(4), launch.params(5));
     if p.head_dim == 0 || cut.n_splits == 0 {
         return;
@@ -121,7 +137,7 @@ pub(super) fn split<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize
 }
 
 /// The body of `sdpa_merge`: parts take rows.
-pub(super) fn merge<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
+pub(super) fn merge<T: Widen>(launch: &Launch<'_>, part: usize, parts: usize) {
     let (p, cut): (SdpaParams, SdpaSplit) = (launch.params(3), launch.params(4));
     let (sums, states) = (launch.input::<f32>(0), launch.input::<f32>(1));
     let output = launch.output::<T>(2);
@@ -147,25 +163,129 @@ pub(super) fn merge<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) 
     }
 }
 
-/// The body of `sdpa_prefill`.
-pub(super) fn prefill<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
-    decode::<T>(launch, part, parts);
+/// The body of `sdpa_prefill`: parts take blocks of queries.
+pub(super) fn prefill<T: Widen>(launch: &Launch<'_>, part: usize, parts: usize) {
+    if launch.isa() == Isa::Portable {
+        return decode::<T>(launch, part, parts);
+    }
+    let p: SdpaParams = launch.params(4);
+    if p.head_dim == 0 {
+        return;
+    }
+    let (q, k, v) = (launch.input::<T>(0), launch.input::<T>(1), launch.input::<T>(2));
+    let output = launch.output::<T>(3);
+    let items = Items::new((p.n_heads / p.n_kv_heads) as usize, p.seq_len as usize);
+    let n_heads = p.n_kv_heads as usize * launch.threadgroups()[2] as usize;
+    while let Some(claimed) = launch.next_chunk(items.count() * n_heads, 1) {
+        // The kv head varies fastest, so that items begin with the longest of all heads.
+        let (head, item) = (claimed.start % n_heads, claimed.start / n_heads);
+        let a = Rows::of(&p, q, k, v, head);
+        SCRATCH.with_borrow_mut(|scratch| {
+            attend_many(launch.isa(), &a, &items, item, &output, head * a.n_rows, scratch);
+        });
+    }
 }
 
 /// Queries that are computed together.
 const ROWS_AT_ONCE: usize = 32;
 
-fn attend<T: Element>(
-    _isa: Isa,
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// [`portable::attend`], by the best body for `isa`; the maxima are in units that [`weight_of`] knows.
+fn attend<T: Widen>(
+    isa: Isa,
     a: &Rows<'_, T>,
     rows: Range<usize>,
     keys: Range<usize>,
     o: &mut [f32],
     state: &mut [Softmax],
 ) {
-    portable::attend(a, rows, keys, o, state);
+    SCRATCH.with_borrow_mut(|scratch| match isa {
+        // SAFETY: a launch's instruction set is one that the processor has.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { few_avx512(a, rows, keys, o, state, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { few_avx2(a, rows, keys, o, state, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { few::attend::<neon::Neon, T>(a, rows, keys, o, state, scratch) },
+        _ => portable::attend(a, rows, keys, o, state),
+    });
 }
 
-fn weight_of(_isa: Isa, difference: f32) -> f32 {
-    difference.exp()
+/// What a sum is worth whose maximum differs by `difference` from the greatest.
+fn weight_of(isa: Isa, difference: f32) -> f32 {
+    match isa {
+        Isa::Portable => difference.exp(),
+        _ => difference.exp2(),
+    }
 }
+
+/// One item of a prefill, by the body for `isa`, which is not `Portable`.
+fn attend_many<T: Widen>(
+    isa: Isa,
+    a: &Rows<'_, T>,
+    items: &Items,
+    item: usize,
+    output: &Output<'_, T>,
+    output_row: usize,
+    scratch: &mut Scratch,
+) {
+    match isa {
+        // SAFETY: a launch's instruction set is one that the processor has; an item is claimed by one part.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { many_avx512(a, items, item, output, output_row, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        _ => unsafe { many_avx2(a, items, item, output, output_row, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        _ => unsafe { many::attend::<neon::Neon, T>(a, items, item, output, output_row, scratch) },
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        _ => {
+            let _ = (a, items, item, output, output_row, scratch);
+        }
+    }
+}
+
+macro_rules! with_features {
+    ($features:literal, $simd:ty, $few:ident, $many:ident) => {
+        /// # Safety
+        /// The processor has the features.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        unsafe fn $few<T: Widen>(
+            a: &Rows<'_, T>,
+            rows: Range<usize>,
+            keys: Range<usize>,
+            o: &mut [f32],
+            state: &mut [Softmax],
+            scratch: &mut Scratch,
+        ) {
+            // SAFETY: the features are enabled here.
+            unsafe { few::attend::<$simd, T>(a, rows, keys, o, state, scratch) }
+        }
+
+        /// # Safety
+        /// The processor has the features; nobody else uses the item's rows of `output`.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        unsafe fn $many<T: Widen>(
+            a: &Rows<'_, T>,
+            items: &Items,
+            item: usize,
+            output: &Output<'_, T>,
+            output_row: usize,
+            scratch: &mut Scratch,
+        ) {
+            // SAFETY: the features are enabled here; the rest by the caller's word.
+            unsafe { many::attend::<$simd, T>(a, items, item, output, output_row, scratch) }
+        }
+    };
+}
+
+with_features!("avx2,fma,f16c", x86::Avx2, few_avx2, many_avx2);
+with_features!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", x86::Avx512, few_avx512, many_avx512);
