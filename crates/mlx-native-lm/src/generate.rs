@@ -109,7 +109,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// On return the cache holds the prompt and every token that was fed back: all chosen ones but the last.
 ///
 /// # Errors
-/// [`LmError::Invalid`] for an empty prompt or parameters out of their domain; [`LmError`] of the model, the sampler or
+/// [`LmError::InvalidArgument`] for an empty prompt or parameters out of their domain; [`LmError`] of the model, the sampler or
 /// the tokenizer otherwise.
 pub fn generate(
     decoder: &mut Decoder,

@@ -182,7 +182,7 @@ impl Decoder {
     /// Feeds `tokens` behind what `cache` holds, and gives the logits behind the last of them.
     ///
     /// # Errors
-    /// [`LmError::Invalid`] for no tokens, more than [`chunk`](Self::chunk), or an id outside the vocabulary; what the
+    /// [`LmError::InvalidArgument`] for no tokens, more than [`chunk`](Self::chunk), or an id outside the vocabulary; what the
     /// device reports.
     pub fn forward(&mut self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
         self.run(tokens, cache, Logits::Last)
