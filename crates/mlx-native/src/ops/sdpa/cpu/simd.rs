@@ -14,7 +14,7 @@ use crate::backend::cpu::Element;
 /// # Safety
 /// Every function needs a processor with the instruction set; pointers must be valid for [`LANES`](Self::LANES) elements,
 /// aligned or not.
-pub(super) trait Simd: Copy {
+pub(in crate::ops::sdpa) trait Simd: Copy {
     type V: Copy;
     /// Elements of a vector.
     const LANES: usize;
@@ -74,7 +74,7 @@ const EXP2_SERIES: [f32; 8] = {
 const _: () = assert!(EXP2_SERIES[6] == LN_2);
 
 /// Elements that load as vectors of f32.
-pub(super) trait Widen: Element {
+pub(in crate::ops::sdpa) trait Widen: Element {
     /// `LANES` elements.
     ///
     /// # Safety
