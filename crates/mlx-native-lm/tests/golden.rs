@@ -204,3 +204,49 @@ fn tiny(decoder: &mut mlx_native_lm::Decoder, case: &Case, name: &str) {
         logits = decoder.forward(&[*want], &mut cache).unwrap();
     }
 }
+
+#[test]
+fn a_cache_that_grows_holds_what_it_held() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models/qwen3-f32");
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
+    let tokens: Vec<u32> = (0..600).map(|i| i * 7 % 131).collect();
+    let run = |decoder: &mut mlx_native_lm::Decoder, room: usize| {
+        let mut cache = decoder.new_cache(room).unwrap();
+        let before = cache.capacity();
+        for chunk in tokens.chunks(100) {
+            decoder.feed(chunk, &mut cache).unwrap();
+        }
+        assert_eq!(cache.len(), 600);
+        (
+            decoder.forward(&[5], &mut cache).unwrap(),
+            before,
+            cache.capacity(),
+        )
+    };
+    let (grown, small, large) = run(&mut decoder, 1);
+    assert!(small < 600 && large >= 601, "it grew from {small} to {large}");
+    let (roomy, before, after) = run(&mut decoder, 1000);
+    assert_eq!(before, after);
+    assert_eq!(grown, roomy);
+}
+
+#[test]
+fn misuse_of_a_decoder_is_an_error() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models/qwen3-f32");
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let few = ModelOptions {
+        prefill_step: 4,
+        ..options()
+    };
+    let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &few).unwrap();
+    let mut cache = decoder.new_cache(1).unwrap();
+    assert_eq!(decoder.chunk(), 4);
+    assert!(decoder.forward(&[], &mut cache).is_err());
+    assert!(decoder.forward(&[1; 5], &mut cache).is_err());
+    let error = decoder.forward(&[1, 131], &mut cache).unwrap_err().to_string();
+    assert!(error.contains("131"), "{error}");
+    assert!(cache.is_empty(), "a refused call leaves the cache as it was");
+    assert!(decoder.new_cache(usize::MAX).is_err());
+    assert_eq!(decoder.forward(&[1, 2], &mut cache).unwrap().len(), 131);
+}

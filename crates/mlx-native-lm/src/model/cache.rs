@@ -77,7 +77,8 @@ impl KvCache {
         if positions <= self.capacity {
             return Ok(());
         }
-        let capacity = rounded(positions)?;
+        // By half at least, so that a long text is not moved again and again.
+        let capacity = rounded(positions.max(self.capacity + self.capacity / 2))?;
         let row = self.head_dim * self.dtype.size_of();
         for i in 0..self.layers.len() {
             let mut grown = self.alloc_layer(device, capacity)?;
