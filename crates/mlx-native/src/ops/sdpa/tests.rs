@@ -3,7 +3,7 @@
 use super::{SdpaParams, sdpa};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
+use crate::testing::{Case, Context, FLOATS, Golden, Outputs, Rng, Suite, Tensor, Tolerance};
 
 #[derive(Debug, Clone, Copy)]
 struct SdpaCase {
@@ -12,6 +12,8 @@ struct SdpaCase {
     batch: u32,
     /// Positions from `kv_seq_len` on hold NaN: a cache that was used before.
     stale: bool,
+    /// The second query of every head has a NaN, the last but one an infinity: their rows alone become NaN.
+    special: bool,
     benchmark: bool,
 }
 
@@ -19,7 +21,7 @@ struct SdpaCase {
 fn case(n_heads: u32, n_kv_heads: u32, head_dim: u32, seq_len: u32, kv_seq_len: u32) -> SdpaCase {
     let scale = 1.0 / (head_dim as f32).sqrt();
     let params = SdpaParams { n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity: 0 };
-    SdpaCase { dtype: DType::F32, params, batch: 1, stale: false, benchmark: false }
+    SdpaCase { dtype: DType::F32, params, batch: 1, stale: false, special: false, benchmark: false }
 }
 
 impl SdpaCase {
@@ -41,6 +43,11 @@ impl SdpaCase {
     fn stale_room(mut self, positions: u32) -> Self {
         self.params.kv_capacity = self.params.kv_seq_len + positions;
         self.stale = true;
+        self
+    }
+
+    fn special(mut self) -> Self {
+        self.special = true;
         self
     }
 
@@ -82,7 +89,15 @@ impl SdpaCase {
 
 impl Case for SdpaCase {
     fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
-        vec![Tensor::random(self.dtype, &self.q_shape(), rng), self.kv(rng), self.kv(rng)]
+        let shape = self.q_shape();
+        let mut q: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
+        if self.special {
+            for head in q.chunks_exact_mut(shape[2] * shape[3]) {
+                head[shape[3]] = f32::NAN;
+                head[(shape[2] - 2) * shape[3]] = f32::INFINITY;
+            }
+        }
+        vec![Tensor::from_f32(self.dtype, &shape, &q), self.kv(rng), self.kv(rng)]
     }
 
     fn outputs(&self) -> Outputs {
@@ -140,6 +155,57 @@ impl Case for SdpaCase {
     }
 }
 
+/// A case that MLX computed.
+#[derive(Debug)]
+struct GoldenCase {
+    case: SdpaCase,
+    golden: Golden,
+}
+
+impl GoldenCase {
+    fn new(golden: Golden) -> Self {
+        let [n_heads, n_kv_heads, head_dim] = ["n_heads", "n_kv_heads", "head_dim"].map(|n| golden.u32(n));
+        let scale = golden.params["scale"].as_f64().expect("every case has a scale") as f32;
+        let case = case(n_heads, n_kv_heads, head_dim, golden.u32("seq_len"), golden.u32("kv_seq_len"))
+            .dtype(golden.tensor("q").dtype())
+            .batch(golden.u32("batch"))
+            .scale(scale);
+        GoldenCase { case, golden }
+    }
+}
+
+impl Case for GoldenCase {
+    fn inputs(&self, _rng: &mut Rng) -> Vec<Tensor> {
+        ["q", "k", "v"].map(|name| self.golden.tensor(name).clone()).to_vec()
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.case.outputs()
+    }
+
+    /// What MLX found, which our reference must agree with.
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let mlx = self.golden.tensor("out").to_f64();
+        let ours = self.case.reference(inputs).remove(0);
+        for (mlx, ours) in mlx.iter().zip(&ours) {
+            assert!((mlx - ours).abs() < 5e-6, "MLX has {mlx}, the reference {ours}");
+        }
+        vec![mlx]
+    }
+
+    fn encode(&self, context: &mut Context<'_>) -> Result<()> {
+        self.case.encode(context)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.case.tolerance()
+    }
+
+    fn is_small(&self) -> bool {
+        self.case.is_small()
+    }
+}
+
 fn cases() -> Vec<SdpaCase> {
     let mut all = Vec::new();
     // Every head_dim: one query, a few, and many.
@@ -168,10 +234,14 @@ fn cases() -> Vec<SdpaCase> {
     }
     all.push(case(8, 1, 64, 3, 1025).stale_room(2));
     all.push(case(8, 1, 64, 5, 1100).stale_room(2));
+    // One NaN spoils one row.
+    for (head_dim, seq_len, kv_seq_len) in [(64, 5, 9), (33, 5, 9), (80, 9, 40), (256, 17, 40), (64, 3, 1025)] {
+        all.extend(case(2, 1, head_dim, seq_len, kv_seq_len).special().in_each_dtype());
+    }
     // Long contexts.
     for (seq_len, kv_seq_len) in [(1, 2049), (2, 8200), (65, 2049)] {
-        all.extend(case(8, 2, 64, seq_len, kv_seq_len).stale_room(7).in_each_dtype());
-        all.push(case(7, 1, 33, seq_len, kv_seq_len));
+        all.extend(case(4, 1, 64, seq_len, kv_seq_len).stale_room(7).in_each_dtype());
+        all.push(case(3, 1, 33, seq_len, kv_seq_len));
     }
     // What a small model asks for.
     all.extend(case(16, 8, 128, 1, 4096).in_each_dtype().map(SdpaCase::benchmark));
@@ -183,7 +253,11 @@ fn cases() -> Vec<SdpaCase> {
 pub(crate) fn suite() -> Suite {
     Suite {
         op: &super::OP,
-        cases: cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>).collect(),
+        cases: cases()
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Case>)
+            .chain(Golden::load("sdpa").into_iter().map(|g| Box::new(GoldenCase::new(g)) as Box<dyn Case>))
+            .collect(),
         random: |rng| {
             let (ratio, n_kv_heads) = (rng.range(1, 9) as u32, rng.range(1, 3) as u32);
             let seq_len = rng.pick(&[1, 1, 2, 5, 8, 17]);
@@ -258,5 +332,72 @@ mod refusals {
         assert_invalid(run(&mut b, [&q, &k, &v, &o], OK, 2), &["q"]);
         assert_invalid(run(&mut b, [&q, &k, &v, &q], OK, 1), &["output", "q"]);
         assert_invalid(run(&mut b, [&q, &k, &v, &v], OK, 1), &["output", "v"]);
+    }
+}
+
+#[cfg(test)]
+mod routes {
+    use super::super::{FUSED_HEAD_DIMS, Family, OP, route};
+    use super::*;
+    use crate::{DeviceKind, MlxDevice};
+
+    fn devices() -> [MlxDevice; 2] {
+        // The null device takes the rules of GPUs.
+        [DeviceKind::Cpu, DeviceKind::Null].map(|kind| MlxDevice::open(kind).expect("always there"))
+    }
+
+    #[test]
+    fn every_shape_has_a_kernel_of_this_operator() {
+        for device in devices() {
+            for head_dim in 1..=512 {
+                for (ratio, seq_len, kv_seq_len) in [(1, 1, 1), (8, 1, 70_000), (4, 8, 5000), (7, 33, 33), (1, 9, 5000)] {
+                    let params = case(2 * ratio, 2, head_dim, seq_len, kv_seq_len).params;
+                    for &dtype in FLOATS {
+                        let route = route(&device, dtype, &params, 1).expect("a valid shape");
+                        for name in [Some(route.kernel), route.merge].into_iter().flatten() {
+                            assert!(OP.kernels.iter().any(|k| k.0 == name), "{name}");
+                        }
+                        assert!(u64::from(route.n_splits) * u64::from(route.split_len) >= u64::from(kv_seq_len));
+                        assert!((route.n_splits - 1) * route.split_len < kv_seq_len, "no empty part: {route:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fused_head_dims_have_kernels_of_their_own() {
+        for device in devices() {
+            for &head_dim in FUSED_HEAD_DIMS {
+                let of = |seq_len, kv| {
+                    route(&device, DType::BF16, &case(8, 2, head_dim, seq_len, kv).params, 1).expect("a valid shape")
+                };
+                assert_eq!(of(1, 100).family, Family::Decode);
+                assert_eq!(of(1, 5000).family, Family::Split);
+                assert!(of(1, 5000).n_splits > 1 && of(1, 5000).merge == Some("sdpa_merge_bf16"));
+                assert_eq!(of(64, 64).kernel, format!("sdpa_prefill_d{head_dim}_bf16"));
+            }
+            let odd = route(&device, DType::F32, &case(8, 2, 33, 1, 100).params, 1).expect("a valid shape");
+            assert_eq!((odd.family, odd.kernel), (Family::General, "sdpa"));
+        }
+    }
+
+    #[test]
+    fn parts_stay_within_their_memory() {
+        for device in devices() {
+            let params = case(64, 64, 512, 8, 1 << 20).params;
+            let route = route(&device, DType::F32, &params, 1).expect("a valid shape");
+            let floats = u64::from(64 * 8 * route.n_splits) * (512 + 2);
+            assert!(floats * 4 <= 16 << 20, "{route:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let [cpu, _] = devices();
+        let ok = case(8, 2, 64, 1, 10).params;
+        crate::testing::assert_invalid(route(&cpu, DType::U32, &ok, 1), &["dtype", "u32"]);
+        crate::testing::assert_invalid(route(&cpu, DType::F32, &SdpaParams { head_dim: 513, ..ok }, 1), &["head_dim"]);
+        crate::testing::assert_invalid(route(&cpu, DType::F32, &SdpaParams { n_kv_heads: 0, ..ok }, 1), &["divisible"]);
     }
 }

@@ -139,3 +139,44 @@ pub(super) unsafe fn widen_row<S: Simd, T: Widen>(from: &[T], to: &mut [f32]) {
         }
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::super::x86::{Avx2, Avx512};
+    use super::Simd;
+    use crate::backend::cpu::Isa;
+
+    /// `2^x` of one value, by a whole vector of it.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `S`.
+    unsafe fn exp2<S: Simd>(x: f32) -> f32 {
+        let mut y = [0.0; 16];
+        // SAFETY: by the caller's word; a vector has at most 16 elements.
+        unsafe { S::store(y.as_mut_ptr(), S::exp2(S::splat(x))) };
+        y[0]
+    }
+
+    fn check(exp2: impl Fn(f32) -> f32) {
+        for i in 0..40_000 {
+            let x = -(i as f32) * 0.003_147;
+            let (got, want) = (f64::from(exp2(x)), f64::from(x).exp2());
+            assert!((got - want).abs() <= 2.0 * f64::from(f32::EPSILON) * want, "2^{x}: {got}, not {want}");
+        }
+        assert_eq!(exp2(0.0), 1.0);
+        assert_eq!((exp2(-126.5), exp2(-3.0e38), exp2(f32::NEG_INFINITY)), (0.0, 0.0, 0.0));
+        assert!(exp2(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn powers_of_two() {
+        if Isa::available().contains(&Isa::Avx2) {
+            // SAFETY: the processor has it.
+            check(|x| unsafe { exp2::<Avx2>(x) });
+        }
+        if Isa::available().contains(&Isa::Avx512) {
+            // SAFETY: the processor has it.
+            check(|x| unsafe { exp2::<Avx512>(x) });
+        }
+    }
+}
