@@ -7,6 +7,7 @@ mod isa;
 mod launch;
 pub(crate) mod math;
 mod pool;
+pub(crate) mod prefetch;
 pub(crate) mod simd;
 pub(crate) mod vector;
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::Args;
 use super::codes::{Codes, Unpack, Width, arrange};
 use crate::backend::cpu::Launch;
+use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{Vector, Widen, vectorize};
 
 /// Rows of `x`, at most.
@@ -13,6 +14,8 @@ pub(super) const MAX_ROWS: usize = 8;
 const CLAIM: usize = 32;
 /// Rows of the weight whose scales are widened at a time.
 const BATCH: usize = 4;
+/// Bytes of the weight that are asked for before they are needed, at least: the time that they take is that of memory.
+const AHEAD: usize = 4096;
 /// Values of `x` in a block, at most.
 const BLOCK_VALUES: usize = 8192;
 
@@ -200,6 +203,13 @@ unsafe fn widen<V: Vector, S: Widen>(source: &[S], target: &mut [f32]) {
     }
 }
 
+/// How far ahead of itself a walk along rows that take `batch` bytes together asks for memory: at the rows that come after
+/// them where rows are short, in the same rows where they are long.
+fn distance(batch: usize) -> usize {
+    let later_rows = batch.max(1) * AHEAD.div_ceil(batch.max(1));
+    if later_rows <= 4 * AHEAD { later_rows } else { AHEAD / 4 }
+}
+
 /// `R` rows of the weight from `row` on; of which it is number `in_batch` in `scales` and `biases`. What is
 /// added when depends on `M` and `U` only, not on `R`.
 #[inline(always)]
@@ -220,9 +230,11 @@ unsafe fn some_rows<V: Codes, S: Widen, B: Width, const M: usize, const R: usize
         let weight = dots.weight.as_ptr().cast::<u8>().add(row * row_bytes);
         let (scales, biases) = (scales.as_ptr().add(in_batch * groups), biases.as_ptr().add(in_batch * groups));
         let mut partial = [[[V::splat(0.0); U]; M]; R];
+        let ahead = distance(R * row_bytes);
         for group in 0..groups {
             let mut unpack = [B::Of::<V>::new(0.0, 0.0); R];
             for r in 0..R {
+                prefetch(weight.wrapping_add(ahead + r * row_bytes + group * group_size * B::BITS / 8));
                 unpack[r] = B::Of::<V>::new(*scales.add(r * groups + group), *biases.add(r * groups + group));
             }
             let mut at = group * group_size;
