@@ -129,6 +129,14 @@ pub const STEPS: &[Step] = &[
         plan: doctests,
     },
     Step {
+        name: "model",
+        what: "the CPU pool's waiting, in every order of events",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: model,
+    },
+    Step {
         name: "fuzz",
         what: "fuzz targets compile",
         in_quick: false,
@@ -230,6 +238,15 @@ fn doctests(_: Level) -> Plan {
         vec![Need::Clang],
         vec![with_features("cargo test --workspace --doc")],
     )
+}
+
+fn model(_: Level) -> Plan {
+    let cmd = Cmd::line("cargo test -p mlx-native --features testing --lib event::model");
+    // Everything is built with the flag: a folder of its own keeps the other builds.
+    let cmd = cmd
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", target_dir().join("loom"));
+    Plan::Run(vec![], vec![cmd])
 }
 
 fn fuzz(_: Level) -> Plan {
