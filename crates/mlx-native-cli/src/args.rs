@@ -38,6 +38,22 @@ pub struct Generate {
     )]
     pub prompt: String,
 
+    /// What the system says first. Needs a chat template.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+
+    /// Beginning of the answer, to be continued. Needs a chat template.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prefill_response: Option<String>,
+
+    /// Continue the prompt as it is, even if the model has a chat template.
+    #[arg(long)]
+    pub ignore_chat_template: bool,
+
+    /// Further variables of the chat template, such as {"enable_thinking": false}.
+    #[arg(long, value_name = "JSON")]
+    pub chat_template_config: Option<String>,
+
     /// Tokens to generate at most.
     #[arg(short, long, default_value_t = 100, value_name = "N")]
     pub max_tokens: usize,

@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use anyhow::{Context as _, Result, bail};
 use mlx_native::{Config, MlxDevice};
 use mlx_native_lm::{Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate};
+use serde_json::{Map, Value};
 
 use crate::args::Generate;
-use crate::report::{Progress, peak_memory_bytes};
+use crate::chat;
+use crate::report::{self, Progress, peak_memory_bytes};
 
 /// Longest prompt read from standard input: 64 MiB.
 const MAX_STDIN: u64 = 64 << 20;
@@ -18,12 +20,13 @@ const MAX_STDIN: u64 = 64 << 20;
 /// # Errors
 /// What the model, the device or the terminal had to say.
 pub fn run(options: &Generate) -> Result<()> {
+    let variables = chat::variables(options)?;
     let prompt = read_prompt(&options.prompt)?;
     let progress = Progress::new(options.verbose);
     progress.stage("loading");
     let device = open_device(options)?;
     let mut model = open_model(options, &device)?;
-    let prompt_ids = model.tokenizer().encode(&prompt).context("the prompt")?;
+    let prompt_ids = encode(options, &model, prompt, variables)?;
     let settings = GenerateOptions {
         max_tokens: options.max_tokens,
         sampling: sampling(options),
@@ -78,6 +81,29 @@ fn read_prompt(prompt: &str) -> Result<String> {
         bail!("the prompt on standard input is longer than {MAX_STDIN} bytes");
     }
     Ok(text)
+}
+
+/// The prompt's tokens: of a chat where the model has a template for it, else of the bare text.
+fn encode(
+    options: &Generate,
+    model: &Model,
+    prompt: String,
+    variables: Map<String, Value>,
+) -> Result<Vec<u32>> {
+    let template = if options.ignore_chat_template {
+        None
+    } else {
+        model.chat_template()?
+    };
+    let Some(template) = template else {
+        for flag in chat::unused_flags(options) {
+            report::note(&format!("{flag} has no effect: no chat template is in use"));
+        }
+        return model.tokenizer().encode(&prompt).context("the prompt");
+    };
+    let text = chat::text(options, &template, prompt, variables)?;
+    // The template spells out the special tokens.
+    model.tokenizer().encode_with(&text, false).context("the prompt")
 }
 
 fn open_device(options: &Generate) -> Result<MlxDevice> {

@@ -1,6 +1,7 @@
 //! The program `mlx-native`: text from MLX models.
 
 mod args;
+mod chat;
 mod generate;
 mod report;
 

@@ -9,6 +9,11 @@ pub fn error(text: &str) {
     eprintln!("error: {text}");
 }
 
+/// One line for something that does not go as the user may expect.
+pub fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
 /// A bar that shows itself after a moment, and only on a terminal.
 pub struct Progress(ProgressBar);
 

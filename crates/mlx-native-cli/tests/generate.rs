@@ -286,3 +286,103 @@ fn nan_weights_end_in_an_error_not_in_text() {
     std::fs::write(path.join("model.safetensors"), bytes).unwrap();
     refused(&generate_from(&path), &["NaN"]);
 }
+
+const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if calm is true %}calm{% endif %}{% endif %}";
+
+/// The ids of the prompt that the program makes of its flags, for the model in `folder`.
+fn prompt_ids(folder: &Path, flags: &[&str]) -> serde_json::Value {
+    let args = [
+        "generate",
+        "--json",
+        "--max-tokens",
+        "1",
+        "--prompt",
+        "hi",
+        "--model",
+        folder.to_str().unwrap(),
+    ];
+    json(&[&args[..], flags].concat())["prompt_token_ids"].clone()
+}
+
+#[test]
+fn a_chat_template_is_applied_unless_told_otherwise() {
+    let path = folder("chat");
+    let bare = prompt_ids(&path, &[]);
+    // What the flags make is what the same text makes when it is given as it is: special tokens are not added twice.
+    let same_as = |text: &str| {
+        let args = ["generate", "--json", "--max-tokens", "1", "--prompt", text];
+        json(&args)["prompt_token_ids"].clone()
+    };
+    std::fs::write(path.join("chat_template.jinja"), CHATML).unwrap();
+    let user = "<|im_start|>user\nhi<|im_end|>\n";
+    let chat = prompt_ids(&path, &[]);
+    assert_eq!(chat, same_as(&format!("{user}<|im_start|>assistant\n")));
+    assert_eq!(prompt_ids(&path, &["--ignore-chat-template"]), bare);
+    assert_ne!(chat, bare);
+    assert_eq!(
+        prompt_ids(
+            &path,
+            &[
+                "--system-prompt",
+                "be",
+                "--chat-template-config",
+                "{\"calm\": true}"
+            ]
+        ),
+        same_as(&format!(
+            "<|im_start|>system\nbe<|im_end|>\n{user}<|im_start|>assistant\ncalm"
+        ))
+    );
+    assert_eq!(
+        prompt_ids(&path, &["--prefill-response", "Well, "]),
+        same_as(&format!("{user}<|im_start|>assistant\nWell, "))
+    );
+}
+
+#[test]
+fn bad_chat_templates_and_settings_are_one_line() {
+    let path = folder("bad_chat");
+    let with = |template: &str, flags: &[&str]| {
+        std::fs::write(path.join("chat_template.jinja"), template).unwrap();
+        run(&[
+            &["generate", "--model", path.to_str().unwrap(), "--max-tokens", "1"],
+            flags,
+        ]
+        .concat())
+    };
+    refused(&with("a\n{% if %}", &[]), &["chat template", "line 2"]);
+    refused(
+        &with("{{ raise_exception('not\nlike this') }}", &[]),
+        &["line 1", "not like this"],
+    );
+    assert!(with("{% if %}", &["--ignore-chat-template"]).status.success());
+    refused(
+        &with(CHATML, &["--chat-template-config", "[1]"]),
+        &["--chat-template-config", "object"],
+    );
+    refused(
+        &with(CHATML, &["--chat-template-config", "{"]),
+        &["--chat-template-config"],
+    );
+    refused(
+        &with(CHATML, &["--chat-template-config", "{\"messages\": []}"]),
+        &["messages"],
+    );
+}
+
+#[test]
+fn flags_of_a_chat_are_noted_where_there_is_none() {
+    let output = run(&[
+        "generate",
+        "--max-tokens",
+        "1",
+        "--system-prompt",
+        "be",
+        "--verbose",
+        "false",
+    ]);
+    assert!(output.status.success());
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+    assert!(text(&output.stderr).contains("note: --system-prompt has no effect"));
+}

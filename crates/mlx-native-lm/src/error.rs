@@ -20,6 +20,9 @@ pub enum LmError {
     /// The tokenizer's files are damaged, or text could not be encoded or decoded.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The chat template is damaged, refuses the messages, or takes too much; the text names its line.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
     /// The thing is meaningful, but not supported; the text names it.
     #[error("not supported: {0}")]
     Unsupported(String),
@@ -36,3 +39,13 @@ pub enum LmError {
 
 /// `Result` with [`LmError`].
 pub type Result<T> = std::result::Result<T, LmError>;
+
+/// An error of another library as one line, cut where it is long.
+pub(crate) fn one_line(message: &str) -> String {
+    let line: Vec<&str> = message.split_whitespace().collect();
+    let line = line.join(" ");
+    match line.char_indices().nth(300) {
+        None => line,
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+    }
+}

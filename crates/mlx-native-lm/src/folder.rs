@@ -11,6 +11,8 @@ use crate::families::Family;
 use crate::quantization::QuantizationConfig;
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
+/// A chat template outside `tokenizer_config.json`; it goes before the one there.
+const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// Longest file of JSON that is read, in bytes; the largest vocabularies take some 35 MB.
 const MAX_JSON_LEN: u64 = 512 << 20;
 
@@ -157,11 +159,17 @@ impl ModelFolder {
     ///
     /// # Errors
     /// [`LmError::Folder`] when `tokenizer.json` is missing, [`LmError::Tokenizer`] or [`LmError::Config`] when it or
-    /// `tokenizer_config.json` is damaged.
+    /// `tokenizer_config.json` or `chat_template.jinja` is damaged. A chat template is not compiled here.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = self.files.require(TOKENIZER_FILE)?;
         let config = self.files.get("tokenizer_config.json")?;
-        Tokenizer::from_json(&tokenizer, config.as_deref())
+        let mut tokenizer = Tokenizer::from_json(&tokenizer, config.as_deref())?;
+        if let Some(template) = self.files.get(TEMPLATE_FILE)? {
+            let text = std::str::from_utf8(&template)
+                .map_err(|e| LmError::Config(format!("{TEMPLATE_FILE}: found {e}, wanted UTF-8")))?;
+            tokenizer.set_chat_template(text);
+        }
+        Ok(tokenizer)
     }
 
     /// [`tokenizer`](Self::tokenizer), for when nothing else of the folder is needed.

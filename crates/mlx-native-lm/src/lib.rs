@@ -5,9 +5,11 @@
 //! - [`DecoderConfig`] is the shape of a model, made from `config.json` by its family, of which [`families`] lists all;
 //! - [`QuantizationConfig`] says how each weight is packed;
 //! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
+//! - [`ChatTemplate`] makes one text of the messages of a chat;
 //! - [`Sampler`] chooses the next token;
 //! - [`Model`] opens all of it on a device, [`Decoder`] is the network, [`generate()`] continues a prompt.
 
+mod chat;
 pub mod config;
 mod detokenizer;
 mod error;
@@ -22,6 +24,7 @@ mod rope;
 mod sampling;
 mod tokenizer;
 
+pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
 pub use config::{Activation, ConfigFile, DecoderConfig, GenerationConfig};
 pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mlx_native::{DType, DeviceKind, MlxDevice};
 
+use crate::chat::ChatTemplate;
 use crate::config::GenerationConfig;
 use crate::error::{LmError, Result};
 use crate::folder::ModelFolder;
@@ -86,6 +87,14 @@ impl Model {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The model's chat template, compiled; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`LmError::ChatTemplate`], naming the line, when the template is damaged.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        self.tokenizer.compile_chat_template()
     }
 
     /// The decoder, to be run, and the tokenizer.

@@ -5,12 +5,23 @@ use std::fmt;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use crate::error::{LmError, Result};
+use crate::chat::ChatTemplate;
+use crate::error::{LmError, Result, one_line};
 use crate::json::{Fields, parse_object};
 
 /// Name of the file that has the vocabulary.
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "tokenizer_config.json";
+/// Special tokens that a chat template sees.
+const SPECIAL_TOKENS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 /// A tokenizer, as `tokenizer.json` and `tokenizer_config.json` describe it.
 pub struct Tokenizer {
@@ -21,6 +32,8 @@ pub struct Tokenizer {
     add_bos_token: Option<bool>,
     model_max_length: Option<usize>,
     chat_template: Option<String>,
+    /// Names and texts of the special tokens that the configuration names, for the chat template.
+    special_tokens: Vec<(String, String)>,
     /// Whether the decoder maps characters to bytes, and nothing else.
     byte_level: bool,
 }
@@ -61,6 +74,7 @@ impl Tokenizer {
             add_bos_token: None,
             model_max_length: None,
             chat_template: None,
+            special_tokens: Vec::new(),
             byte_level,
         };
         if let Some(text) = config {
@@ -78,10 +92,17 @@ impl Tokenizer {
         // Huge floats stand for no limit here.
         let limit = config.get("model_max_length").and_then(Value::as_u64);
         self.model_max_length = limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        self.chat_template = config
-            .get("chat_template")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        self.chat_template = default_template(config)?;
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .or_else(|| value.get("content")?.as_str())
+                .map(str::to_owned)
+        };
+        let named = SPECIAL_TOKENS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), text(config.get(name)?)?)));
+        self.special_tokens = named.collect();
         Ok(())
     }
 
@@ -234,10 +255,27 @@ impl Tokenizer {
         self.model_max_length
     }
 
-    /// The chat template of `tokenizer_config.json`, where there is one.
+    /// The text of the chat template, where there is one: that of `chat_template.jinja`, else of `tokenizer_config.json`.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// Sets the text of the chat template: that of `chat_template.jinja`, which goes before `tokenizer_config.json`.
+    pub fn set_chat_template(&mut self, template: impl Into<String>) {
+        self.chat_template = Some(template.into());
+    }
+
+    /// The chat template, compiled, with the special tokens that `tokenizer_config.json` names; `None` where there is no
+    /// template.
+    ///
+    /// # Errors
+    /// [`LmError::ChatTemplate`], naming the line, when the template is damaged.
+    pub fn compile_chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let template = self.chat_template.as_deref();
+        template
+            .map(|text| ChatTemplate::new(text, self.special_tokens.clone()))
+            .transpose()
     }
 
     /// Whether tokens stand for bytes, by a table of characters, so that they can be decoded one by one.
@@ -246,14 +284,28 @@ impl Tokenizer {
     }
 }
 
-/// An error of another library as one line, cut where it is long.
-fn one_line(message: &str) -> String {
-    let line: Vec<&str> = message.split_whitespace().collect();
-    let line = line.join(" ");
-    match line.char_indices().nth(300) {
-        None => line,
-        Some((cut, _)) => format!("{}…", &line[..cut]),
-    }
+/// The chat template of `tokenizer_config.json`: a text, or a list of named ones, of which the default is taken.
+fn default_template(config: &Fields<'_>) -> Result<Option<String>> {
+    let list = match config.get("chat_template") {
+        None => return Ok(None),
+        Some(Value::String(text)) => return Ok(Some(text.clone())),
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(config.invalid(
+                "chat_template",
+                crate::json::kind(other),
+                "a string or a list of templates",
+            ));
+        }
+    };
+    let default = list
+        .iter()
+        .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
+    let template = default.and_then(|entry| entry.get("template")?.as_str());
+    let wanted = "one named \"default\" with a template";
+    template
+        .map(|text| Some(text.to_owned()))
+        .ok_or_else(|| config.invalid("chat_template", "a list without it", wanted))
 }
 
 #[cfg(test)]

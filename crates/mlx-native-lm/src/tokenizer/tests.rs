@@ -165,3 +165,54 @@ fn damaged_files_are_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn chat_templates_of_the_configuration() {
+    let vocabulary = mlx_native_demo::files()
+        .into_iter()
+        .find(|(name, _)| *name == "tokenizer.json")
+        .unwrap()
+        .1;
+    let with =
+        |config: serde_json::Value| Tokenizer::from_json(vocabulary, Some(config.to_string().as_bytes()));
+    let shown = |config| {
+        let template = with(config).unwrap().compile_chat_template().unwrap().unwrap();
+        template
+            .render(
+                &[crate::ChatMessage::new("user", "hi")],
+                &crate::ChatOptions::default(),
+            )
+            .unwrap()
+    };
+    let own = "{{ messages[0].content }} {{ eos_token }} {{ pad_token }} {{ bos_token is defined }}";
+    let tokens =
+        serde_json::json!({"eos_token": {"content": "<|im_end|>"}, "pad_token": "not in the vocabulary"});
+    let mut single = tokens.clone();
+    single["chat_template"] = own.into();
+    assert_eq!(shown(single.clone()), "hi <|im_end|> not in the vocabulary False");
+    let mut named = tokens;
+    let entry = |name: &str, template: &str| serde_json::json!({"name": name, "template": template});
+    named["chat_template"] = serde_json::json!([entry("tool_use", "tools"), entry("default", own)]);
+    assert_eq!(shown(named.clone()), shown(single));
+
+    named["chat_template"] = serde_json::json!([entry("tool_use", "tools")]);
+    assert!(
+        with(named.clone())
+            .unwrap_err()
+            .to_string()
+            .contains("chat_template")
+    );
+    named["chat_template"] = serde_json::json!(7);
+    assert!(with(named).unwrap_err().to_string().contains("chat_template"));
+    let mut plain = Tokenizer::from_json(vocabulary, None).unwrap();
+    assert!(plain.compile_chat_template().unwrap().is_none());
+    // A damaged template is no obstacle to a tokenizer, only to its use.
+    plain.set_chat_template("{% if %}");
+    assert!(
+        plain
+            .compile_chat_template()
+            .unwrap_err()
+            .to_string()
+            .contains("line 1")
+    );
+}
