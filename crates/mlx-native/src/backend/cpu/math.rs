@@ -1,16 +1,10 @@
-//! Elementary functions in f32, without branches or table look-ups, for one value and for vectors.
+//! Elementary functions in f32, without branches or table look-ups.
 //!
 //! [`exp`] and [`sin_cos`] are plain Rust that the compiler vectorises when they are inlined into a loop under
-//! [`Isa::run`](super::Isa::run). [`exp_avx2`], [`exp_avx512`] and [`exp_neon`] are the same exponential for bodies
-//! written in intrinsics.
+//! [`Isa::run`](super::Isa::run).
 //!
 //! exp: `x = n·ln 2 + r` with `|r| <= ln 2 / 2`, `eˣ = 2ⁿ·eʳ`, `eʳ = 1 + r + r²·q(r)`; `q` interpolates
 //! `(eʳ - 1 - r) / r²` at the Chebyshev nodes, which leaves 1.1e-8 of relative error.
-
-#[cfg(target_arch = "aarch64")]
-use std::arch::aarch64::*;
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
 
 /// Below, `eˣ` is 0 in f32; above, infinite.
 const LOWEST: f32 = -104.0;
@@ -87,71 +81,6 @@ pub(crate) fn sin_cos(angle: f32) -> (f32, f32) {
     (a as f32, b as f32)
 }
 
-/// [`exp`] of eight values, within 1.1 units in the last place.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-#[allow(dead_code, reason = "for bodies written in intrinsics")]
-pub(crate) fn exp_avx2(x: __m256) -> __m256 {
-    let set = |v: f32| _mm256_set1_ps(v);
-    // The second operand wins against NaN: it stays.
-    let x = _mm256_min_ps(set(HIGHEST), _mm256_max_ps(set(LOWEST), x));
-    let shifted = _mm256_fmadd_ps(x, set(std::f32::consts::LOG2_E), set(ROUNDER));
-    let n = _mm256_sub_ps(shifted, set(ROUNDER));
-    let r = _mm256_fnmadd_ps(n, set(LN_2_LOWER), _mm256_fnmadd_ps(n, set(LN_2_UPPER), x));
-    let mut q = set(Q[4]);
-    for c in [Q[3], Q[2], Q[1], Q[0]] {
-        q = _mm256_fmadd_ps(q, r, set(c));
-    }
-    let e = _mm256_add_ps(set(1.0), _mm256_fmadd_ps(_mm256_mul_ps(r, r), q, r));
-    let n = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_castps_si256(set(ROUNDER)));
-    let half = _mm256_srai_epi32::<1>(n);
-    let bias = _mm256_set1_epi32(127);
-    let power = |n: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, bias)));
-    _mm256_mul_ps(_mm256_mul_ps(e, power(half)), power(_mm256_sub_epi32(n, half)))
-}
-
-/// [`exp`] of sixteen values, within 1.1 units in the last place.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-#[inline]
-#[allow(dead_code, reason = "for bodies written in intrinsics")]
-pub(crate) fn exp_avx512(x: __m512) -> __m512 {
-    let set = |v: f32| _mm512_set1_ps(v);
-    // The second operand wins against NaN: it stays.
-    let x = _mm512_min_ps(set(HIGHEST), _mm512_max_ps(set(LOWEST), x));
-    let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, set(std::f32::consts::LOG2_E)));
-    let r = _mm512_fnmadd_ps(n, set(LN_2_LOWER), _mm512_fnmadd_ps(n, set(LN_2_UPPER), x));
-    let mut q = set(Q[4]);
-    for c in [Q[3], Q[2], Q[1], Q[0]] {
-        q = _mm512_fmadd_ps(q, r, set(c));
-    }
-    let e = _mm512_add_ps(set(1.0), _mm512_fmadd_ps(_mm512_mul_ps(r, r), q, r));
-    _mm512_scalef_ps(e, n)
-}
-
-/// [`exp`] of four values, within 1.1 units in the last place.
-#[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon")]
-#[inline]
-#[allow(dead_code, reason = "for bodies written in intrinsics")]
-pub(crate) fn exp_neon(x: float32x4_t) -> float32x4_t {
-    let set = |v: f32| vdupq_n_f32(v);
-    // Both keep NaN.
-    let x = vminq_f32(vmaxq_f32(x, set(LOWEST)), set(HIGHEST));
-    let n = vrndnq_f32(vmulq_f32(x, set(std::f32::consts::LOG2_E)));
-    let r = vfmsq_f32(vfmsq_f32(x, n, set(LN_2_UPPER)), n, set(LN_2_LOWER));
-    let mut q = set(Q[4]);
-    for c in [Q[3], Q[2], Q[1], Q[0]] {
-        q = vfmaq_f32(set(c), q, r);
-    }
-    let e = vaddq_f32(set(1.0), vfmaq_f32(r, vmulq_f32(r, r), q));
-    let n = vcvtq_s32_f32(n);
-    let half = vshrq_n_s32::<1>(n);
-    let power = |n: int32x4_t| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127))));
-    vmulq_f32(vmulq_f32(e, power(half)), power(vsubq_s32(n, half)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,43 +153,6 @@ mod tests {
         for isa in Isa::available() {
             check_exp(isa.name(), 2.0, |x| isa.run(Each(x, exp)));
         }
-        #[cfg(target_arch = "x86_64")]
-        {
-            if Isa::best() >= Isa::Avx2 {
-                check_exp("avx2 intrinsics", 1.1, |x| {
-                    let eight = |v: &[f32; 8]| {
-                        let mut out = [0.0; 8];
-                        // SAFETY: the machine has AVX2 and FMA, as asked above; eight values each.
-                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), exp_avx2(_mm256_loadu_ps(v.as_ptr()))) };
-                        out
-                    };
-                    x.as_chunks::<8>().0.iter().flat_map(eight).collect()
-                });
-            }
-            if Isa::best() >= Isa::Avx512 {
-                check_exp("avx512 intrinsics", 1.1, |x| {
-                    let sixteen = |v: &[f32; 16]| {
-                        let mut out = [0.0; 16];
-                        // SAFETY: the machine has AVX-512, as asked above; sixteen values each.
-                        unsafe {
-                            _mm512_storeu_ps(out.as_mut_ptr(), exp_avx512(_mm512_loadu_ps(v.as_ptr())))
-                        };
-                        out
-                    };
-                    x.as_chunks::<16>().0.iter().flat_map(sixteen).collect()
-                });
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        check_exp("neon intrinsics", 1.1, |x| {
-            let four = |v: &[f32; 4]| {
-                let mut out = [0.0; 4];
-                // SAFETY: every aarch64 has NEON; four values each.
-                unsafe { vst1q_f32(out.as_mut_ptr(), exp_neon(vld1q_f32(v.as_ptr()))) };
-                out
-            };
-            x.as_chunks::<4>().0.iter().flat_map(four).collect()
-        });
     }
 
     #[test]

@@ -31,20 +31,65 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) trait Vector: Copy {
     /// Number of values.
     const LANES: usize;
+    /// How many of them the processor's registers hold.
+    const REGISTERS: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const f16) -> Self;
     unsafe fn load_bf16(p: *const bf16) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    /// The greater of each two; where one is NaN, either.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The nearest whole numbers, the even ones of two.
+    unsafe fn round(self) -> Self;
+    /// 2 to the power of whole numbers from -126 to 127; anything for others.
+    unsafe fn power_of_2(self) -> Self;
+    /// 0 where `x < limit`, elsewhere, also where `x` is NaN, as `self`.
+    unsafe fn zero_below(self, x: Self, limit: f32) -> Self;
     /// `self * factor + addend`; one rounding, except in the portable form, which rounds twice.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// The sum of the lanes, always in the same order.
     unsafe fn sum(self) -> f32;
+    /// The sums of the lanes of four vectors, each always in the same order, which need not be that of `sum`.
+    unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4];
+    /// The greatest of the lanes; any of them if one is NaN.
+    unsafe fn greatest(self) -> f32;
     /// Writes the transpose of the `LANES x LANES` block at `source` to `target`; pitches in elements. The pointers must
     /// be valid for the whole blocks.
     unsafe fn transpose(source: *const f32, source_pitch: usize, target: *mut f32, target_pitch: usize);
+
+    /// `2^x` for `x <= 0` or NaN, within 2 units in the last place; 0 below -126.
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // SAFETY: by the caller's word.
+        unsafe {
+            let whole = self.round();
+            let rest = whole.mul_add(Self::splat(-1.0), self);
+            // The series of e^(rest ln 2); |rest| <= 1/2, so that the term left out is below 6e-9.
+            let mut y = Self::splat(EXP2_SERIES[0]);
+            for c in &EXP2_SERIES[1..] {
+                y = y.mul_add(rest, Self::splat(*c));
+            }
+            y.mul(whole.power_of_2()).zero_below(self, -126.0)
+        }
+    }
 }
+
+/// `ln(2)^n / n!` for n from 7 down to 0.
+const EXP2_SERIES: [f32; 8] = {
+    let mut terms = [1.0f32; 8];
+    let (mut n, mut term) = (1, 1.0f64);
+    while n < 8 {
+        term = term * std::f64::consts::LN_2 / n as f64;
+        terms[7 - n] = term as f32;
+        n += 1;
+    }
+    terms
+};
+
+const _: () = assert!(EXP2_SERIES[6] == std::f32::consts::LN_2);
 
 /// Elements that vectors can be loaded from.
 pub(crate) trait Widen: Element {
@@ -144,6 +189,27 @@ mod tests {
                 assert_eq!(out[i], values[i + 1] * 3.0 + 1.0);
             }
             assert_eq!(x.sum(), values[1..=l].iter().sum::<f32>());
+            let rows = [0, 1, 2, 3].map(|i| &values[i * l / 2..][..l]);
+            let vectors = rows.map(|row| V::load(row.as_ptr()));
+            assert_eq!(V::sum4(vectors), rows.map(|row| row.iter().sum::<f32>()));
+            assert_eq!(x.greatest(), values[l]);
+            assert_eq!(x.mul(V::splat(-1.0)).greatest(), -values[1]);
+            x.mul(x).max(V::splat(2.5)).store(out.as_mut_ptr());
+            for i in 0..l {
+                assert_eq!(out[i], (values[i + 1] * values[i + 1]).max(2.5));
+            }
+            x.round().store(out.as_mut_ptr());
+            for i in 0..l {
+                assert_eq!(out[i], values[i + 1].round_ties_even());
+            }
+            x.round().mul(V::splat(9.0)).power_of_2().store(out.as_mut_ptr());
+            for i in 0..l {
+                assert_eq!(out[i], (values[i + 1].round_ties_even() * 9.0).exp2());
+            }
+            V::splat(3.0).zero_below(x, -5.5).store(out.as_mut_ptr());
+            for i in 0..l {
+                assert_eq!(out[i], if values[i + 1] < -5.5 { 0.0 } else { 3.0 });
+            }
             f16::load::<V>(h.as_ptr()).store(out.as_mut_ptr());
             assert_eq!(out, values[..l]);
             bf16::load::<V>(b.as_ptr()).store(out.as_mut_ptr());
@@ -170,5 +236,41 @@ mod tests {
             unsafe { exercise_on(isa, &mut lanes) };
         }
         assert_eq!(lanes.len(), Isa::available().len());
+    }
+
+    /// `2^x` of every value.
+    #[inline(always)]
+    unsafe fn powers<V: Vector>(x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        for (x, y) in x.chunks_exact(V::LANES).zip(y.chunks_exact_mut(V::LANES)) {
+            // SAFETY: LANES elements each; the instruction set by the caller's word.
+            unsafe { V::load(x.as_ptr()).exp2().store(y.as_mut_ptr()) };
+        }
+        y
+    }
+
+    vectorize! {
+        unsafe fn powers_on(x: &[f32]) -> Vec<f32> = powers
+    }
+
+    #[test]
+    fn powers_of_two() {
+        let x: Vec<f32> = (0..40_000).map(|i| -(i as f32) * 0.003_147).collect();
+        let mut edges = [0.0; MAX_LANES];
+        edges[1..5].copy_from_slice(&[-126.5, -3.0e38, f32::NEG_INFINITY, f32::NAN]);
+        for isa in Isa::available() {
+            // SAFETY: the machine has it.
+            let (y, at_edges) = unsafe { (powers_on(isa, &x), powers_on(isa, &edges)) };
+            for (x, y) in x.iter().zip(y) {
+                let want = f64::from(*x).exp2();
+                let error = (f64::from(y) - want).abs();
+                assert!(
+                    error <= 2.0 * f64::from(f32::EPSILON) * want,
+                    "{isa}: 2^{x}: {y}, not {want}"
+                );
+            }
+            assert_eq!(at_edges[..4], [1.0, 0.0, 0.0, 0.0], "{isa}");
+            assert!(at_edges[4].is_nan(), "{isa}");
+        }
     }
 }

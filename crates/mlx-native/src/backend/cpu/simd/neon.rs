@@ -21,6 +21,7 @@ pub(crate) struct Neon(pub(crate) float32x4_t);
 
 impl Vector for Neon {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -64,6 +65,34 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        intrinsics! { Neon(vmulq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        intrinsics! { Neon(vmaxnmq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        intrinsics! { Neon(vrndnq_f32(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_2(self) -> Self {
+        intrinsics! {
+            let exponent = vaddq_s32(vcvtq_s32_f32(self.0), vdupq_n_s32(127));
+            Neon(vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, limit: f32) -> Self {
+        intrinsics! { Neon(vbslq_f32(vcltq_f32(x.0, vdupq_n_f32(limit)), vdupq_n_f32(0.0), self.0)) }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         intrinsics! { Neon(vfmaq_f32(addend.0, self.0, factor.0)) }
     }
@@ -71,6 +100,21 @@ impl Vector for Neon {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         intrinsics! { vaddvq_f32(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        intrinsics! {
+            let four = vpaddq_f32(vpaddq_f32(a.0, b.0), vpaddq_f32(c.0, d.0));
+            let mut sums = [0.0; 4];
+            vst1q_f32(sums.as_mut_ptr(), four);
+            sums
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        intrinsics! { vmaxnmvq_f32(self.0) }
     }
 
     #[inline(always)]

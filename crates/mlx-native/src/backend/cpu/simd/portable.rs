@@ -21,6 +21,7 @@ impl Lanes8 {
 
 impl Vector for Lanes8 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -57,6 +58,37 @@ impl Vector for Lanes8 {
     }
 
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self::each(|i| self.0[i] * other.0[i])
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Self::each(|i| {
+            if self.0[i] > other.0[i] {
+                self.0[i]
+            } else {
+                other.0[i]
+            }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self::each(|i| self.0[i].round_ties_even())
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_2(self) -> Self {
+        Self::each(|i| f32::from_bits(((self.0[i] as i32).wrapping_add(127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, limit: f32) -> Self {
+        Self::each(|i| if x.0[i] < limit { 0.0 } else { self.0[i] })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Self::each(|i| self.0[i] * factor.0[i] + addend.0[i])
     }
@@ -65,6 +97,19 @@ impl Vector for Lanes8 {
     unsafe fn sum(self) -> f32 {
         let v = self.0;
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+
+    #[inline(always)]
+    unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: arrays need no instructions of their own.
+        vectors.map(|v| unsafe { v.sum() })
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        self.0
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
 
     #[inline(always)]

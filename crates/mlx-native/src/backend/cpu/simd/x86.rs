@@ -21,6 +21,7 @@ pub(crate) struct Avx2(pub(crate) __m256);
 
 impl Vector for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -56,6 +57,34 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        intrinsics! { Avx2(_mm256_mul_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        intrinsics! { Avx2(_mm256_max_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        intrinsics! { Avx2(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_2(self) -> Self {
+        intrinsics! {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, limit: f32) -> Self {
+        intrinsics! { Avx2(_mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x.0, _mm256_set1_ps(limit)), self.0)) }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         intrinsics! { Avx2(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
     }
@@ -66,6 +95,27 @@ impl Vector for Avx2 {
             let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        intrinsics! {
+            // Pairs, then pairs of pairs: each half holds the sums of its four elements of a, b, c, d.
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a.0, b.0), _mm256_hadd_ps(c.0, d.0));
+            let four = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), four);
+            sums
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        intrinsics! {
+            let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
 
@@ -99,8 +149,18 @@ impl Vector for Avx2 {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(crate) __m512);
 
+impl Avx512 {
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    unsafe fn halves(self) -> (Avx2, Avx2) {
+        intrinsics! { (Avx2(_mm512_castps512_ps256(self.0)), Avx2(_mm512_extractf32x8_ps::<1>(self.0))) }
+    }
+}
+
 impl Vector for Avx512 {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -136,6 +196,34 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        intrinsics! { Avx512(_mm512_mul_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        intrinsics! { Avx512(_mm512_max_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        intrinsics! { Avx512(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_2(self) -> Self {
+        intrinsics! {
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, limit: f32) -> Self {
+        intrinsics! { Avx512(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x.0, _mm512_set1_ps(limit)), self.0)) }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         intrinsics! { Avx512(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
     }
@@ -143,6 +231,22 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         intrinsics! { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        intrinsics! {
+            let [a, b, c, d] = [a.halves(), b.halves(), c.halves(), d.halves()];
+            Avx2::sum4([a.0.add(a.1), b.0.add(b.1), c.0.add(c.1), d.0.add(d.1)])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        intrinsics! {
+            let (low, high) = self.halves();
+            low.max(high).greatest()
+        }
     }
 
     #[inline(always)]

@@ -3,16 +3,31 @@
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use super::simd::{Simd, Widen, widen_row};
-use super::softmax::{BLOCK, Scratch, block_of_weights, rescale};
+use super::softmax::{BLOCK, Scratch, block_of_weights, rescale, widen_row};
 use super::{Rows, Softmax};
+use crate::backend::cpu::simd::{Vector, Widen, vectorize};
 
-/// As [`portable::attend`](super::portable::attend), but for maxima: they are in units of ln 2.
+vectorize! {
+    /// As [`portable::attend`](super::portable::attend), but for maxima: they are in units of ln 2.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    pub(super) unsafe fn attend<T: Widen>(
+        a: &Rows<'_, T>,
+        rows: Range<usize>,
+        keys: Range<usize>,
+        o: &mut [f32],
+        state: &mut [Softmax],
+        scratch: &mut Scratch,
+    ) = attend_with
+}
+
+/// [`attend`] with the vectors `V`.
 ///
 /// # Safety
-/// The processor has the instruction set of `S`.
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd, T: Widen>(
+unsafe fn attend_with<V: Vector, T: Widen>(
     a: &Rows<'_, T>,
     rows: Range<usize>,
     keys: Range<usize>,
@@ -20,14 +35,14 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
     state: &mut [Softmax],
     scratch: &mut Scratch,
 ) {
-    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(S::LANES));
+    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(V::LANES));
     let n = rows.len();
     let [query, sums, weights] = scratch.pieces([n * stride, n * stride, n * BLOCK]);
     for (row, query) in rows.clone().zip(query.chunks_exact_mut(stride)) {
         // SAFETY: the instruction set by the caller's word.
         unsafe {
-            widen_row::<S, T>(&a.q[row * d..][..d], query);
-            rescale::<S>(query, a.scale * LOG2_E);
+            widen_row::<V, T>(&a.q[row * d..][..d], query);
+            rescale::<V>(query, a.scale * LOG2_E);
         }
     }
     sums.fill(0.0);
@@ -41,26 +56,26 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
             while r < n {
                 let (q, w) = (query.as_ptr().add(r * stride), weights.as_mut_ptr().add(r * BLOCK));
                 r += match n - r {
-                    4.. => scores::<S, T, 4, 2>(q, stride, k, d, w),
-                    2.. => scores::<S, T, 2, 2>(q, stride, k, d, w),
-                    _ => scores::<S, T, 1, 4>(q, stride, k, d, w),
+                    4.. => scores::<V, T, 4, 2>(q, stride, k, d, w),
+                    2.. => scores::<V, T, 2, 2>(q, stride, k, d, w),
+                    _ => scores::<V, T, 1, 4>(q, stride, k, d, w),
                 };
             }
             let mut full = true;
             for (i, row) in rows.clone().enumerate() {
                 let visible = a.visible(row).saturating_sub(first).min(n_keys);
                 full &= visible == n_keys;
-                let keep = block_of_weights::<S>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state[i]);
-                rescale::<S>(&mut sums[i * stride..][..stride], keep);
+                let keep = block_of_weights::<V>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state[i]);
+                rescale::<V>(&mut sums[i * stride..][..stride], keep);
             }
             if full {
                 let mut r = 0;
                 while r < n {
                     let (w, o) = (weights.as_ptr().add(r * BLOCK), sums.as_mut_ptr().add(r * stride));
                     r += match n - r {
-                        4.. => add_values::<S, T, 4, 2>(w, v, n_keys, d, o, stride),
-                        2.. => add_values::<S, T, 2, 4>(w, v, n_keys, d, o, stride),
-                        _ => add_values::<S, T, 1, 8>(w, v, n_keys, d, o, stride),
+                        4.. => add_values::<V, T, 4, 2>(w, v, n_keys, d, o, stride),
+                        2.. => add_values::<V, T, 2, 4>(w, v, n_keys, d, o, stride),
+                        _ => add_values::<V, T, 1, 8>(w, v, n_keys, d, o, stride),
                     };
                 }
             } else {
@@ -68,7 +83,7 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
                 for (i, row) in rows.clone().enumerate() {
                     let visible = a.visible(row).saturating_sub(first).min(n_keys);
                     let (w, o) = (weights.as_ptr().add(i * BLOCK), sums.as_mut_ptr().add(i * stride));
-                    add_values::<S, T, 1, 8>(w, v, visible, d, o, stride);
+                    add_values::<V, T, 1, 8>(w, v, visible, d, o, stride);
                 }
             }
         }
@@ -83,7 +98,7 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
 /// # Safety
 /// `q` holds `R` rows of `stride`, padded with zeros; `w` has room for `R` rows of `BLOCK`.
 #[inline(always)]
-unsafe fn scores<S: Simd, T: Widen, const R: usize, const K: usize>(
+unsafe fn scores<V: Vector, T: Widen, const R: usize, const K: usize>(
     q: *const f32,
     stride: usize,
     k: &[T],
@@ -93,30 +108,30 @@ unsafe fn scores<S: Simd, T: Widen, const R: usize, const K: usize>(
     // SAFETY: by the caller's word; key indices are clamped to those there are, columns to the head dimension.
     unsafe {
         let n_keys = k.len() / d;
-        let whole = d / S::LANES * S::LANES;
+        let whole = d / V::LANES * V::LANES;
         for first in (0..n_keys).step_by(K) {
             let mut rows = [k.as_ptr(); K];
             for j in 0..K {
                 // The last key may be done twice.
                 rows[j] = k.as_ptr().add((first + j).min(n_keys - 1) * d);
             }
-            let mut sums = [[S::splat(0.0); K]; R];
-            for at in (0..whole).step_by(S::LANES) {
-                let mut x = [S::splat(0.0); K];
+            let mut sums = [[V::splat(0.0); K]; R];
+            for at in (0..whole).step_by(V::LANES) {
+                let mut x = [V::splat(0.0); K];
                 for j in 0..K {
-                    x[j] = T::load::<S>(rows[j].add(at));
+                    x[j] = T::load::<V>(rows[j].add(at));
                 }
-                add_products::<S, R, K>(q.add(at), stride, x, &mut sums);
+                add_products::<V, R, K>(q.add(at), stride, x, &mut sums);
             }
             if whole < d {
-                let mut x = [S::splat(0.0); K];
+                let mut x = [V::splat(0.0); K];
                 for j in 0..K {
-                    x[j] = T::load_first::<S>(rows[j].add(whole), d - whole);
+                    x[j] = T::load_partial::<V>(rows[j].add(whole), d - whole);
                 }
-                add_products::<S, R, K>(q.add(whole), stride, x, &mut sums);
+                add_products::<V, R, K>(q.add(whole), stride, x, &mut sums);
             }
             for i in (0..R * K).step_by(4) {
-                let four = S::sum4([
+                let four = V::sum4([
                     sums[i / K][i % K],
                     sums[(i + 1) / K][(i + 1) % K],
                     sums[(i + 2) / K][(i + 2) % K],
@@ -137,18 +152,18 @@ unsafe fn scores<S: Simd, T: Widen, const R: usize, const K: usize>(
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn add_products<S: Simd, const R: usize, const K: usize>(
+unsafe fn add_products<V: Vector, const R: usize, const K: usize>(
     q: *const f32,
     stride: usize,
-    x: [S::V; K],
-    sums: &mut [[S::V; K]; R],
+    x: [V; K],
+    sums: &mut [[V; K]; R],
 ) {
     for r in 0..R {
         // SAFETY: by the caller's word.
         unsafe {
-            let q = S::load(q.add(r * stride));
+            let q = V::load(q.add(r * stride));
             for j in 0..K {
-                sums[r][j] = S::mul_add(q, x[j], sums[r][j]);
+                sums[r][j] = q.mul_add(x[j], sums[r][j]);
             }
         }
     }
@@ -159,7 +174,7 @@ unsafe fn add_products<S: Simd, const R: usize, const K: usize>(
 /// # Safety
 /// `w` holds `R` rows of `BLOCK`, `v` at least `n_keys` rows, `o` `R` rows of `stride`.
 #[inline(always)]
-unsafe fn add_values<S: Simd, T: Widen, const R: usize, const N: usize>(
+unsafe fn add_values<V: Vector, T: Widen, const R: usize, const N: usize>(
     w: *const f32,
     v: &[T],
     n_keys: usize,
@@ -170,22 +185,22 @@ unsafe fn add_values<S: Simd, T: Widen, const R: usize, const N: usize>(
     // SAFETY: by the caller's word; columns stay below `d`, and below `stride` in `o`.
     unsafe {
         let mut at = 0;
-        while at + N * S::LANES <= d {
-            add_columns::<S, T, R, N>(w, v.as_ptr().add(at), n_keys, d, o.add(at), stride);
-            at += N * S::LANES;
+        while at + N * V::LANES <= d {
+            add_columns::<V, T, R, N>(w, v.as_ptr().add(at), n_keys, d, o.add(at), stride);
+            at += N * V::LANES;
         }
-        while at + S::LANES <= d {
-            add_columns::<S, T, R, 1>(w, v.as_ptr().add(at), n_keys, d, o.add(at), stride);
-            at += S::LANES;
+        while at + V::LANES <= d {
+            add_columns::<V, T, R, 1>(w, v.as_ptr().add(at), n_keys, d, o.add(at), stride);
+            at += V::LANES;
         }
         if at < d {
             for r in 0..R {
-                let mut sum = S::load(o.add(r * stride + at));
+                let mut sum = V::load(o.add(r * stride + at));
                 for key in 0..n_keys {
-                    let x = T::load_first::<S>(v.as_ptr().add(key * d + at), d - at);
-                    sum = S::mul_add(S::splat(*w.add(r * BLOCK + key)), x, sum);
+                    let x = T::load_partial::<V>(v.as_ptr().add(key * d + at), d - at);
+                    sum = V::mul_add(V::splat(*w.add(r * BLOCK + key)), x, sum);
                 }
-                S::store(o.add(r * stride + at), sum);
+                sum.store(o.add(r * stride + at));
             }
         }
     }
@@ -197,7 +212,7 @@ unsafe fn add_values<S: Simd, T: Widen, const R: usize, const N: usize>(
 /// # Safety
 /// As there, and `N` vectors fit behind `v` and `o`.
 #[inline(always)]
-unsafe fn add_columns<S: Simd, T: Widen, const R: usize, const N: usize>(
+unsafe fn add_columns<V: Vector, T: Widen, const R: usize, const N: usize>(
     w: *const f32,
     v: *const T,
     n_keys: usize,
@@ -207,27 +222,27 @@ unsafe fn add_columns<S: Simd, T: Widen, const R: usize, const N: usize>(
 ) {
     // SAFETY: by the caller's word.
     unsafe {
-        let mut sums = [[S::splat(0.0); N]; R];
+        let mut sums = [[V::splat(0.0); N]; R];
         for r in 0..R {
             for i in 0..N {
-                sums[r][i] = S::load(o.add(r * stride + i * S::LANES));
+                sums[r][i] = V::load(o.add(r * stride + i * V::LANES));
             }
         }
         for key in 0..n_keys {
-            let mut x = [S::splat(0.0); N];
+            let mut x = [V::splat(0.0); N];
             for i in 0..N {
-                x[i] = T::load::<S>(v.add(key * d + i * S::LANES));
+                x[i] = T::load::<V>(v.add(key * d + i * V::LANES));
             }
             for r in 0..R {
-                let weight = S::splat(*w.add(r * BLOCK + key));
+                let weight = V::splat(*w.add(r * BLOCK + key));
                 for i in 0..N {
-                    sums[r][i] = S::mul_add(weight, x[i], sums[r][i]);
+                    sums[r][i] = weight.mul_add(x[i], sums[r][i]);
                 }
             }
         }
         for r in 0..R {
             for i in 0..N {
-                S::store(o.add(r * stride + i * S::LANES), sums[r][i]);
+                sums[r][i].store(o.add(r * stride + i * V::LANES));
             }
         }
     }

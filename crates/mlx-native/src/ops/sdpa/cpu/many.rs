@@ -5,10 +5,10 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::simd::{Simd, Widen, widen_row};
-use super::softmax::{BLOCK, Scratch, block_of_weights, rescale};
+use super::softmax::{BLOCK, Scratch, block_of_weights, rescale, widen_row};
 use super::{Rows, Softmax};
 use crate::backend::cpu::Output;
+use crate::backend::cpu::simd::{Vector, Widen, vectorize};
 
 /// Rows that a work item aims at.
 const ITEM_ROWS: usize = 128;
@@ -49,12 +49,27 @@ impl Items {
     }
 }
 
-/// Computes item `index`; its output rows begin at `output_row`, counted from the kv head's first.
+vectorize! {
+    /// Computes item `index`; its output rows begin at `output_row`, counted from the kv head's first.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; nobody else uses the item's rows of `output`.
+    pub(super) unsafe fn attend<T: Widen>(
+        a: &Rows<'_, T>,
+        items: &Items,
+        index: usize,
+        output: &Output<'_, T>,
+        output_row: usize,
+        scratch: &mut Scratch,
+    ) = attend_with
+}
+
+/// [`attend`] with the vectors `V`.
 ///
 /// # Safety
-/// The processor has the instruction set of `S`; nobody else uses the item's rows of `output`.
+/// The processor has the instruction set of `V`; nobody else uses the item's rows of `output`.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd, T: Widen>(
+unsafe fn attend_with<V: Vector, T: Widen>(
     a: &Rows<'_, T>,
     items: &Items,
     index: usize,
@@ -63,7 +78,7 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
     scratch: &mut Scratch,
 ) {
     let (head, n_heads, position, n_positions) = items.get(index);
-    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(S::LANES));
+    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(V::LANES));
     let n = n_heads * n_positions;
     let row_of = |i: usize| (head + i / n_positions) * a.seq_len + position + i % n_positions;
     let end = a.visible(position + n_positions - 1);
@@ -72,8 +87,8 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
     for (i, query) in query.chunks_exact_mut(stride).enumerate() {
         // SAFETY: the instruction set by the caller's word.
         unsafe {
-            widen_row::<S, T>(&a.q[row_of(i) * d..][..d], query);
-            rescale::<S>(query, a.scale * LOG2_E);
+            widen_row::<V, T>(&a.q[row_of(i) * d..][..d], query);
+            rescale::<V>(query, a.scale * LOG2_E);
         }
     }
     sums.fill(0.0);
@@ -84,23 +99,23 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
         let n_keys = BLOCK.min(end - first);
         // SAFETY: the instruction set by the caller's word.
         unsafe {
-            widen_rows::<S, T>(&a.k[first * d..][..n_keys * d], d, values, stride);
+            widen_rows::<V, T>(&a.k[first * d..][..n_keys * d], d, values, stride);
             transpose(&values[..n_keys * stride], stride, d, keys);
-            widen_rows::<S, T>(&a.v[first * d..][..n_keys * d], d, values, stride);
+            widen_rows::<V, T>(&a.v[first * d..][..n_keys * d], d, values, stride);
         }
         // SAFETY: the instruction set by the caller's word; the matrices are pieces of these sizes.
         unsafe {
             let (q, kt, w) = (query.as_ptr(), keys.as_ptr(), weights.as_mut_ptr());
-            multiply::<S, false>(Matrix(q, stride), Matrix(kt, BLOCK), n, BLOCK, d, w, BLOCK);
+            multiply::<V, false>(Matrix(q, stride), Matrix(kt, BLOCK), n, BLOCK, d, w, BLOCK);
             for i in 0..n {
                 let visible = a.visible(row_of(i)).saturating_sub(first).min(n_keys);
                 let mut state = Softmax { max: states[2 * i], sum: states[2 * i + 1] };
-                let keep = block_of_weights::<S>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state);
+                let keep = block_of_weights::<V>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state);
                 states[2 * i..2 * i + 2].copy_from_slice(&[state.max, state.sum]);
-                rescale::<S>(&mut sums[i * stride..][..stride], keep);
+                rescale::<V>(&mut sums[i * stride..][..stride], keep);
             }
             let (w, v) = (weights.as_ptr(), values.as_ptr());
-            multiply::<S, true>(Matrix(w, BLOCK), Matrix(v, stride), n, stride, n_keys, sums.as_mut_ptr(), stride);
+            multiply::<V, true>(Matrix(w, BLOCK), Matrix(v, stride), n, stride, n_keys, sums.as_mut_ptr(), stride);
         }
     }
     for (i, sums) in sums.chunks_exact_mut(stride).enumerate() {
@@ -114,12 +129,12 @@ pub(super) unsafe fn attend<S: Simd, T: Widen>(
 /// Widens rows of `d` to rows of `stride`, whole vectors.
 ///
 /// # Safety
-/// The processor has the instruction set of `S`; `to` has room.
+/// The processor has the instruction set of `V`; `to` has room.
 #[inline(always)]
-unsafe fn widen_rows<S: Simd, T: Widen>(from: &[T], d: usize, to: &mut [f32], stride: usize) {
+unsafe fn widen_rows<V: Vector, T: Widen>(from: &[T], d: usize, to: &mut [f32], stride: usize) {
     for (from, to) in from.chunks_exact(d).zip(to.chunks_exact_mut(stride)) {
         // SAFETY: by the caller's word.
-        unsafe { widen_row::<S, T>(from, to) };
+        unsafe { widen_row::<V, T>(from, to) };
     }
 }
 
@@ -149,9 +164,9 @@ struct Matrix(*const f32, usize);
 /// `c (+)= a b`, where `a` is `n x k`, `b` is `k x m`; `m` is whole vectors.
 ///
 /// # Safety
-/// The matrices are that large; the processor has the instruction set of `S`.
+/// The matrices are that large; the processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const ADD: bool>(
+unsafe fn multiply<V: Vector, const ADD: bool>(
     a: Matrix,
     b: Matrix,
     n: usize,
@@ -164,30 +179,30 @@ unsafe fn multiply<S: Simd, const ADD: bool>(
     unsafe {
         let mut column = 0;
         while column < m {
-            let many = S::TILE_VECTORS == 4 && m - column >= 4 * S::LANES;
-            let vectors = if many { 4 } else { 2.min((m - column) / S::LANES) };
+            let many = V::REGISTERS >= 32 && m - column >= 4 * V::LANES;
+            let vectors = if many { 4 } else { 2.min((m - column) / V::LANES) };
             let mut row = 0;
             while row < n {
                 let rows = [6, 4, 2, 1].into_iter().find(|&r| n - row >= r).unwrap_or(1);
                 let (a, b) = (Matrix(a.0.add(row * a.1), a.1), Matrix(b.0.add(column), b.1));
                 let c = c.add(row * c_stride + column);
                 match (rows, vectors) {
-                    (6, 4) => tile::<S, ADD, 6, 4>(a, b, k, c, c_stride),
-                    (4, 4) => tile::<S, ADD, 4, 4>(a, b, k, c, c_stride),
-                    (2, 4) => tile::<S, ADD, 2, 4>(a, b, k, c, c_stride),
-                    (_, 4) => tile::<S, ADD, 1, 4>(a, b, k, c, c_stride),
-                    (6, 2) => tile::<S, ADD, 6, 2>(a, b, k, c, c_stride),
-                    (4, 2) => tile::<S, ADD, 4, 2>(a, b, k, c, c_stride),
-                    (2, 2) => tile::<S, ADD, 2, 2>(a, b, k, c, c_stride),
-                    (_, 2) => tile::<S, ADD, 1, 2>(a, b, k, c, c_stride),
-                    (6, _) => tile::<S, ADD, 6, 1>(a, b, k, c, c_stride),
-                    (4, _) => tile::<S, ADD, 4, 1>(a, b, k, c, c_stride),
-                    (2, _) => tile::<S, ADD, 2, 1>(a, b, k, c, c_stride),
-                    _ => tile::<S, ADD, 1, 1>(a, b, k, c, c_stride),
+                    (6, 4) => tile::<V, ADD, 6, 4>(a, b, k, c, c_stride),
+                    (4, 4) => tile::<V, ADD, 4, 4>(a, b, k, c, c_stride),
+                    (2, 4) => tile::<V, ADD, 2, 4>(a, b, k, c, c_stride),
+                    (_, 4) => tile::<V, ADD, 1, 4>(a, b, k, c, c_stride),
+                    (6, 2) => tile::<V, ADD, 6, 2>(a, b, k, c, c_stride),
+                    (4, 2) => tile::<V, ADD, 4, 2>(a, b, k, c, c_stride),
+                    (2, 2) => tile::<V, ADD, 2, 2>(a, b, k, c, c_stride),
+                    (_, 2) => tile::<V, ADD, 1, 2>(a, b, k, c, c_stride),
+                    (6, _) => tile::<V, ADD, 6, 1>(a, b, k, c, c_stride),
+                    (4, _) => tile::<V, ADD, 4, 1>(a, b, k, c, c_stride),
+                    (2, _) => tile::<V, ADD, 2, 1>(a, b, k, c, c_stride),
+                    _ => tile::<V, ADD, 1, 1>(a, b, k, c, c_stride),
                 }
                 row += rows;
             }
-            column += vectors * S::LANES;
+            column += vectors * V::LANES;
         }
     }
 }
@@ -197,7 +212,7 @@ unsafe fn multiply<S: Simd, const ADD: bool>(
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn tile<S: Simd, const ADD: bool, const R: usize, const N: usize>(
+unsafe fn tile<V: Vector, const ADD: bool, const R: usize, const N: usize>(
     a: Matrix,
     b: Matrix,
     k: usize,
@@ -206,29 +221,29 @@ unsafe fn tile<S: Simd, const ADD: bool, const R: usize, const N: usize>(
 ) {
     // SAFETY: by the caller's word.
     unsafe {
-        let mut sums = [[S::splat(0.0); N]; R];
+        let mut sums = [[V::splat(0.0); N]; R];
         if ADD {
             for r in 0..R {
                 for i in 0..N {
-                    sums[r][i] = S::load(c.add(r * c_stride + i * S::LANES));
+                    sums[r][i] = V::load(c.add(r * c_stride + i * V::LANES));
                 }
             }
         }
         for j in 0..k {
-            let mut x = [S::splat(0.0); N];
+            let mut x = [V::splat(0.0); N];
             for i in 0..N {
-                x[i] = S::load(b.0.add(j * b.1 + i * S::LANES));
+                x[i] = V::load(b.0.add(j * b.1 + i * V::LANES));
             }
             for r in 0..R {
-                let factor = S::splat(*a.0.add(r * a.1 + j));
+                let factor = V::splat(*a.0.add(r * a.1 + j));
                 for i in 0..N {
-                    sums[r][i] = S::mul_add(factor, x[i], sums[r][i]);
+                    sums[r][i] = factor.mul_add(x[i], sums[r][i]);
                 }
             }
         }
         for r in 0..R {
             for i in 0..N {
-                S::store(c.add(r * c_stride + i * S::LANES), sums[r][i]);
+                sums[r][i].store(c.add(r * c_stride + i * V::LANES));
             }
         }
     }

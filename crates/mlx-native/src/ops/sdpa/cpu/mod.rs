@@ -2,28 +2,21 @@
 //!
 //! The queries that share a kv head lie in a row in memory: head after head, position after position. So the unit of
 //! work is a kv head, whose keys and values are read once for all its queries.
-
 //!
-//! `portable` is the text to read first. `few` and `many` are the fast bodies, for few and many queries, on the vectors
-//! that `simd` describes.
+//! `portable` is the text to read first. `few` and `many` are the fast bodies, for few and many queries, on vectors.
 
 mod few;
 mod many;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 mod portable;
-mod simd;
 mod softmax;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{SdpaParams, SdpaSplit};
-use crate::backend::cpu::{Isa, Launch, Output, part_range};
+use crate::backend::cpu::simd::Widen;
+use crate::backend::cpu::{Isa, Launch, part_range};
 use many::Items;
-use simd::Widen;
 use softmax::Scratch;
 
 /// The online softmax of one query: the greatest score, and the sum of `exp(score - max)`.
@@ -180,8 +173,9 @@ pub(super) fn prefill<T: Widen>(launch: &Launch<'_>, part: usize, parts: usize) 
         // The kv head varies fastest, so that items begin with the longest of all heads.
         let (head, item) = (claimed.start % n_heads, claimed.start / n_heads);
         let a = Rows::of(&p, q, k, v, head);
-        SCRATCH.with_borrow_mut(|scratch| {
-            attend_many(launch.isa(), &a, &items, item, &output, head * a.n_rows, scratch);
+        // SAFETY: a launch's instruction set is one that the processor has; an item is claimed by one part.
+        SCRATCH.with_borrow_mut(|scratch| unsafe {
+            many::attend(launch.isa(), &a, &items, item, &output, head * a.n_rows, scratch);
         });
     }
 }
@@ -202,18 +196,11 @@ fn attend<T: Widen>(
     o: &mut [f32],
     state: &mut [Softmax],
 ) {
-    SCRATCH.with_borrow_mut(|scratch| match isa {
+    match isa {
+        Isa::Portable => portable::attend(a, rows, keys, o, state),
         // SAFETY: a launch's instruction set is one that the processor has.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { few_avx512(a, rows, keys, o, state, scratch) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { few_avx2(a, rows, keys, o, state, scratch) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { few::attend::<neon::Neon, T>(a, rows, keys, o, state, scratch) },
-        _ => portable::attend(a, rows, keys, o, state),
-    });
+        _ => SCRATCH.with_borrow_mut(|scratch| unsafe { few::attend(isa, a, rows, keys, o, state, scratch) }),
+    }
 }
 
 /// What a sum is worth whose maximum differs by `difference` from the greatest.
@@ -223,69 +210,3 @@ fn weight_of(isa: Isa, difference: f32) -> f32 {
         _ => difference.exp2(),
     }
 }
-
-/// One item of a prefill, by the body for `isa`, which is not `Portable`.
-fn attend_many<T: Widen>(
-    isa: Isa,
-    a: &Rows<'_, T>,
-    items: &Items,
-    item: usize,
-    output: &Output<'_, T>,
-    output_row: usize,
-    scratch: &mut Scratch,
-) {
-    match isa {
-        // SAFETY: a launch's instruction set is one that the processor has; an item is claimed by one part.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { many_avx512(a, items, item, output, output_row, scratch) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        _ => unsafe { many_avx2(a, items, item, output, output_row, scratch) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        _ => unsafe { many::attend::<neon::Neon, T>(a, items, item, output, output_row, scratch) },
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        _ => {
-            let _ = (a, items, item, output, output_row, scratch);
-        }
-    }
-}
-
-macro_rules! with_features {
-    ($features:literal, $simd:ty, $few:ident, $many:ident) => {
-        /// # Safety
-        /// The processor has the features.
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = $features)]
-        unsafe fn $few<T: Widen>(
-            a: &Rows<'_, T>,
-            rows: Range<usize>,
-            keys: Range<usize>,
-            o: &mut [f32],
-            state: &mut [Softmax],
-            scratch: &mut Scratch,
-        ) {
-            // SAFETY: the features are enabled here.
-            unsafe { few::attend::<$simd, T>(a, rows, keys, o, state, scratch) }
-        }
-
-        /// # Safety
-        /// The processor has the features; nobody else uses the item's rows of `output`.
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = $features)]
-        unsafe fn $many<T: Widen>(
-            a: &Rows<'_, T>,
-            items: &Items,
-            item: usize,
-            output: &Output<'_, T>,
-            output_row: usize,
-            scratch: &mut Scratch,
-        ) {
-            // SAFETY: the features are enabled here; the rest by the caller's word.
-            unsafe { many::attend::<$simd, T>(a, items, item, output, output_row, scratch) }
-        }
-    };
-}
-
-with_features!("avx2,fma,f16c", x86::Avx2, few_avx2, many_avx2);
-with_features!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", x86::Avx512, few_avx512, many_avx512);

@@ -1,7 +1,7 @@
 //! The online softmax on a block of keys, and the memory that threads keep for such blocks.
 
 use super::Softmax;
-use super::simd::Simd;
+use crate::backend::cpu::simd::{Vector, Widen};
 
 /// Keys of a block; a multiple of every vector length.
 pub(super) const BLOCK: usize = 64;
@@ -30,29 +30,29 @@ impl Scratch {
 /// the sums so far must be multiplied by.
 ///
 /// # Safety
-/// The processor has the instruction set of `S`.
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) unsafe fn block_of_weights<S: Simd>(scores: &mut [f32], visible: usize, state: &mut Softmax) -> f32 {
+pub(super) unsafe fn block_of_weights<V: Vector>(scores: &mut [f32], visible: usize, state: &mut Softmax) -> f32 {
     debug_assert_eq!(scores.len(), BLOCK);
     scores[visible..].fill(f32::NEG_INFINITY);
     // SAFETY: the instruction set by the caller's word; vectors stay inside the row.
     unsafe {
         let at = scores.as_mut_ptr();
-        let mut max = S::splat(state.max);
-        for i in (0..visible).step_by(S::LANES) {
-            max = S::max(max, S::load(at.add(i)));
+        let mut max = V::splat(state.max);
+        for i in (0..visible).step_by(V::LANES) {
+            max = max.max(V::load(at.add(i)));
         }
-        let max = S::greatest(max);
-        let mut sum = S::splat(0.0);
-        let minus = S::splat(-max);
-        for i in (0..visible).step_by(S::LANES) {
-            let weight = S::exp2(S::add(S::load(at.add(i)), minus));
-            sum = S::add(sum, weight);
-            S::store(at.add(i), weight);
+        let max = max.greatest();
+        let mut sum = V::splat(0.0);
+        let minus = V::splat(-max);
+        for i in (0..visible).step_by(V::LANES) {
+            let weight = V::load(at.add(i)).add(minus).exp2();
+            sum = sum.add(weight);
+            weight.store(at.add(i));
         }
-        scores[visible.next_multiple_of(S::LANES)..].fill(0.0);
+        scores[visible.next_multiple_of(V::LANES)..].fill(0.0);
         let keep = (state.max - max).exp2();
-        *state = Softmax { max, sum: state.sum * keep + S::sum(sum) };
+        *state = Softmax { max, sum: state.sum * keep + sum.sum() };
         keep
     }
 }
@@ -60,18 +60,38 @@ pub(super) unsafe fn block_of_weights<S: Simd>(scores: &mut [f32], visible: usiz
 /// Multiplies a row.
 ///
 /// # Safety
-/// The processor has the instruction set of `S`; the row is whole vectors.
+/// The processor has the instruction set of `V`; the row is whole vectors.
 #[inline(always)]
-pub(super) unsafe fn rescale<S: Simd>(row: &mut [f32], factor: f32) {
+pub(super) unsafe fn rescale<V: Vector>(row: &mut [f32], factor: f32) {
     if factor == 1.0 {
         return;
     }
     // SAFETY: by the caller's word.
     unsafe {
-        let factor = S::splat(factor);
-        for i in (0..row.len()).step_by(S::LANES) {
+        let factor = V::splat(factor);
+        for i in (0..row.len()).step_by(V::LANES) {
             let at = row.as_mut_ptr().add(i);
-            S::store(at, S::mul(S::load(at), factor));
+            V::load(at).mul(factor).store(at);
+        }
+    }
+}
+
+/// Widens a row to whole vectors, the last padded with zeros.
+///
+/// # Safety
+/// The processor has the instruction set of `V`; `to` is `from.len()` rounded up to whole vectors.
+#[inline(always)]
+pub(super) unsafe fn widen_row<V: Vector, T: Widen>(from: &[T], to: &mut [f32]) {
+    debug_assert_eq!(to.len(), from.len().next_multiple_of(V::LANES));
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (source, target) = (from.as_ptr(), to.as_mut_ptr());
+        let whole = from.len() / V::LANES * V::LANES;
+        for at in (0..whole).step_by(V::LANES) {
+            T::load::<V>(source.add(at)).store(target.add(at));
+        }
+        if whole < from.len() {
+            T::load_partial::<V>(source.add(whole), from.len() - whole).store(target.add(whole));
         }
     }
 }
