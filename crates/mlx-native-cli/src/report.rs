@@ -49,8 +49,19 @@ impl Progress {
     }
 }
 
-/// Most bytes of memory that this process ever had resident, where the operating system tells.
+/// Most bytes of memory that this program ever had resident, where the operating system tells.
 pub fn peak_memory_bytes() -> Option<u64> {
+    // Linux also counts to a process what it was before it became this program: `cargo run` was a cargo. This does not.
+    let high_water = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    if let Some(kibibytes) = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(high_water)
+    {
+        return Some(kibibytes * 1024);
+    }
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to memory of the right size; all zeros is a valid rusage.
     let usage = unsafe {
