@@ -109,14 +109,10 @@ fn encode(
 fn open_device(options: &Generate) -> Result<MlxDevice> {
     let mut config = Config::default();
     config.threads = options.threads;
-    match options.device.kind() {
-        Some(kind) => Ok(MlxDevice::with_config(kind, &config)?),
-        None => {
-            let best = MlxDevice::new()?;
-            // Settings apply to whatever is best here.
-            Ok(MlxDevice::with_config(best.kind(), &config)?)
-        }
-    }
+    Ok(match options.device.kind() {
+        Some(kind) => MlxDevice::with_config(kind, &config)?,
+        None => MlxDevice::best(&config)?,
+    })
 }
 
 fn open_model(options: &Generate, device: &MlxDevice) -> Result<Model> {

@@ -18,7 +18,7 @@ use crate::tokenizer::Tokenizer;
 /// ```
 /// use mlx_native_lm::{Detokenizer, ModelFolder};
 ///
-/// let tokenizer = ModelFolder::from_files(mlx_native_demo::files())?.into_tokenizer()?;
+/// let tokenizer = ModelFolder::from_files(mlx_native_demo::files())?.tokenizer()?;
 /// let mut detokenizer = Detokenizer::new(&tokenizer);
 /// let mut text = String::new();
 /// for id in tokenizer.encode("naïve 🦀")? {

@@ -171,14 +171,6 @@ impl ModelFolder {
         }
         Ok(tokenizer)
     }
-
-    /// [`tokenizer`](Self::tokenizer), for when nothing else of the folder is needed.
-    ///
-    /// # Errors
-    /// As [`tokenizer`](Self::tokenizer).
-    pub fn into_tokenizer(self) -> Result<Tokenizer> {
-        self.tokenizer()
-    }
 }
 
 /// Where the files are.

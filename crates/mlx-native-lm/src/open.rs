@@ -66,7 +66,7 @@ impl Model {
         let generation_config = folder.generation_config().clone();
         Ok(Model {
             decoder,
-            tokenizer: folder.into_tokenizer()?,
+            tokenizer: folder.tokenizer()?,
             eos_ids,
             generation_config,
         })

@@ -118,12 +118,20 @@ impl MlxDevice {
     /// # Errors
     /// [`MlxError::DeviceNotFound`] when none can be opened.
     pub fn new() -> Result<Self> {
+        Self::best(&Config::default())
+    }
+
+    /// Like [`new`](Self::new), with settings for whatever is best here.
+    ///
+    /// # Errors
+    /// As `new`; also [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
+    pub fn best(config: &Config) -> Result<Self> {
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
         } else {
             DeviceKind::Cpu
         };
-        Self::open(best).or_else(|_| Self::open(DeviceKind::Cpu))
+        Self::with_config(best, config).or_else(|_| Self::with_config(DeviceKind::Cpu, config))
     }
 
     /// Opens a device of the kind `kind` with default settings.

@@ -6,7 +6,7 @@ use crate::folder::ModelFolder;
 fn demo() -> Tokenizer {
     ModelFolder::from_files(mlx_native_demo::files())
         .unwrap()
-        .into_tokenizer()
+        .tokenizer()
         .unwrap()
 }
 

@@ -99,7 +99,7 @@ fn files_that_only_recommend_may_be_missing_or_damaged() {
     let model = ModelFolder::open(model.path()).unwrap();
     assert!(
         model
-            .into_tokenizer()
+            .tokenizer()
             .unwrap_err()
             .to_string()
             .contains("no tokenizer.json")

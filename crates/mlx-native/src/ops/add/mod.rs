@@ -9,7 +9,6 @@ use bytemuck::{Pod, Zeroable};
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
-use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
 use crate::kernel::KernelRegistry;
@@ -68,11 +67,7 @@ pub fn add(
     check::holds("add", "a", a, n_elements as usize)?;
     check::holds("add", "b", b, b_elements as usize)?;
     check::holds("add", "output", output, n_elements as usize)?;
-    let kernel = match dtype {
-        DType::F16 => "add_f16",
-        DType::BF16 => "add_bf16",
-        _ => "add_f32",
-    };
+    let kernel = check::by_float(dtype, ["add_f32", "add_f16", "add_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemAdd);
     encoder.encode_with_args(

@@ -68,11 +68,7 @@ pub fn argmax(
     check::holds("argmax", "x", x, len)?;
     check::holds("argmax", "output", output, rows as usize)?;
     check::disjoint("argmax", ("output", output), &[("x", x)])?;
-    let kernel = match dtype {
-        DType::F16 => "argmax_f16",
-        DType::BF16 => "argmax_bf16",
-        _ => "argmax_f32",
-    };
+    let kernel = check::by_float(dtype, ["argmax_f32", "argmax_f16", "argmax_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.encode_threadgroups_with_args(
         pipeline,

@@ -9,7 +9,6 @@ use bytemuck::{Pod, Zeroable};
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
-use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::Result;
 use crate::kernel::KernelRegistry;
@@ -71,11 +70,7 @@ pub fn softmax(
     if x.mem_range().0 != output.mem_range().0 {
         check::disjoint("softmax", ("output", output), &[("x", x)])?;
     }
-    let kernel = match dtype {
-        DType::F16 => "softmax_f16",
-        DType::BF16 => "softmax_bf16",
-        _ => "softmax_f32",
-    };
+    let kernel = check::by_float(dtype, ["softmax_f32", "softmax_f16", "softmax_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::Softmax);
     encoder.encode_threadgroups_with_args(
