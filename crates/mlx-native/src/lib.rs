@@ -38,6 +38,7 @@ mod buffer;
 mod buffer_pool;
 mod config;
 mod device;
+mod device_kind;
 mod dtype;
 mod encoder;
 mod error;
@@ -50,15 +51,17 @@ pub mod quant;
 pub mod testing;
 pub mod weights;
 
+pub use backend::Allocation;
 pub use backend::cpu::Isa;
-pub use buffer::{Allocation, MemRange, MlxBuffer};
+pub use buffer::{HostRead, HostWrite, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
 pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
-pub use device::{DeviceKind, DeviceRef, MlxDevice};
+pub use device::{DeviceRef, MlxDevice};
+pub use device_kind::DeviceKind;
 pub use dtype::DType;
 pub use encoder::{
-    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, as_bytes,
-    dispatch_count, reset_counters, sync_count,
+    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, Transfer,
+    as_bytes, dispatch_count, reset_counters, sync_count,
 };
 pub use error::{MlxError, Result};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession};
