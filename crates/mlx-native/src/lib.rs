@@ -5,7 +5,7 @@
 //! - [`MlxDevice`] opens a device, [`MlxBuffer`] is its memory, [`CommandEncoder`] records work for it;
 //! - [`ops`] has the operators, [`ops::sdpa`] being the one to start with;
 //! - [`KernelRegistry`] maps kernel names to Metal text, also to text of your own;
-//! - [`weights`] reads safetensors files, mapped;
+//! - [`weights`] reads safetensors files, [`gguf`] GGUF files, both mapped;
 //! - [`graph`] keeps recorded work to replay and reorder it;
 //! - [`backend`] is the contract between all that and a device.
 //!
@@ -42,6 +42,7 @@ mod device_kind;
 mod dtype;
 mod encoder;
 mod error;
+pub mod gguf;
 pub mod graph;
 pub mod kernel;
 pub mod metal;
@@ -64,6 +65,7 @@ pub use encoder::{
     as_bytes, dispatch_count, reset_counters, sync_count,
 };
 pub use error::{MlxError, Result};
+pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession};
 pub use kernel::{ConstantValue, KernelRegistry};
 pub use metal::MTLSize;
