@@ -254,7 +254,7 @@ impl GgufFile {
             copy.write(0, bytes)?;
             copy
         };
-        Ok(bytes_buffer.relabel(dtype, &info.shape))
+        bytes_buffer.relabel(dtype, &info.shape)
     }
 
     /// The values of a tensor, in a buffer of [`DType::F32`].

@@ -1,7 +1,8 @@
 //! Files written here byte by byte, whole and damaged.
 
 use super::*;
-use crate::device::{DeviceKind, MlxDevice};
+use crate::device::MlxDevice;
+use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::error::MlxError;
 
