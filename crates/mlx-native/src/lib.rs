@@ -44,6 +44,7 @@ mod encoder;
 mod error;
 pub mod gguf;
 pub mod graph;
+mod isa;
 pub mod kernel;
 pub mod metal;
 pub mod ops;
@@ -53,7 +54,6 @@ pub mod testing;
 pub mod weights;
 
 pub use backend::Allocation;
-pub use backend::cpu::Isa;
 pub use buffer::{HostRead, HostWrite, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
 pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
@@ -67,5 +67,6 @@ pub use encoder::{
 pub use error::{MlxError, Result};
 pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession};
+pub use isa::{Isa, IsaToken};
 pub use kernel::{ConstantValue, KernelRegistry};
 pub use metal::MTLSize;

@@ -96,6 +96,11 @@ impl KernelRegistry {
     /// Registers `source`, Metal Shading Language text that defines a kernel of the host name `name`. A text registered
     /// earlier under this name is replaced and its pipelines are dropped; a body for the `cpu` device goes with it. The
     /// text is read when a pipeline is first asked for.
+    ///
+    /// # Trust
+    /// The text is code, and is run with what the device can do: the `emulator` compiles it for the processor and runs it
+    /// inside this process, with all of its rights; a GPU runs it on memory that the driver maps for this process. Reading
+    /// the signature is safe for any text, running it is not: register text that you would compile into your program.
     pub fn register_source(&mut self, name: impl Into<String>, source: impl Into<Cow<'static, str>>) {
         let name: Arc<str> = Arc::from(name.into());
         let source = Arc::new(SourceText::new(source.into()));

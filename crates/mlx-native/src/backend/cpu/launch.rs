@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::element::Element;
 use super::failure::Failure;
-use super::isa::Isa;
 use crate::backend::{Allocation, Arg, Dispatch, Work};
+use crate::isa::IsaToken;
 use crate::kernel::{ComputePipelineState, ConstantValue};
 
 /// The body of a kernel on the CPU: runs part `part` of `parts` of a launch. All parts of a launch run, each once, at the
@@ -65,6 +65,9 @@ pub(super) fn host_range(allocation: &Allocation, offset: usize) -> Result<NonNu
 pub(super) struct Resolved {
     pipeline: ComputePipelineState,
     args: SmallVec<[RawArg; 8]>,
+    /// Bit `i` is set when argument `i` may be written while the dispatch runs: by its own declaration, or because it is
+    /// bound to the bytes of one that may (in place).
+    changing: u64,
     threadgroups: [u32; 3],
     group: [u32; 3],
     pub(super) claims: Claims,
@@ -105,6 +108,7 @@ impl Resolved {
             });
         }
         Ok(Resolved {
+            changing: changing(dispatch.pipeline.written(), &args),
             pipeline: dispatch.pipeline.clone(),
             args,
             threadgroups: dispatch.grid.threadgroups(dispatch.group),
@@ -123,15 +127,30 @@ impl Resolved {
     }
 }
 
+/// Which arguments share bytes with one of `written`, and those.
+fn changing(written: u64, args: &[RawArg]) -> u64 {
+    let span = |a: &RawArg| (a.ptr as usize, a.ptr as usize + a.byte_len);
+    let is_written = |a: &RawArg| written >> a.index & 1 != 0;
+    let shares = |a: &RawArg| {
+        let (start, end) = span(a);
+        args.iter()
+            .filter(|w| is_written(w))
+            .any(|w| start < span(w).1 && span(w).0 < end)
+    };
+    args.iter()
+        .filter(|a| is_written(a) || shares(a))
+        .fold(0, |bits, a| bits | 1 << a.index)
+}
+
 /// A running dispatch, as its CPU body sees it.
 pub struct Launch<'a> {
     resolved: &'a Resolved,
     failure: &'a Failure,
-    isa: Isa,
+    isa: IsaToken,
 }
 
 impl<'a> Launch<'a> {
-    pub(super) fn new(resolved: &'a Resolved, failure: &'a Failure, isa: Isa) -> Self {
+    pub(super) fn new(resolved: &'a Resolved, failure: &'a Failure, isa: IsaToken) -> Self {
         Launch {
             resolved,
             failure,
@@ -139,9 +158,9 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// The instruction set that the body may use.
+    /// The instruction set that the body may use, with the proof that the machine has it.
     #[must_use]
-    pub fn isa(&self) -> Isa {
+    pub fn isa(&self) -> IsaToken {
         self.isa
     }
 
@@ -183,10 +202,15 @@ impl<'a> Launch<'a> {
                 // SAFETY: enough bytes, as just checked; any bits are a `P: Pod`; alignment does not matter here.
                 unsafe { arg.ptr.cast::<P>().read_unaligned() }
             }
-            _ => {
-                self.fail(format!(
-                    "argument {index}: fewer bytes than its parameter struct has"
-                ));
+            found => {
+                self.fail(match found {
+                    None => format!("argument {index}, a parameter struct, is not bound"),
+                    Some(arg) => format!(
+                        "argument {index}: {} bytes, its parameter struct has {}",
+                        arg.byte_len,
+                        size_of::<P>()
+                    ),
+                });
                 P::zeroed()
             }
         }
@@ -195,16 +219,22 @@ impl<'a> Launch<'a> {
     /// The whole of argument `index` as elements of `T`. An address that is not aligned for `T` fails the launch and
     /// gives an empty slice.
     ///
-    /// The argument must not overlap one that the kernel writes; kernels that work in place use [`output`](Self::output)
-    /// for both.
+    /// An argument that the kernel may write, or that is bound to the bytes of one, fails the launch and gives an empty
+    /// slice as well: others would write under the slice. Kernels that work in place use [`output`](Self::output) for both.
     #[must_use]
     pub fn input<T: Pod>(&self, index: u32) -> &'a [T] {
+        if index < u64::BITS && self.resolved.changing >> index & 1 != 0 {
+            self.fail(format!(
+                "argument {index} may be written while it is read: it is no input, take it as an output"
+            ));
+            return &[];
+        }
         let (ptr, len) = self.typed::<T>(index);
         if len == 0 {
             return &[];
         }
         // SAFETY: inside the binding, aligned; nobody writes it meanwhile: the encoder fences writers in other dispatches,
-        // and operators refuse arguments that overlap their outputs.
+        // and that it shares no byte with what this one writes was just looked at.
         unsafe { std::slice::from_raw_parts(ptr, len) }
     }
 
@@ -243,6 +273,10 @@ impl<'a> Launch<'a> {
 
     fn typed<T>(&self, index: u32) -> (*mut T, usize) {
         match self.arg(index) {
+            None => {
+                self.fail(format!("argument {index} is not bound"));
+                (std::ptr::dangling_mut(), 0)
+            }
             Some(arg) if (arg.ptr as usize).is_multiple_of(align_of::<T>()) => {
                 (arg.ptr.cast(), arg.byte_len / size_of::<T>().max(1))
             }

@@ -4,7 +4,6 @@ mod element;
 mod event;
 mod failure;
 pub(crate) mod gemm;
-mod isa;
 mod launch;
 pub(crate) mod math;
 mod pool;
@@ -17,8 +16,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+pub use crate::isa::{Isa, IsaToken};
 pub use element::Element;
-pub use isa::Isa;
 pub use launch::{CpuBody, Launch, Output, part_range};
 use pool::Pool;
 
@@ -35,7 +34,7 @@ const MAX_THREADS: usize = 1024;
 pub(crate) struct CpuBackend {
     id: DeviceId,
     pool: Arc<Pool>,
-    isa: Isa,
+    isa: IsaToken,
     threads: usize,
     limits: Limits,
 }
@@ -57,10 +56,10 @@ impl CpuBackend {
         if threads == 0 || threads > MAX_THREADS {
             return invalid!("cpu: {threads} threads, 1 to {MAX_THREADS} are possible");
         }
-        let isa = config.isa.unwrap_or_else(Isa::best);
-        if !Isa::available().contains(&isa) {
-            return invalid!("cpu: this machine lacks {isa}, its best is {}", Isa::best());
-        }
+        let wanted = config.isa.unwrap_or_else(Isa::best);
+        let Some(isa) = wanted.token() else {
+            return invalid!("cpu: this machine lacks {wanted}, its best is {}", Isa::best());
+        };
         let limits = Limits {
             max_threads_per_threadgroup: 1024,
             max_threadgroup_memory: 32 * 1024,

@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use super::event::Event;
 use super::failure::Failure;
-use super::isa::Isa;
 use super::launch::{Launch, Resolved};
 use super::transfer::Transfer;
 use crate::backend::submission::{panic_text, release};
 use crate::backend::{Command, Completion, QueueId, Timing, Work};
 use crate::error::{MlxError, Result};
+use crate::isa::IsaToken;
 
 enum Step {
     Run(Box<Resolved>),
@@ -35,7 +35,7 @@ struct Job {
     steps: Vec<Step>,
     /// Let go of at the end, before the end is reported.
     work: Mutex<Option<Arc<Work>>>,
-    isa: Isa,
+    isa: IsaToken,
     failure: Failure,
     done: Mutex<Option<Completion>>,
     started: OnceLock<Instant>,
@@ -108,13 +108,13 @@ impl Pool {
     }
 
     /// Queues a list. `done` is told when it has run.
-    pub(super) fn submit(&self, work: Arc<Work>, isa: Isa, done: Completion) {
+    pub(super) fn submit(&self, work: Arc<Work>, isa: IsaToken, done: Completion) {
         let (steps, total) = match self.steps(&work) {
             Ok(steps) => steps,
             Err(message) => {
-                let result = Err(MlxError::CommandBufferError(message));
+                let result = Err(MlxError::WorkFailed(message));
                 return done.finish(
-                    release(work).map_err(MlxError::CommandBufferError).and(result),
+                    release(work).map_err(MlxError::WorkFailed).and(result),
                     Timing::default(),
                 );
             }
@@ -328,7 +328,7 @@ mod tests {
         encode(&mut encoder, &good, &x);
         let error = encoder.commit_and_wait().unwrap_err();
         assert!(
-            matches!(&error, MlxError::CommandBufferError(text) if text.contains("part one breaks")),
+            matches!(&error, MlxError::WorkFailed(text) if text.contains("part one breaks") && !error.is_transient()),
             "{error}"
         );
         let mut encoder = device.command_encoder().unwrap();

@@ -97,11 +97,6 @@ pub fn quantized_embedding(
     check::holds(NAME, "scales", scales, sizes[1])?;
     check::holds(NAME, "biases", biases, sizes[1])?;
     check::holds(NAME, "output", output, sizes[2])?;
-    check::disjoint(
-        NAME,
-        ("output", output),
-        &[("ids", ids), ("weight", weight), ("scales", scales), ("biases", biases)],
-    )?;
     let pipeline = registry.get_pipeline(kernel_name(output.dtype(), scales.dtype(), bits), device)?;
     encoder.set_op_kind(CapturedOpKind::Other);
     encoder.encode_with_args(

@@ -268,6 +268,5 @@ fn validate([q, k, v, output]: [&MlxBuffer; 4], params: &SdpaParams, batch_size:
     for (name, buffer, elements) in [("q", q, n_q), ("k", k, n_kv), ("v", v, n_kv), ("output", output, n_q)] {
         check::holds(OP, name, buffer, elements)?;
     }
-    check::disjoint(OP, ("output", output), &[("q", q), ("k", k), ("v", v)])?;
     Ok((SdpaParams { kv_capacity, ..*params }, dtype))
 }
