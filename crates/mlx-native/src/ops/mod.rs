@@ -57,4 +57,5 @@ operators! {
     sdpa,
     silu_mul,
     softmax,
+    step,
 }
