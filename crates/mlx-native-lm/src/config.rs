@@ -95,7 +95,9 @@ impl<'a> FamilyInput<'a> {
 
 impl fmt::Debug for FamilyInput<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FamilyInput").field("fields", &self.fields).finish_non_exhaustive()
+        f.debug_struct("FamilyInput")
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
     }
 }
 

@@ -181,7 +181,9 @@ impl RopeTable {
     /// The base for a call that ends at position `end`.
     #[must_use]
     pub fn base_at(&self, end: usize) -> f32 {
-        let Some((factor, context)) = self.dynamic else { return self.base };
+        let Some((factor, context)) = self.dynamic else {
+            return self.base;
+        };
         let (dims, context) = (self.dims as f64, context as f64);
         let length = (end as f64).max(context);
         let growth = factor * length / context - (factor - 1.0);
@@ -216,7 +218,10 @@ impl RopeConfig {
     pub(crate) fn read(fields: &Fields<'_>, dims: usize) -> Result<Self> {
         let parameters = fields.object("rope_parameters", "rope_parameters.")?;
         let scaling = fields.object("rope_scaling", "rope_scaling.")?.or(parameters);
-        let nested = parameters.map(|p| p.positive("rope_theta")).transpose()?.flatten();
+        let nested = parameters
+            .map(|p| p.positive("rope_theta"))
+            .transpose()?
+            .flatten();
         let theta = nested.or(fields.positive("rope_theta")?).unwrap_or(10_000.0);
         let traditional = fields.bool("rope_traditional")?.unwrap_or(false);
         let plain = Self::plain(dims, theta, traditional);
@@ -247,7 +252,9 @@ impl RopeConfig {
     pub fn table(&self) -> Result<RopeTable> {
         let dims = self.dims;
         if dims == 0 || !dims.is_multiple_of(2) {
-            return Err(LmError::Config(format!("rope: {dims} features are to be turned, an even number can be")));
+            return Err(LmError::Config(format!(
+                "rope: {dims} features are to be turned, an even number can be"
+            )));
         }
         let mut table = RopeTable {
             dims,
@@ -259,8 +266,12 @@ impl RopeConfig {
             dynamic: None,
         };
         let context = || {
-            self.max_context
-                .ok_or_else(|| LmError::Config(format!("rope_scaling {:?}: max_position_embeddings is missing", self.scaling.name())))
+            self.max_context.ok_or_else(|| {
+                LmError::Config(format!(
+                    "rope_scaling {:?}: max_position_embeddings is missing",
+                    self.scaling.name()
+                ))
+            })
         };
         match &self.scaling {
             RopeScaling::Default => {}
@@ -270,22 +281,42 @@ impl RopeConfig {
                 let power = dims as f64 / (dims as f64 - 2.0);
                 table.base = (f64::from(self.theta) * alpha.powf(power)) as f32;
             }
-            RopeScaling::LongRope { long_factor, original_context, factor, .. } => {
+            RopeScaling::LongRope {
+                long_factor,
+                original_context,
+                factor,
+                ..
+            } => {
                 let periods = self.periods().zip(long_factor);
                 table.freqs = Some(periods.map(|(p, f)| (p * f) as f32).collect());
                 let original = *original_context as f64;
                 let extension = context()? as f64 / original;
-                let natural = if extension <= 1.0 { 1.0 } else { (1.0 + extension.ln() / original.ln()).sqrt() as f32 };
+                let natural = if extension <= 1.0 {
+                    1.0
+                } else {
+                    (1.0 + extension.ln() / original.ln()).sqrt() as f32
+                };
                 table.factor = factor.unwrap_or(natural);
             }
             RopeScaling::Llama3 { .. } => table.freqs = Some(self.llama3()),
-            RopeScaling::Yarn { factor, mscale, mscale_all_dim, .. } => {
+            RopeScaling::Yarn {
+                factor,
+                mscale,
+                mscale_all_dim,
+                ..
+            } => {
                 table.freqs = Some(self.yarn());
                 table.factor = yarn_scale(*factor, *mscale) / yarn_scale(*factor, *mscale_all_dim);
             }
             RopeScaling::Proportional { share, factor } => {
                 let turning = (share * dims as f64 / 2.0) as usize;
-                let period = |(i, p): (usize, f64)| if i < turning { (factor * p) as f32 } else { f32::INFINITY };
+                let period = |(i, p): (usize, f64)| {
+                    if i < turning {
+                        (factor * p) as f32
+                    } else {
+                        f32::INFINITY
+                    }
+                };
                 table.freqs = Some(self.periods().enumerate().map(period).collect());
             }
             RopeScaling::Other(other) => {
@@ -293,14 +324,23 @@ impl RopeConfig {
             }
         }
         if self.backwards {
-            let periods = table.freqs.take().unwrap_or_else(|| self.periods().map(|p| p as f32).collect());
+            let periods = table
+                .freqs
+                .take()
+                .unwrap_or_else(|| self.periods().map(|p| p as f32).collect());
             table.freqs = Some(periods.into_iter().map(|p| -p).collect());
         }
         Ok(table)
     }
 
     fn llama3(&self) -> Vec<f32> {
-        let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = self.scaling else {
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } = self.scaling
+        else {
             return Vec::new();
         };
         let (factor, context) = (f64::from(factor), original_context as f64);
@@ -315,12 +355,21 @@ impl RopeConfig {
     }
 
     fn yarn(&self) -> Vec<f32> {
-        let RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, .. } = self.scaling else {
+        let RopeScaling::Yarn {
+            factor,
+            original_context,
+            beta_fast,
+            beta_slow,
+            ..
+        } = self.scaling
+        else {
             return Vec::new();
         };
         let (dims, theta, context) = (self.dims as f64, f64::from(self.theta), original_context as f64);
         // The pair that turns so often over the first context.
-        let pair = |turns: f32| dims * (context / (f64::from(turns) * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
+        let pair = |turns: f32| {
+            dims * (context / (f64::from(turns) * std::f64::consts::TAU)).ln() / (2.0 * theta.ln())
+        };
         let low = pair(beta_fast).floor().max(0.0);
         let high = pair(beta_slow).ceil().min(dims - 1.0);
         let high = if high == low { high + 0.001 } else { high };
@@ -341,5 +390,9 @@ impl RopeConfig {
 /// YaRN's factor for a weight of the logarithm: `0.1·m·ln f + 1`, 1 where nothing is extended.
 #[must_use]
 pub(crate) fn yarn_scale(factor: f32, m: f32) -> f32 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * m * factor.ln() + 1.0
+    }
 }

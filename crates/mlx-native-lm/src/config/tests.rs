@@ -31,10 +31,16 @@ fn attention(spec: &DecoderSpec) -> &Attention {
 #[test]
 fn reads_the_demo() {
     let spec = read(json!({})).unwrap();
-    assert_eq!((spec.layers.len(), spec.hidden_size, spec.vocab_size), (8, 256, 4096));
+    assert_eq!(
+        (spec.layers.len(), spec.hidden_size, spec.vocab_size),
+        (8, 256, 4096)
+    );
     let a = attention(&spec);
     assert_eq!((a.n_heads, a.n_kv_heads, a.k_dim, a.v_dim), (4, 2, 64, 64));
-    assert_eq!((a.q.outputs, a.k.as_ref().unwrap().outputs, a.o.inputs), (256, 128, 256));
+    assert_eq!(
+        (a.q.outputs, a.k.as_ref().unwrap().outputs, a.o.inputs),
+        (256, 128, 256)
+    );
     assert_eq!((spec.norm.as_ref().unwrap().eps, a.scale), (1e-6, 0.125));
     assert!(a.q_norm.is_some() && spec.head.matrix.is_none() && !a.q.bias && !a.o.bias);
     let rope = a.rope.as_ref().unwrap().table().unwrap();
@@ -49,15 +55,26 @@ fn families_are_found_by_type() {
     assert_eq!(name("llama").unwrap(), "llama");
     assert_eq!(name("mistral").unwrap(), "llama");
     let message = name("gpt-17").unwrap_err().to_string();
-    assert!(message.contains("\"gpt-17\"") && message.contains("iquestcoder"), "{message}");
+    assert!(
+        message.contains("\"gpt-17\"") && message.contains("iquestcoder"),
+        "{message}"
+    );
     assert!(
         Family::of(&with(json!({"model_type": null})))
             .unwrap_err()
             .to_string()
             .contains("model_type is missing")
     );
-    assert!(attention(&read(json!({"model_type": "llama"})).unwrap()).q_norm.is_none());
-    let names: Vec<&str> = FAMILIES.iter().flat_map(|f| f.also.iter().chain([&f.name])).copied().collect();
+    assert!(
+        attention(&read(json!({"model_type": "llama"})).unwrap())
+            .q_norm
+            .is_none()
+    );
+    let names: Vec<&str> = FAMILIES
+        .iter()
+        .flat_map(|f| f.also.iter().chain([&f.name]))
+        .copied()
+        .collect();
     let distinct: std::collections::HashSet<&&str> = names.iter().collect();
     assert_eq!(distinct.len(), names.len(), "each type has one family");
 }
@@ -184,14 +201,21 @@ fn rope_scaling_of_every_kind() {
     assert!((yarn.factor - (0.1 * 4f32.ln() + 1.0)).abs() < 1e-6);
     assert_eq!(yarn.freqs.as_ref().unwrap()[0], 1.0);
     let factors: Vec<f64> = (1..=32).map(f64::from).collect();
-    let long = table(json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors,
-        "original_max_position_embeddings": 4096}));
+    let long = table(
+        json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors,
+        "original_max_position_embeddings": 4096}),
+    );
     assert!((long.factor - (1.0 + 2f32.ln() / 4096f32.ln()).sqrt()).abs() < 1e-6);
     assert!((long.freqs.unwrap()[1] / (2.0 * 10_000f32.powf(2.0 / 64.0)) - 1.0).abs() < 1e-6);
-    let short = read(json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0],
-        "original_max_position_embeddings": 4096}}));
+    let short = read(
+        json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0],
+        "original_max_position_embeddings": 4096}}),
+    );
     assert!(short.unwrap_err().to_string().contains("long_factor"));
-    let message = scaled(json!({"rope_type": "spiral", "factor": 2.0})).table().unwrap_err().to_string();
+    let message = scaled(json!({"rope_type": "spiral", "factor": 2.0}))
+        .table()
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("\"spiral\""), "{message}");
 }
 
@@ -207,22 +231,44 @@ fn a_nested_base_goes_before_one_at_the_top() {
 #[test]
 fn a_window_is_not_passed_over() {
     let window = |changes: Value| attention(&read(changes).unwrap()).window;
-    assert_eq!(window(json!({"model_type": "mistral", "sliding_window": 4})), Some(4));
-    assert_eq!(window(json!({"model_type": "mistral", "sliding_window": null})), None);
+    assert_eq!(
+        window(json!({"model_type": "mistral", "sliding_window": 4})),
+        Some(4)
+    );
+    assert_eq!(
+        window(json!({"model_type": "mistral", "sliding_window": null})),
+        None
+    );
     assert_eq!(window(json!({"model_type": "llama", "sliding_window": 4})), None);
     let kinds = vec!["sliding_attention"; 8];
-    assert_eq!(window(json!({"sliding_window": 4, "layer_types": kinds})), Some(4));
-    let error = read(json!({"sliding_window": null, "layer_types": kinds})).unwrap_err().to_string();
+    assert_eq!(
+        window(json!({"sliding_window": 4, "layer_types": kinds})),
+        Some(4)
+    );
+    let error = read(json!({"sliding_window": null, "layer_types": kinds}))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("sliding_window is missing"), "{error}");
 }
 
 #[test]
 fn llama3_wavelengths_are_mlx_lm_s() {
-    let rope = rope(json!({"head_dim": 16, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
-        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}));
+    let rope = rope(
+        json!({"head_dim": 16, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+    );
     let freqs = rope.table().unwrap().freqs.unwrap();
     // mlx-lm 0.32.2: Llama3RoPE(16, base=10000, …)._freqs.
-    let wanted = [1.0, 4.091_911, 76.673_85, 252.982_21, 800.0, 2529.822, 8000.0, 25298.22f32];
+    let wanted = [
+        1.0,
+        4.091_911,
+        76.673_85,
+        252.982_21,
+        800.0,
+        2529.822,
+        8000.0,
+        25298.22f32,
+    ];
     assert_eq!(freqs.len(), wanted.len());
     for (found, wanted) in freqs.iter().zip(wanted) {
         assert!((found / wanted - 1.0).abs() < 1e-5, "{found}, wanted {wanted}");

@@ -5,7 +5,8 @@ use crate::error::{LmError, Result};
 use crate::json::Fields;
 use crate::rope::{RopeConfig, share};
 use crate::spec::{
-    Attention, Block, Branch, DecoderSpec, Embedding, Head, HeadNorm, Layer, Matrix, Mlp, MlpActivation, Norm, Values,
+    Attention, Block, Branch, DecoderSpec, Embedding, Head, HeadNorm, Layer, Matrix, Mlp, MlpActivation,
+    Norm, Values,
 };
 
 /// Largest extent of one dimension that is taken for a real model's.
@@ -59,7 +60,12 @@ impl<'a> Config<'a> {
     }
 
     /// The same, `default` being the epsilon of norms where the file says none.
-    pub fn read_with_eps(input: &'a FamilyInput<'a>, fields: Fields<'a>, keys: Keys, default: f64) -> Result<Self> {
+    pub fn read_with_eps(
+        input: &'a FamilyInput<'a>,
+        fields: Fields<'a>,
+        keys: Keys,
+        default: f64,
+    ) -> Result<Self> {
         let count = |key: &str, most| fields.require(key, fields.count(key, most)?);
         let hidden = count(keys.hidden, MAX_EXTENT)?;
         let heads = count(keys.heads, MAX_EXTENT)?;
@@ -72,7 +78,10 @@ impl<'a> Config<'a> {
             Some(dim) => dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
-                let wanted = format!("a divisor of {} {hidden}, since {} is missing", keys.hidden, keys.head_dim);
+                let wanted = format!(
+                    "a divisor of {} {hidden}, since {} is missing",
+                    keys.hidden, keys.head_dim
+                );
                 return Err(fields.invalid(keys.heads, heads, &wanted));
             }
         };
@@ -124,8 +133,12 @@ impl<'a> Config<'a> {
 
     /// A list of strings as long as there are layers, if it is there.
     pub fn layer_strings(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
-        let Some(value) = self.fields.get(key) else { return Ok(None) };
-        let list = value.as_array().map(|list| list.iter().map(|v| v.as_str()).collect::<Option<Vec<_>>>());
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(|v| v.as_str()).collect::<Option<Vec<_>>>());
         match list.flatten() {
             Some(list) if list.len() == self.layers => Ok(Some(list)),
             _ => Err(self.fields.invalid(
@@ -138,11 +151,18 @@ impl<'a> Config<'a> {
 
     /// A list of whole numbers, if it is there.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<usize>>> {
-        let Some(value) = self.fields.get(key) else { return Ok(None) };
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
         let list = value.as_array().map(|list| {
-            list.iter().map(|v| v.as_u64().map(|n| n as usize).filter(|n| *n <= MAX_EXTENT)).collect::<Option<Vec<_>>>()
+            list.iter()
+                .map(|v| v.as_u64().map(|n| n as usize).filter(|n| *n <= MAX_EXTENT))
+                .collect::<Option<Vec<_>>>()
         });
-        list.flatten().map(Some).ok_or_else(|| self.fields.invalid(key, "something else", "a list of whole numbers"))
+        list.flatten().map(Some).ok_or_else(|| {
+            self.fields
+                .invalid(key, "something else", "a list of whole numbers")
+        })
     }
 
     /// The window of each layer: `sliding_window` where `layer_types` says that it slides.
@@ -200,7 +220,11 @@ impl<'a> Config<'a> {
 
     /// `rope_theta` alone, whatever scaling the file names.
     pub fn plain_rope(&self, dims: usize, traditional: bool) -> Result<RopeConfig> {
-        Ok(RopeConfig::plain(dims, self.positive("rope_theta", 10_000.0)?, traditional))
+        Ok(RopeConfig::plain(
+            dims,
+            self.positive("rope_theta", 10_000.0)?,
+            traditional,
+        ))
     }
 
     /// RMS norm of the stream with the weight `path.weight`.
@@ -250,7 +274,13 @@ impl<'a> Config<'a> {
 
     /// A gated feed-forward layer with `gate_proj`, `up_proj`, `down_proj` under `path`.
     pub fn mlp(&self, path: &str, inner: usize, activation: MlpActivation, bias: bool) -> Mlp {
-        self.mlp_named(path, ["gate_proj", "up_proj", "down_proj"], inner, activation, bias)
+        self.mlp_named(
+            path,
+            ["gate_proj", "up_proj", "down_proj"],
+            inner,
+            activation,
+            bias,
+        )
     }
 
     /// The same under other names.
@@ -262,7 +292,9 @@ impl<'a> Config<'a> {
         activation: MlpActivation,
         bias: bool,
     ) -> Mlp {
-        let matrix = |name: &str, outputs, inputs| Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias);
+        let matrix = |name: &str, outputs, inputs| {
+            Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias)
+        };
         Mlp {
             gate: Some(matrix(gate, inner, self.hidden)),
             up: matrix(up, inner, self.hidden),
@@ -273,8 +305,17 @@ impl<'a> Config<'a> {
     }
 
     /// A feed-forward layer of two matrices.
-    pub fn mlp_of_two(&self, path: &str, [up, down]: [&str; 2], inner: usize, activation: MlpActivation, bias: bool) -> Mlp {
-        let matrix = |name: &str, outputs, inputs| Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias);
+    pub fn mlp_of_two(
+        &self,
+        path: &str,
+        [up, down]: [&str; 2],
+        inner: usize,
+        activation: MlpActivation,
+        bias: bool,
+    ) -> Mlp {
+        let matrix = |name: &str, outputs, inputs| {
+            Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias)
+        };
         Mlp {
             gate: None,
             up: matrix(up, inner, self.hidden),
@@ -288,7 +329,9 @@ impl<'a> Config<'a> {
     pub fn silu(&self) -> Result<MlpActivation> {
         match self.fields.str("hidden_act")? {
             None | Some("silu" | "swish") => Ok(MlpActivation::Silu),
-            Some(other) => Err(LmError::Unsupported(format!("{CONFIG_FILE}: hidden_act {other:?}; silu is"))),
+            Some(other) => Err(LmError::Unsupported(format!(
+                "{CONFIG_FILE}: hidden_act {other:?}; silu is"
+            ))),
         }
     }
 
@@ -352,7 +395,11 @@ pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, 
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
     Layer {
         branches: vec![
-            Branch::new(None, Block::Attention(Box::new(attention)), norm("post_attention_layernorm")),
+            Branch::new(
+                None,
+                Block::Attention(Box::new(attention)),
+                norm("post_attention_layernorm"),
+            ),
             Branch::new(None, ff, norm("post_feedforward_layernorm")),
         ],
     }
@@ -362,7 +409,10 @@ pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, 
 pub(super) fn pre_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
     Layer {
         branches: vec![
-            Branch::pre(c.rms(&format!("{path}.input_layernorm")), Block::Attention(Box::new(attention))),
+            Branch::pre(
+                c.rms(&format!("{path}.input_layernorm")),
+                Block::Attention(Box::new(attention)),
+            ),
             Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), ff),
         ],
     }
@@ -423,10 +473,18 @@ impl Attention {
 
     /// Queries, keys and values as rows of one matrix `path`, one behind the other.
     pub(super) fn fused(mut self, path: &str, bias: bool) -> Self {
-        let (q, k, v) = (self.n_heads * self.k_dim, self.n_kv_heads * self.k_dim, self.n_kv_heads * self.v_dim);
+        let (q, k, v) = (
+            self.n_heads * self.k_dim,
+            self.n_kv_heads * self.k_dim,
+            self.n_kv_heads * self.v_dim,
+        );
         let of = q + k + v;
         let inputs = self.q.inputs;
-        let part = |first, rows| Matrix::new(path, rows, inputs).with_bias(bias).part(first, rows, of);
+        let part = |first, rows| {
+            Matrix::new(path, rows, inputs)
+                .with_bias(bias)
+                .part(first, rows, of)
+        };
         (self.q, self.k, self.v) = (part(0, q), Some(part(q, k)), Values::Own(part(q + k, v)));
         self
     }
@@ -442,7 +500,11 @@ impl Attention {
                 .collect()
         };
         let inputs = self.q.inputs;
-        let part = |first, count| Matrix::new(path, 0, inputs).with_bias(bias).picked(rows(first, count), of);
+        let part = |first, count| {
+            Matrix::new(path, 0, inputs)
+                .with_bias(bias)
+                .picked(rows(first, count), of)
+        };
         (self.q, self.k, self.v) = (part(0, per), Some(part(per, 1)), Values::Own(part(per + 1, 1)));
         self
     }
@@ -452,7 +514,11 @@ impl Mlp {
     /// Gate and up as rows of one matrix, in this order.
     pub(super) fn fused(mut self, path: &str) -> Self {
         let (inner, inputs, bias) = (self.up.outputs, self.up.inputs, self.up.bias);
-        let part = |first| Matrix::new(path, inner, inputs).with_bias(bias).part(first, inner, 2 * inner);
+        let part = |first| {
+            Matrix::new(path, inner, inputs)
+                .with_bias(bias)
+                .part(first, inner, 2 * inner)
+        };
         (self.gate, self.up) = (Some(part(0)), part(inner));
         self
     }
@@ -466,9 +532,22 @@ impl DecoderSpec {
     /// The language half of a checkpoint of several modes: tensors of the others are left unread.
     pub(super) fn language_half(mut self) -> Self {
         let parts = [
-            "vision_tower", "vision_model", "visual", "model.visual", "model.vision", "vision_embed", "multi_modal_projector",
-            "mm_projector", "image_newline", "audio_tower", "embed_audio", "embed_vision", "model.audio", "model.embed_audio",
-            "model.embed_vision", "patch_merge_mlp",
+            "vision_tower",
+            "vision_model",
+            "visual",
+            "model.visual",
+            "model.vision",
+            "vision_embed",
+            "multi_modal_projector",
+            "mm_projector",
+            "image_newline",
+            "audio_tower",
+            "embed_audio",
+            "embed_vision",
+            "model.audio",
+            "model.embed_audio",
+            "model.embed_vision",
+            "patch_merge_mlp",
         ];
         self.dropped.extend(parts.map(str::to_owned));
         self

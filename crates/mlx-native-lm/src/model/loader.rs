@@ -62,7 +62,10 @@ impl<'a> Loader<'a> {
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.weights().info(name).map(|info| info.shape.as_slice())
+        self.tensors
+            .weights()
+            .info(name)
+            .map(|info| info.shape.as_slice())
     }
 
     /// A vector in the dtype of activations: norms and biases, small enough to be cast when they differ.
@@ -71,7 +74,13 @@ impl<'a> Loader<'a> {
     }
 
     /// A small tensor in `dtype`, `offset` being added to each element.
-    pub fn vector_as(&mut self, name: &str, shape: &[usize], dtype: DType, offset: f32) -> Result<Arc<MlxBuffer>> {
+    pub fn vector_as(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        offset: f32,
+    ) -> Result<Arc<MlxBuffer>> {
         let key = (name.to_owned(), dtype, offset.to_bits());
         if let Some(known) = self.vectors.get(&key) {
             return Ok(known.clone());
@@ -99,7 +108,9 @@ impl<'a> Loader<'a> {
     pub fn scalar(&mut self, name: &str) -> Result<f32> {
         let shape = self.shape(name).map_or(vec![1], <[usize]>::to_vec);
         if shape.iter().product::<usize>() != 1 {
-            return Err(LmError::Weights(format!("{name}: found {shape:?}, wanted one element")));
+            return Err(LmError::Weights(format!(
+                "{name}: found {shape:?}, wanted one element"
+            )));
         }
         Ok(self.host(name, &shape)?[0])
     }
@@ -123,7 +134,14 @@ impl<'a> Loader<'a> {
         let params = ops::copy::CopyParams {
             n_elements: u32_of(tensor.element_count())?,
         };
-        ops::copy::copy(&mut self.encoder, self.registry, self.device, &tensor, &cast, &params)?;
+        ops::copy::copy(
+            &mut self.encoder,
+            self.registry,
+            self.device,
+            &tensor,
+            &cast,
+            &params,
+        )?;
         Ok(cast)
     }
 
@@ -155,7 +173,9 @@ impl<'a> Loader<'a> {
         };
         let table = match &spec.rows {
             Rows::All => table,
-            Rows::From { first, .. } => table.map(|b| rows_of(b, b.element_count() / stored, *first, spec.outputs))?,
+            Rows::From { first, .. } => {
+                table.map(|b| rows_of(b, b.element_count() / stored, *first, spec.outputs))?
+            }
             Rows::Picked { rows, .. } => table.map(|b| self.pick(b, stored, rows))?,
         };
         Ok(Arc::new(Linear {
@@ -195,7 +215,10 @@ impl<'a> Loader<'a> {
 
     fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
         let weight = format!("{path}.weight");
-        let Some(spec) = self.quantization.for_module(path, columns, self.tensors.weights())? else {
+        let Some(spec) = self
+            .quantization
+            .for_module(path, columns, self.tensors.weights())?
+        else {
             return Ok(Table::Dense(self.load(&weight, FLOATS, &[rows, columns])?));
         };
         let (bits, group_size) = spec.affine(path)?;
@@ -238,7 +261,11 @@ impl<'a> Loader<'a> {
         }
         let more = left.len().saturating_sub(3);
         let shown: Vec<String> = left.iter().take(3).map(|name| format!("{name:?}")).collect();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         Err(LmError::Weights(format!(
             "{}{more}: in the checkpoint, but not in the model that config.json describes",
             shown.join(", ")

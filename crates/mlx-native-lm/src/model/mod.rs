@@ -128,7 +128,12 @@ impl Decoder {
     /// When the device has no memory for it.
     pub fn new_state(&self, positions: usize) -> Result<SequenceState> {
         let bytes = state::bytes_for(&self.built.states, self.dtype, positions, self.rows);
-        if let Some(limit) = self.device.limits().max_working_set.filter(|limit| bytes > *limit) {
+        if let Some(limit) = self
+            .device
+            .limits()
+            .max_working_set
+            .filter(|limit| bytes > *limit)
+        {
             return Err(LmError::InvalidArgument(format!(
                 "a context of {positions} tokens needs {bytes} bytes of keys and values, the device has {limit}"
             )));
@@ -267,8 +272,17 @@ fn read_f32(buffer: &MlxBuffer, dtype: DType, n: usize) -> Result<Vec<f32>> {
 /// Writes `values` to the first elements of `buffer`, rounded to its dtype.
 fn write_f32(buffer: &mut MlxBuffer, values: &[f32]) -> Result<()> {
     match buffer.dtype() {
-        DType::F16 => buffer.write(0, &values.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>())?,
-        DType::BF16 => buffer.write(0, &values.iter().map(|v| half::bf16::from_f32(*v)).collect::<Vec<_>>())?,
+        DType::F16 => buffer.write(
+            0,
+            &values.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>(),
+        )?,
+        DType::BF16 => buffer.write(
+            0,
+            &values
+                .iter()
+                .map(|v| half::bf16::from_f32(*v))
+                .collect::<Vec<_>>(),
+        )?,
         _ => buffer.write(0, values)?,
     }
     Ok(())

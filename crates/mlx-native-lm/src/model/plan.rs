@@ -69,7 +69,11 @@ mod tests {
             for (j, b) in values.iter().enumerate().skip(i + 1) {
                 let apart = plan.offsets[i] + a.bytes <= plan.offsets[j]
                     || plan.offsets[j] + b.bytes <= plan.offsets[i];
-                assert!(apart || !a.meets(b), "{i} {a:?} and {j} {b:?}: {:?}", plan.offsets);
+                assert!(
+                    apart || !a.meets(b),
+                    "{i} {a:?} and {j} {b:?}: {:?}",
+                    plan.offsets
+                );
             }
         }
         plan
@@ -77,7 +81,10 @@ mod tests {
 
     #[test]
     fn values_that_never_meet_share_memory() {
-        assert_eq!(check(&[value(64, 0, 1), value(64, 2, 3), value(64, 4, 9)], 16).bytes, 64);
+        assert_eq!(
+            check(&[value(64, 0, 1), value(64, 2, 3), value(64, 4, 9)], 16).bytes,
+            64
+        );
         assert_eq!(
             check(&[value(64, 0, 2), value(64, 2, 3)], 16).bytes,
             128,
@@ -88,7 +95,15 @@ mod tests {
 
     #[test]
     fn a_gap_between_two_is_used() {
-        let plan = check(&[value(100, 0, 9), value(50, 0, 1), value(40, 0, 9), value(48, 2, 9)], 1);
+        let plan = check(
+            &[
+                value(100, 0, 9),
+                value(50, 0, 1),
+                value(40, 0, 9),
+                value(48, 2, 9),
+            ],
+            1,
+        );
         assert_eq!(plan.bytes, 190);
         assert_eq!(plan.offsets[3], plan.offsets[1], "where the value was that died");
     }
@@ -97,7 +112,9 @@ mod tests {
     fn random_programs_keep_their_values_apart_and_stay_near_the_least() {
         let mut state = 7u64;
         let mut next = |n: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((state >> 33) % n) as usize
         };
         for _ in 0..200 {
@@ -116,7 +133,11 @@ mod tests {
                 })
                 .max()
                 .unwrap_or(0);
-            assert!(plan.bytes >= least && plan.bytes <= least * 2, "{} of {least}", plan.bytes);
+            assert!(
+                plan.bytes >= least && plan.bytes <= least * 2,
+                "{} of {least}",
+                plan.bytes
+            );
         }
     }
 }

@@ -47,21 +47,42 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Rows of a table by token id.
-    Embed { table: Arc<Embedding>, output: Value },
+    Embed {
+        table: Arc<Embedding>,
+        output: Value,
+    },
     /// Rows of a table by position.
-    Positions { table: Arc<Embedding>, output: Value },
-    Linear { matrix: Arc<Linear>, x: Value, y: Value },
+    Positions {
+        table: Arc<Embedding>,
+        output: Value,
+    },
+    Linear {
+        matrix: Arc<Linear>,
+        x: Value,
+        y: Value,
+    },
     /// The embedding's table as the output matrix.
-    TiedHead { table: Arc<Embedding>, x: Value, y: Value },
+    TiedHead {
+        table: Arc<Embedding>,
+        x: Value,
+        y: Value,
+    },
     /// A norm of `groups` parts of each row.
     Norm(NormStep),
     Rowwise(RowwiseStep),
     /// Turns `n_heads` heads of `head_dim` in place.
     Rope(RopeStep),
     /// Multiplies queries by a factor of their position, in place.
-    Temperature { x: Value, index: usize },
+    Temperature {
+        x: Value,
+        index: usize,
+    },
     /// Writes a step's keys and values into a state.
-    Append { k: Value, v: Value, state: usize },
+    Append {
+        k: Value,
+        v: Value,
+        state: usize,
+    },
     Attend(AttendStep),
 }
 
@@ -214,7 +235,9 @@ impl Program {
     /// Allocates scratch memory for `rows` tokens.
     pub fn allocate(&mut self, device: &MlxDevice, rows: usize) -> Result<()> {
         let bytes = self.bytes_per_row.max(ALIGN).checked_mul(rows).ok_or_else(|| {
-            LmError::InvalidArgument(format!("{rows} tokens at once need more memory than there can be"))
+            LmError::InvalidArgument(format!(
+                "{rows} tokens at once need more memory than there can be"
+            ))
         })?;
         let arena = device.alloc_buffer(bytes, DType::U8, vec![bytes])?;
         self.views = (self.values.iter().zip(&self.offsets))

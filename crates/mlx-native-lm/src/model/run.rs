@@ -45,7 +45,9 @@ impl Pass<'_> {
         let view = |v: Value| &self.program.views[v.0];
         match step {
             Step::Embed { table, output } => table.look_up(&mut self.r, self.ids, view(*output), rows),
-            Step::Positions { table, output } => table.look_up(&mut self.r, self.positions, view(*output), rows),
+            Step::Positions { table, output } => {
+                table.look_up(&mut self.r, self.positions, view(*output), rows)
+            }
             Step::Linear { matrix, x, y } => matrix.apply(&mut self.r, view(*x), view(*y), rows),
             Step::TiedHead { table, x, y } => table.as_linear(&mut self.r, view(*x), view(*y), rows),
             Step::Norm(s) => self.norm(s),
@@ -64,11 +66,19 @@ impl Pass<'_> {
         let r = &mut self.r;
         match s.kind {
             NormKind::Rms => {
-                let params = RmsNormParams { rows, dim, eps: s.eps };
+                let params = RmsNormParams {
+                    rows,
+                    dim,
+                    eps: s.eps,
+                };
                 rms_norm(r.encoder, r.registry, r.device, x, weight, y, &params)?;
             }
             NormKind::Layer => {
-                let params = LayerNormParams { rows, dim, eps: s.eps };
+                let params = LayerNormParams {
+                    rows,
+                    dim,
+                    eps: s.eps,
+                };
                 layer_norm(r.encoder, r.registry, r.device, x, weight, bias, y, &params)?;
             }
         }
@@ -107,7 +117,17 @@ impl Pass<'_> {
             p: s.p,
         };
         let r = &mut self.r;
-        rowwise(r.encoder, r.registry, r.device, s.function, &a, b.as_ref(), c.as_ref(), &output, &params)?;
+        rowwise(
+            r.encoder,
+            r.registry,
+            r.device,
+            s.function,
+            &a,
+            b.as_ref(),
+            c.as_ref(),
+            &output,
+            &params,
+        )?;
         Ok(())
     }
 
@@ -129,7 +149,11 @@ impl Pass<'_> {
         let position = self.sequence()?.len();
         let size = self.view(s.x).dtype().size_of();
         let whole = self.view(s.x);
-        let x = whole.view(s.first * size, whole.dtype(), vec![whole.element_count() - s.first])?;
+        let x = whole.view(
+            s.first * size,
+            whole.dtype(),
+            vec![whole.element_count() - s.first],
+        )?;
         let seq_stride = s.n_heads * s.head_stride;
         let params = RopeParams {
             n_heads: u32_of(s.n_heads)?,
@@ -137,7 +161,11 @@ impl Pass<'_> {
             head_dim: u32_of(s.dim)?,
             dims: u32_of(table.dims)?,
             traditional: table.traditional.into(),
-            base: if table.freqs.is_some() { 0.0 } else { table.base_at(position + rows) },
+            base: if table.freqs.is_some() {
+                0.0
+            } else {
+                table.base_at(position + rows)
+            },
             scale: table.scale,
             offset: u32_of(position)?,
             x_head_stride: u32_of(s.head_stride)?,
@@ -146,7 +174,15 @@ impl Pass<'_> {
             out_seq_stride: u32_of(seq_stride)?,
         };
         let r = &mut self.r;
-        Ok(rope(r.encoder, r.registry, r.device, &x, s.rotation.periods.as_ref(), &x, &params)?)
+        Ok(rope(
+            r.encoder,
+            r.registry,
+            r.device,
+            &x,
+            s.rotation.periods.as_ref(),
+            &x,
+            &params,
+        )?)
     }
 
     fn temperature(&mut self, x: Value, index: usize) -> Result<()> {
@@ -159,7 +195,17 @@ impl Pass<'_> {
         };
         let (r, factors) = (&mut self.r, &self.temperatures[index]);
         let function = mlx_native::ops::rowwise::Function::Mul;
-        rowwise(r.encoder, r.registry, r.device, function, x, Some(factors), None, x, &params)?;
+        rowwise(
+            r.encoder,
+            r.registry,
+            r.device,
+            function,
+            x,
+            Some(factors),
+            None,
+            x,
+            &params,
+        )?;
         Ok(())
     }
 
@@ -168,7 +214,9 @@ impl Pass<'_> {
         let (k, v) = (&self.program.views[k.0], &self.program.views[v.0]);
         let Some(sequence) = self.state else { return Ok(()) };
         let len = sequence.len();
-        let Some(kv) = sequence.layer(state).kv() else { return Ok(()) };
+        let Some(kv) = sequence.layer(state).kv() else {
+            return Ok(());
+        };
         for (x, cache) in [(k, kv.keys()), (v, kv.values())] {
             let (n_heads, dim) = (cache.shape()[0], cache.shape()[2]);
             let mut done = 0;
@@ -205,7 +253,9 @@ impl Pass<'_> {
             && !s.interleaved_heads
             && !kv.has_wrapped(end);
         if !plain {
-            return Err(LmError::Unsupported("attention with windows, caps or sinks".to_owned()));
+            return Err(LmError::Unsupported(
+                "attention with windows, caps or sinks".to_owned(),
+            ));
         }
         let (capacity, rows) = (kv.capacity(), self.rows);
         let params = SdpaParams {
@@ -226,10 +276,21 @@ impl Pass<'_> {
         let (kv, _) = self.kv(s.state)?;
         let (keys, values) = (
             kv.keys().view(0, kv.keys().dtype(), kv.keys().shape().to_vec())?,
-            kv.values().view(0, kv.values().dtype(), kv.values().shape().to_vec())?,
+            kv.values()
+                .view(0, kv.values().dtype(), kv.values().shape().to_vec())?,
         );
         let r = &mut self.r;
-        sdpa(r.encoder, r.registry, r.device, &views[q.0], &keys, &values, &views[output.0], &params, 1)?;
+        sdpa(
+            r.encoder,
+            r.registry,
+            r.device,
+            &views[q.0],
+            &keys,
+            &values,
+            &views[output.0],
+            &params,
+            1,
+        )?;
         if rows > 1 {
             self.transpose(output, s.output, s.n_heads, rows, s.v_dim)?;
         }
@@ -246,6 +307,13 @@ impl Pass<'_> {
             position: 0,
         };
         let (r, views) = (&mut self.r, &self.program.views);
-        Ok(kv_append(r.encoder, r.registry, r.device, &views[x.0], &views[y.0], &params)?)
+        Ok(kv_append(
+            r.encoder,
+            r.registry,
+            r.device,
+            &views[x.0],
+            &views[y.0],
+            &params,
+        )?)
     }
 }

@@ -26,7 +26,12 @@ pub(super) enum StateSpec {
 /// Bytes that states of `specs` take at `positions` positions.
 pub(super) fn bytes_for(specs: &[StateSpec], dtype: DType, positions: usize, chunk: usize) -> usize {
     let bytes = |spec: &StateSpec| match *spec {
-        StateSpec::Kv { n_heads, k_dim, v_dim, window } => {
+        StateSpec::Kv {
+            n_heads,
+            k_dim,
+            v_dim,
+            window,
+        } => {
             let kept = window.map_or(positions, |w| positions.min(w.saturating_add(chunk)));
             kept.saturating_mul(n_heads * (k_dim + v_dim) * dtype.size_of())
         }
@@ -89,7 +94,12 @@ pub struct KvState {
 }
 
 impl KvState {
-    fn new(device: &MlxDevice, dtype: DType, [n_heads, k_dim, v_dim]: [usize; 3], window: Option<usize>) -> Result<Self> {
+    fn new(
+        device: &MlxDevice,
+        dtype: DType,
+        [n_heads, k_dim, v_dim]: [usize; 3],
+        window: Option<usize>,
+    ) -> Result<Self> {
         Ok(KvState {
             keys: device.alloc_tensor(dtype, &[n_heads, STEP, k_dim])?,
             values: device.alloc_tensor(dtype, &[n_heads, STEP, v_dim])?,
@@ -166,7 +176,9 @@ fn copy_elements(
     if n == 0 {
         return Ok(());
     }
-    let params = CopyParams { n_elements: u32_of(n)? };
+    let params = CopyParams {
+        n_elements: u32_of(n)?,
+    };
     Ok(copy(encoder, registry, device, from, to, &params)?)
 }
 
@@ -208,7 +220,11 @@ impl LayerState for KvState {
 
     fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
         let (keys, values) = self.copied(device, self.capacity)?;
-        Ok(Box::new(KvState { keys, values, ..*self }))
+        Ok(Box::new(KvState {
+            keys,
+            values,
+            ..*self
+        }))
     }
 
     fn advance(&mut self, len: usize) {
@@ -230,13 +246,22 @@ pub struct SequenceState {
 }
 
 impl SequenceState {
-    pub(super) fn new(device: &MlxDevice, dtype: DType, specs: &[StateSpec], positions: usize, chunk: usize) -> Result<Self> {
+    pub(super) fn new(
+        device: &MlxDevice,
+        dtype: DType,
+        specs: &[StateSpec],
+        positions: usize,
+        chunk: usize,
+    ) -> Result<Self> {
         let layers = (specs.iter())
             .map(|spec| {
                 let layer: Box<dyn LayerState> = match *spec {
-                    StateSpec::Kv { n_heads, k_dim, v_dim, window } => {
-                        Box::new(KvState::new(device, dtype, [n_heads, k_dim, v_dim], window)?)
-                    }
+                    StateSpec::Kv {
+                        n_heads,
+                        k_dim,
+                        v_dim,
+                        window,
+                    } => Box::new(KvState::new(device, dtype, [n_heads, k_dim, v_dim], window)?),
                 };
                 Ok(layer)
             })
@@ -304,7 +329,11 @@ impl SequenceState {
     /// When the device has no memory for it.
     pub fn fork(&self, device: &MlxDevice) -> Result<Self> {
         Ok(SequenceState {
-            layers: self.layers.iter().map(|l| l.fork(device)).collect::<Result<_>>()?,
+            layers: self
+                .layers
+                .iter()
+                .map(|l| l.fork(device))
+                .collect::<Result<_>>()?,
             ..*self
         })
     }

@@ -9,7 +9,9 @@ mod attention;
 mod feed_forward;
 mod recurrent;
 
-pub use attention::{Attention, GateShape, HeadNorm, Latent, LatentProjection, OutputGate, Temperature, Values};
+pub use attention::{
+    Attention, GateShape, HeadNorm, Latent, LatentProjection, OutputGate, Temperature, Values,
+};
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
 pub use recurrent::{ChannelDecay, Convolution, Delta, DeltaDecay, GroupedNorm, Mamba1, Mamba2, ShortConv};
 

@@ -51,7 +51,14 @@ pub struct Chunked {
 
 /// Path, bits, group size, shape of the words, and the hashes of words and of scales and biases.
 #[derive(Deserialize)]
-pub struct Packed(pub String, pub usize, pub usize, pub Vec<usize>, pub String, pub String);
+pub struct Packed(
+    pub String,
+    pub usize,
+    pub usize,
+    pub Vec<usize>,
+    pub String,
+    pub String,
+);
 
 impl Golden {
     /// The files of a folder whose case or family is asked for, all if none is; by name.
@@ -64,7 +71,8 @@ impl Golden {
                 continue;
             }
             let text = std::fs::read(&path).map_err(failed)?;
-            let case: Golden = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+            let case: Golden =
+                serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
             let family = case.case.split('.').next().unwrap_or_default();
             if families.is_empty() || families.iter().any(|f| *f == case.case || f == family) {
                 cases.push(case);
@@ -92,7 +100,13 @@ impl TryFrom<Vec<Value>> for Tensor {
         let shape = shape.map(|s| s.iter().filter_map(Value::as_u64).map(|n| n as usize).collect());
         let number = |i: usize| row.get(i).and_then(Value::as_f64).unwrap_or(0.0);
         match (text(0), text(1), shape) {
-            (Some(name), Some(dtype), Some(shape)) => Ok(Tensor { name, dtype, shape, c: number(3), a: number(4) }),
+            (Some(name), Some(dtype), Some(shape)) => Ok(Tensor {
+                name,
+                dtype,
+                shape,
+                c: number(3),
+                a: number(4),
+            }),
             _ => Err(format!("a tensor of {row:?}")),
         }
     }

@@ -75,8 +75,15 @@ const PENDING: &str = include_str!("pending.txt");
 fn table(options: &Options) -> Result<bool, String> {
     let device = MlxDevice::open(options.device).map_err(|e| e.to_string())?;
     let cases = Golden::read_all(&options.folder, &options.families)?;
-    println!("error of logits in parts of the tolerance; {} cases on {}", cases.len(), options.device);
-    println!("{:28} {:4} {:>9} {:>9} {:>9} {:>9} {:>9}", "family", "", "whole", "earlier", "greedy", "after", "chunked");
+    println!(
+        "error of logits in parts of the tolerance; {} cases on {}",
+        cases.len(),
+        options.device
+    );
+    println!(
+        "{:28} {:4} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "family", "", "whole", "earlier", "greedy", "after", "chunked"
+    );
     let (mut right, mut all, mut pending) = (0, 0, 0);
     let mut wrong = Vec::new();
     for case in &cases {

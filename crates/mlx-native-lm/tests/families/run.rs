@@ -29,8 +29,16 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let greedy = format!("{} of {}", self.greedy.0, self.greedy.1);
         let chunked = self.chunked.map_or("-".to_owned(), |e| format!("{e:.3}"));
-        write!(f, "{:9.3} {:9.3} {greedy:>9} {:9.3} {chunked:>9}", self.whole, self.earlier, self.after)?;
-        if self.is_right() { Ok(()) } else { f.write_str("  WRONG") }
+        write!(
+            f,
+            "{:9.3} {:9.3} {greedy:>9} {:9.3} {chunked:>9}",
+            self.whole, self.earlier, self.after
+        )?;
+        if self.is_right() {
+            Ok(())
+        } else {
+            f.write_str("  WRONG")
+        }
     }
 }
 
@@ -53,7 +61,10 @@ fn compare(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_nativ
         if got.len() != want.len() {
             return f64::INFINITY;
         }
-        let errors = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs() / tolerance);
+        let errors = got
+            .iter()
+            .zip(want)
+            .map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs() / tolerance);
         // `max` would drop NaN.
         errors.fold(0.0, |worst, e| if e > worst || e.is_nan() { e } else { worst })
     };
@@ -75,7 +86,9 @@ fn compare(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_nativ
     let whole = error(&logits, &variant.logits_last);
     let mut right = 0;
     for want in &variant.greedy_ids {
-        let best = (0..vocab).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
+        let best = (0..vocab)
+            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+            .unwrap_or(0);
         if best as u32 == *want {
             right += 1;
         }
@@ -89,7 +102,12 @@ fn compare(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_nativ
             let mut state = decoder.new_state(1)?;
             let (mut start, mut logits) = (0, Vec::new());
             for len in &chunked.split {
-                let all = feed(decoder, &case.prompt_ids[start..start + len], &mut state, case.fed_singly())?;
+                let all = feed(
+                    decoder,
+                    &case.prompt_ids[start..start + len],
+                    &mut state,
+                    case.fed_singly(),
+                )?;
                 logits = all[all.len() - vocab..].to_vec();
                 start += len;
             }

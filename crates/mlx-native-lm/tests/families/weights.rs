@@ -48,19 +48,32 @@ fn formula(name: &str, seed: u64, n: usize, c: f64, a: f64) -> Vec<f32> {
 fn special(name: &str, dtype: &str, seed: u64, n: usize, c: f64, a: f64) -> Result<(Dtype, Vec<u8>), String> {
     let z = stream(name, seed, n);
     Ok(match dtype {
-        "U32" => (Dtype::U32, z.flat_map(|z| ((z >> 32) as u32).to_le_bytes()).collect()),
+        "U32" => (
+            Dtype::U32,
+            z.flat_map(|z| ((z >> 32) as u32).to_le_bytes()).collect(),
+        ),
         "U8" => {
-            let byte = |z: u64| (0..4).map(|j| (((z >> (16 * j)) & 0xffff) % 3) << (2 * j)).sum::<u64>() as u8;
+            let byte = |z: u64| {
+                (0..4)
+                    .map(|j| (((z >> (16 * j)) & 0xffff) % 3) << (2 * j))
+                    .sum::<u64>() as u8
+            };
             (Dtype::U8, z.map(byte).collect())
         }
-        "I8" => (Dtype::I8, z.map(|z| if z >> 63 == 0 { 1 } else { 0xff }).collect()),
+        "I8" => (
+            Dtype::I8,
+            z.map(|z| if z >> 63 == 0 { 1 } else { 0xff }).collect(),
+        ),
         "F16" if name.ends_with("signs") => {
             let sign = |z: u64| half::f16::from_f32(if z >> 63 == 0 { 1.0 } else { -1.0 }).to_le_bytes();
             (Dtype::F16, z.flat_map(sign).collect())
         }
         "F16" => {
             let round = |v: f32| half::f16::from_f32(v).to_le_bytes();
-            (Dtype::F16, formula(name, seed, n, c, a).into_iter().flat_map(round).collect())
+            (
+                Dtype::F16,
+                formula(name, seed, n, c, a).into_iter().flat_map(round).collect(),
+            )
         }
         other => return Err(format!("{name}: no formula for {other}")),
     })
@@ -78,23 +91,49 @@ pub fn write_folder(folder: &Path, case: &Golden, variant: &Variant) -> Result<(
     }
     std::fs::write(folder.join("config.json"), config.to_string()).map_err(|e| e.to_string())?;
     let mut tensors = Vec::new();
-    for golden::Tensor { name, dtype, shape, c, a } in &case.tensors {
+    for golden::Tensor {
+        name,
+        dtype,
+        shape,
+        c,
+        a,
+    } in &case.tensors
+    {
         let n: usize = shape.iter().product();
         if dtype != "F32" {
             let (dtype, bytes) = special(name, dtype, case.weights_seed, n, *c, *a)?;
-            tensors.push(Tensor { name: name.clone(), dtype, shape: shape.clone(), bytes });
+            tensors.push(Tensor {
+                name: name.clone(),
+                dtype,
+                shape: shape.clone(),
+                bytes,
+            });
             continue;
         }
         let values = formula(name, case.weights_seed, n, *c, *a);
         let path = name.strip_suffix(".weight").unwrap_or(name);
-        match variant.packed.iter().find(|p| p.0 == path && name.ends_with(".weight")) {
-            None => tensors.push(Tensor { name: name.clone(), dtype: Dtype::F32, shape: shape.clone(), bytes: bytes_of(&values) }),
+        match variant
+            .packed
+            .iter()
+            .find(|p| p.0 == path && name.ends_with(".weight"))
+        {
+            None => tensors.push(Tensor {
+                name: name.clone(),
+                dtype: Dtype::F32,
+                shape: shape.clone(),
+                bytes: bytes_of(&values),
+            }),
             Some(packed) => tensors.extend(pack(packed, shape, &values)?),
         }
     }
     let views: Vec<(String, TensorView<'_>)> = tensors
         .iter()
-        .map(|t| Ok((t.name.clone(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map_err(|e| e.to_string())?)))
+        .map(|t| {
+            Ok((
+                t.name.clone(),
+                TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map_err(|e| e.to_string())?,
+            ))
+        })
         .collect::<Result<_, String>>()?;
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).map_err(|e| e.to_string())
 }
@@ -105,7 +144,11 @@ fn pack(packed: &Packed, shape: &[usize], values: &[f32]) -> Result<[Tensor; 3],
     let n = ((1u32 << bits) - 1) as f32;
     let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
     for group in values.chunks(*group) {
-        let (lo, hi) = group.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
+        let (lo, hi) = group
+            .iter()
+            .fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), v| {
+                (l.min(*v), h.max(*v))
+            });
         let mask = lo.abs() > hi.abs();
         let mut scale = ((hi - lo) / n).max(1e-7);
         scale = if mask { scale } else { -scale };
@@ -116,7 +159,11 @@ fn pack(packed: &Packed, shape: &[usize], values: &[f32]) -> Result<[Tensor; 3],
             scale = edge / q0;
             bias = edge;
         }
-        codes.extend(group.iter().map(|x| ((x - bias) / scale).round_ties_even().clamp(0.0, n) as u32));
+        codes.extend(
+            group
+                .iter()
+                .map(|x| ((x - bias) / scale).round_ties_even().clamp(0.0, n) as u32),
+        );
         scales.push(scale);
         biases.push(bias);
     }
@@ -124,7 +171,10 @@ fn pack(packed: &Packed, shape: &[usize], values: &[f32]) -> Result<[Tensor; 3],
     let words: Vec<u8> = codes
         .chunks(per_word)
         .flat_map(|chunk| {
-            let word = chunk.iter().enumerate().fold(0u32, |w, (i, q)| w | (q << (i * bits)));
+            let word = chunk
+                .iter()
+                .enumerate()
+                .fold(0u32, |w, (i, q)| w | (q << (i * bits)));
             word.to_le_bytes()
         })
         .collect();
@@ -136,7 +186,12 @@ fn pack(packed: &Packed, shape: &[usize], values: &[f32]) -> Result<[Tensor; 3],
     if let Some(last) = groups.last_mut() {
         *last /= group;
     }
-    let tensor = |name: &str, dtype, shape: &[usize], bytes| Tensor { name: format!("{path}.{name}"), dtype, shape: shape.to_vec(), bytes };
+    let tensor = |name: &str, dtype, shape: &[usize], bytes| Tensor {
+        name: format!("{path}.{name}"),
+        dtype,
+        shape: shape.to_vec(),
+        bytes,
+    };
     Ok([
         tensor("weight", Dtype::U32, words_shape, words),
         tensor("scales", Dtype::F32, &groups, scales),

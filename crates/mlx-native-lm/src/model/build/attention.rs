@@ -54,7 +54,9 @@ impl Builder<'_, '_> {
             });
         };
         if a.token_mix.is_some() {
-            return Err(LmError::Unsupported("keys mixed with those of the token before".to_owned()));
+            return Err(LmError::Unsupported(
+                "keys mixed with those of the token before".to_owned(),
+            ));
         }
         let k = self.linear(k_matrix, x)?;
         let v = match &a.v {
@@ -149,10 +151,24 @@ impl Builder<'_, '_> {
     }
 
     /// Multiplies the first `dims` elements of each head.
-    pub(super) fn scale_heads(&mut self, v: Value, n_heads: usize, head_dim: usize, dims: usize, factor: f32) {
+    pub(super) fn scale_heads(
+        &mut self,
+        v: Value,
+        n_heads: usize,
+        head_dim: usize,
+        dims: usize,
+        factor: f32,
+    ) {
         if factor != 1.0 {
             let x = part_of(v, 0, head_dim);
-            self.rowwise_into(Function::Scale, &[x.clone()], x, n_heads, dims, [factor, 0.0, 0.0, 0.0]);
+            self.rowwise_into(
+                Function::Scale,
+                &[x.clone()],
+                x,
+                n_heads,
+                dims,
+                [factor, 0.0, 0.0, 0.0],
+            );
         }
     }
 
@@ -166,7 +182,11 @@ impl Builder<'_, '_> {
         v_dim: usize,
     ) -> Result<()> {
         let g = self.linear(&gate.matrix, x)?;
-        let function = if gate.softplus { Function::Softplus } else { Function::Sigmoid };
+        let function = if gate.softplus {
+            Function::Softplus
+        } else {
+            Function::Sigmoid
+        };
         self.map_in_place(function, g, [0.0; 4]);
         let width = n_heads * v_dim;
         let (wanted, div) = match gate.shape {
@@ -174,7 +194,11 @@ impl Builder<'_, '_> {
             GateShape::Element => (width, 1),
         };
         if self.width(g) != wanted {
-            return Err(LmError::Config(format!("{}: {} gates, wanted {wanted}", gate.matrix.path, self.width(g))));
+            return Err(LmError::Config(format!(
+                "{}: {} gates, wanted {wanted}",
+                gate.matrix.path,
+                self.width(g)
+            )));
         }
         let operands = [whole(y, width), whole(g, wanted).each(div)];
         self.rowwise_into(Function::Mul, &operands, whole(y, width), 1, width, [1.0; 4]);

@@ -23,7 +23,12 @@ impl Builder<'_, '_> {
     }
 
     /// `f(gate)·up`, or `f(up)`.
-    pub(super) fn activate(&mut self, activation: &MlpActivation, gate: Option<Value>, up: Value) -> Result<Value> {
+    pub(super) fn activate(
+        &mut self,
+        activation: &MlpActivation,
+        gate: Option<Value>,
+        up: Value,
+    ) -> Result<Value> {
         let (function, p) = self.activation(activation, gate.is_some())?;
         let y = match gate {
             Some(gate) if self.width(gate) != self.width(up) => {
@@ -54,9 +59,15 @@ impl Builder<'_, '_> {
             (MlpActivation::ClippedSwiglu { limit, alpha }, true) => {
                 (Function::ClippedSwiglu, [*limit, *alpha, 0.0, 0.0])
             }
-            (MlpActivation::SiluClipped { limit }, true) => (Function::SiluClippedMul, [*limit, 0.0, 0.0, 0.0]),
-            (MlpActivation::ClippedSilu { limit }, true) => (Function::ClippedSiluMul, [*limit, 0.0, 0.0, 0.0]),
-            (MlpActivation::CappedSilu { beta, limit }, true) => (Function::CappedSiluMul, [*beta, *limit, 0.0, 0.0]),
+            (MlpActivation::SiluClipped { limit }, true) => {
+                (Function::SiluClippedMul, [*limit, 0.0, 0.0, 0.0])
+            }
+            (MlpActivation::ClippedSilu { limit }, true) => {
+                (Function::ClippedSiluMul, [*limit, 0.0, 0.0, 0.0])
+            }
+            (MlpActivation::CappedSilu { beta, limit }, true) => {
+                (Function::CappedSiluMul, [*beta, *limit, 0.0, 0.0])
+            }
             (MlpActivation::Xielu { path }, false) => (Function::Xielu, self.xielu(path)?),
             _ => return Err(unfit()),
         })

@@ -56,7 +56,12 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
     };
     let hidden = spec.hidden_size;
     let stream = b.embedding(spec)?;
-    let parts = || spec.layers.iter().flat_map(|l| &l.branches).flat_map(|b| &b.parts);
+    let parts = || {
+        spec.layers
+            .iter()
+            .flat_map(|l| &l.branches)
+            .flat_map(|b| &b.parts)
+    };
     if parts().any(|p| p.block == Block::Embedded) {
         b.embedded = Some(b.map(Function::Scale, &[stream], [1.0, 0.0, 0.0, 0.0]));
     }
@@ -73,7 +78,12 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
     }
     let logits = b.head(spec, x)?;
     let head = b.take_program(&[(head_input, true), (logits, false)]);
-    let Builder { states, temperatures, l, .. } = b;
+    let Builder {
+        states,
+        temperatures,
+        l,
+        ..
+    } = b;
     l.finish(&spec.dropped)?;
     Ok(Built {
         body,
@@ -88,7 +98,11 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
 
 impl Builder<'_, '_> {
     fn take_program(&mut self, outside: &[(Value, bool)]) -> Program {
-        Program::new(std::mem::take(&mut self.steps), std::mem::take(&mut self.values), outside)
+        Program::new(
+            std::mem::take(&mut self.steps),
+            std::mem::take(&mut self.values),
+            outside,
+        )
     }
 
     // --- values ----------------------------------------------------------------------------------------------------
@@ -152,7 +166,10 @@ impl Builder<'_, '_> {
             return Err(LmError::Config(format!(
                 "a norm over {} elements of {width}{}",
                 norm.dim,
-                norm.weight.as_deref().map(|w| format!(" ({w})")).unwrap_or_default()
+                norm.weight
+                    .as_deref()
+                    .map(|w| format!(" ({w})"))
+                    .unwrap_or_default()
             )));
         }
         let groups = width / norm.dim;
@@ -169,7 +186,9 @@ impl Builder<'_, '_> {
             let Some(name) = name else { return Ok(None) };
             let shape = l.shape(name).map_or(vec![len], <[usize]>::to_vec);
             if shape.iter().product::<usize>() != len {
-                return Err(LmError::Weights(format!("{name}: found {shape:?}, wanted {len} elements")));
+                return Err(LmError::Weights(format!(
+                    "{name}: found {shape:?}, wanted {len} elements"
+                )));
             }
             l.vector_as(name, &shape, dtype, offset).map(Some)
         };
@@ -188,10 +207,24 @@ impl Builder<'_, '_> {
         }));
         if !shared {
             if let Some(weight) = weight {
-                self.rowwise_into(Function::Mul, &[whole(y, width), vector(weight)], whole(y, width), 1, width, [1.0; 4]);
+                self.rowwise_into(
+                    Function::Mul,
+                    &[whole(y, width), vector(weight)],
+                    whole(y, width),
+                    1,
+                    width,
+                    [1.0; 4],
+                );
             }
             if let Some(bias) = bias {
-                self.rowwise_into(Function::Add, &[whole(y, width), vector(bias)], whole(y, width), 1, width, [1.0; 4]);
+                self.rowwise_into(
+                    Function::Add,
+                    &[whole(y, width), vector(bias)],
+                    whole(y, width),
+                    1,
+                    width,
+                    [1.0; 4],
+                );
             }
         }
         Ok(())
@@ -262,7 +295,10 @@ impl Builder<'_, '_> {
         let (hidden, e) = (spec.hidden_size, &spec.embedding);
         let table = self.l.embedding(&e.table, spec.vocab_size, hidden)?;
         let stream = self.value(hidden);
-        self.push(Step::Embed { table, output: stream });
+        self.push(Step::Embed {
+            table,
+            output: stream,
+        });
         if e.scale != 1.0 {
             self.map_in_place(Function::Scale, stream, [e.scale, 0.0, 0.0, 0.0]);
         }
@@ -282,7 +318,14 @@ impl Builder<'_, '_> {
     pub fn add(&mut self, x: Value, y: Value, keep: f32, factor: f32) {
         let width = self.width(x);
         let p = [keep, factor, 0.0, 0.0];
-        self.rowwise_into(Function::Add, &[whole(x, width), whole(y, width)], whole(x, width), 1, width, p);
+        self.rowwise_into(
+            Function::Add,
+            &[whole(x, width), whole(y, width)],
+            whole(x, width),
+            1,
+            width,
+            p,
+        );
     }
 
     fn branch(&mut self, branch: &Branch, stream: Value, hidden: usize) -> Result<()> {
@@ -325,7 +368,12 @@ impl Builder<'_, '_> {
             Block::Linear(m) => self.linear(m, x)?,
             Block::Identity => x,
             Block::Embedded => self.embedded.unwrap_or(x),
-            other => return Err(LmError::Unsupported(format!("layers of the kind {}", other.kind()))),
+            other => {
+                return Err(LmError::Unsupported(format!(
+                    "layers of the kind {}",
+                    other.kind()
+                )));
+            }
         };
         match &part.post {
             Some(post) => self.norm(post, y, hidden),
@@ -338,7 +386,9 @@ impl Builder<'_, '_> {
         let logits = match &head.matrix {
             Some(matrix) => self.linear(matrix, x)?,
             None => {
-                let table = self.l.embedding(&spec.embedding.table, spec.vocab_size, spec.hidden_size)?;
+                let table = self
+                    .l
+                    .embedding(&spec.embedding.table, spec.vocab_size, spec.hidden_size)?;
                 let y = self.value(spec.vocab_size);
                 self.push(Step::TiedHead { table, x, y });
                 y
