@@ -5,6 +5,7 @@
 
 mod bench;
 mod check_metal;
+mod features;
 mod golden;
 mod install;
 mod shell;

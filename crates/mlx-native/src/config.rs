@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::backend::metal::CommandBounds;
 use crate::isa::Isa;
+use crate::profile::CommandBounds;
 
 /// Settings for [`MlxDevice::with_config`](crate::MlxDevice::with_config). The default suits almost everybody.
 #[derive(Debug, Clone, Default)]

@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::event::Event;
 use super::failure::Failure;
 use super::launch::{Launch, Resolved};
+use super::pipeline::CpuPipeline;
 use super::transfer::Transfer;
 use crate::backend::submission::{panic_text, release};
 use crate::backend::{Command, Completion, QueueId, Timing, Work};
@@ -238,12 +239,12 @@ fn run(job: &Job, resolved: &Resolved, part: usize) {
     if job.failure.happened() {
         return;
     }
-    let Some(body) = resolved.body() else {
+    let Some(body) = CpuPipeline::body_of(resolved.pipeline()) else {
         job.failure
             .set(format!("kernel {}: no body for the cpu", resolved.name()));
         return;
     };
-    let launch = Launch::new(resolved, &job.failure, job.isa);
+    let launch = Launch::new(resolved, &job.failure, job.isa, part);
     // A panic is a bug in a body; it must not take the pool, nor hang the others at the next barrier.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, resolved.claims.parts()))) {
         launch.fail(format!("panicked: {}", panic_text(&*panic)));
@@ -276,7 +277,7 @@ mod tests {
     use super::*;
     use crate::backend::cpu::CpuBody;
     use crate::backend::{Backend as _, PipelineBody};
-    use crate::kernel::{ComputePipelineState, Kernel, SourceText};
+    use crate::kernel::{Bodies, ComputePipelineState, Kernel, SourceText};
     use crate::{CommandEncoder, Config, DType, DeviceKind, KernelArg, MTLSize, MlxDevice};
 
     const TEXT: &str =
@@ -289,7 +290,7 @@ mod tests {
             name: "k".into(),
             source,
             signature,
-            cpu: Some(body),
+            bodies: Bodies::of(body),
         };
         let backend = super::super::CpuBackend::new(&Config::default()).unwrap();
         let made: Arc<dyn PipelineBody> = backend.compile(&kernel, &[]).unwrap();

@@ -15,6 +15,7 @@ use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result};
 use crate::kernel::msl::Access;
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::DeviceProfile;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -84,6 +85,7 @@ impl EmulatorBackend {
             max_working_set: physical_memory(),
             simd_width: abi::SIMD_WIDTH as u32,
             gpu: None,
+            profile: DeviceProfile::gpu(),
         };
         Ok(Self {
             id: DeviceId::unique(),

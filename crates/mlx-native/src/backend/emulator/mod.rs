@@ -67,6 +67,7 @@ mod region;
 mod runtime;
 mod swizzle;
 mod symbols;
+mod threadgroup;
 mod toolchain;
 
 pub use compile::LoadedKernel;

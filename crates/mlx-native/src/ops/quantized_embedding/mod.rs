@@ -15,7 +15,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `quantized_embedding_<T>_<S>_b<bits>`: `T` the dtype of the output, `S` of the scales.

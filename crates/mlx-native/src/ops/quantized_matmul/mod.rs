@@ -15,7 +15,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 /// The Metal text of the kernels `<kernel>_<T>_<S>_b<bits>`: kernel `qmv`, `qmv_wide`, `qmm_t`, `qvm` or `qmm_n`, `T` the
 /// dtype of the activations, `S` that of the scales.

@@ -20,7 +20,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::{ConstantValue, KernelRegistry};
+use crate::kernel::ConstantValue;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the attention kernels.
