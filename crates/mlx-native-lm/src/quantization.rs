@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use mlx_native::DType;
+use mlx_native::quant::WeightFormat;
 use mlx_native::weights::{ModelWeights, TensorInfo, TensorType};
 use serde_json::Value;
 
@@ -77,16 +78,17 @@ impl fmt::Display for QuantSpec {
 }
 
 impl QuantSpec {
-    /// Bits and group size, for a matrix that is packed as affine.
+    /// The format of weights that are packed like this, with scales of dtype `scales`, and with a global scale or not.
     ///
     /// # Errors
-    /// [`LmError::Unsupported`] for the other modes, which no operator takes; `path` names the module.
-    pub fn affine(&self, path: &str) -> Result<(u32, u32)> {
+    /// [`LmError::Weights`] for scales of a dtype that the mode does not have.
+    pub fn format(&self, scales: DType, global_scale: bool) -> Result<WeightFormat> {
         match self.mode {
-            QuantMode::Affine => Ok((self.bits, self.group_size)),
-            _ => Err(LmError::Unsupported(format!(
-                "{path} is packed as {self}; affine is"
-            ))),
+            QuantMode::Affine => Ok(WeightFormat::affine(self.bits, self.group_size, scales)?),
+            _ if scales != DType::U8 => Err(LmError::Weights(format!("scales are {scales}, {self} has u8"))),
+            QuantMode::Mxfp4 => Ok(WeightFormat::Mxfp4),
+            QuantMode::Mxfp8 => Ok(WeightFormat::Mxfp8),
+            QuantMode::Nvfp4 => Ok(WeightFormat::Nvfp4 { global_scale }),
         }
     }
 
@@ -205,7 +207,7 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// [`LmError::Weights`], naming the tensor, when tensors are missing, do not fit the format, or are there without a
-    /// `quantization` section; [`LmError::Unsupported`] for a `global_scale`.
+    /// `quantization` section.
     pub fn for_module(
         &self,
         path: &str,
@@ -225,15 +227,16 @@ impl QuantizationConfig {
             }
             (None, Some(_)) => None,
         };
-        if weights.contains(&format!("{path}.global_scale")) {
-            return Err(LmError::Unsupported(format!("{path}.global_scale")));
-        }
         let packed = Packed::find(path, weights)?;
         let spec = match named {
             Some(spec) => spec,
             None => packed.infer(path, in_dims)?,
         };
         packed.check(path, in_dims, &spec)?;
+        let global_scale = format!("{path}.global_scale");
+        if weights.contains(&global_scale) && spec.mode != QuantMode::Nvfp4 {
+            return Err(LmError::Weights(format!("{global_scale} is there, {spec} has none")));
+        }
         Ok(Some(spec))
     }
 }

@@ -1,9 +1,10 @@
 //! Tensors of a model folder as the weights of layers, used in place.
 
+use mlx_native::quant::Weight;
 use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
-use super::linear::{Embedding, Linear, Quantized, Table};
+use super::linear::{Embedding, Linear};
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 
@@ -70,56 +71,44 @@ impl<'a> Loader<'a> {
             None
         };
         Ok(Linear {
-            table: self.table(path, outputs, inputs)?,
+            weight: self.weight(path, outputs, inputs)?,
             bias,
-            outputs,
-            inputs,
         })
     }
 
     /// `path.weight` as an embedding of `vocab_size` rows of `dim`.
     pub fn embedding(&mut self, path: &str, vocab_size: usize, dim: usize) -> Result<Embedding> {
         Ok(Embedding {
-            table: self.table(path, vocab_size, dim)?,
-            vocab_size,
-            dim,
+            table: self.weight(path, vocab_size, dim)?,
         })
     }
 
-    fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
-        let weight = format!("{path}.weight");
-        let Some(spec) = self
+    /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
+    fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
+        let name = format!("{path}.weight");
+        let spec = self
             .quantization
-            .for_module(path, columns, self.tensors.weights())?
-        else {
-            return Ok(Table::Dense(self.tensors.load_as(
-                &weight,
-                FLOATS,
-                &[rows, columns],
-            )?));
+            .for_module(path, columns, self.tensors.weights())?;
+        let Some(spec) = spec else {
+            let values = self.tensors.load_as(&name, FLOATS, &[rows, columns])?;
+            return Ok(Weight::dense(values, &[rows, columns])?);
         };
-        let (bits, group_size) = spec.affine(path)?;
-        let (group, width) = (group_size as usize, bits as usize);
-        if !columns.is_multiple_of(group) {
-            return Err(LmError::Weights(format!(
-                "{path}: {columns} columns are no multiple of group_size {group}"
-            )));
+        let scales = self.tensors.load(&format!("{path}.scales"))?;
+        let format = spec.format(
+            scales.dtype(),
+            self.tensors.weights().contains(&format!("{path}.global_scale")),
+        )?;
+        let mut planes = Vec::new();
+        for plane in format.planes(columns)? {
+            let shape: &[usize] = if plane.row == 0 { &[1] } else { &[rows, plane.row] };
+            let name = format!("{path}.{}", plane.name);
+            planes.push(match plane.row {
+                // A scalar, or a list of one.
+                0 => self.tensors.load(&name)?,
+                _ => self.tensors.load_as(&name, &[plane.dtype], shape)?,
+            });
         }
-        let packed = self
-            .tensors
-            .load_as(&weight, &[DType::U32], &[rows, columns * width / 32])?;
-        let groups = [rows, columns / group];
-        let scales = self.tensors.load_as(&format!("{path}.scales"), FLOATS, &groups)?;
-        let biases = self
-            .tensors
-            .load_as(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
-        Ok(Table::Quantized(Quantized {
-            weight: packed,
-            scales,
-            biases,
-            bits,
-            group_size,
-        }))
+        Ok(Weight::new(format, planes, &[rows, columns])?)
     }
 }
 

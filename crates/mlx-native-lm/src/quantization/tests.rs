@@ -62,14 +62,10 @@ fn the_section_is_checked() {
         .default_spec()
         .unwrap();
     assert_eq!(mxfp4.mode, QuantMode::Mxfp4);
-    assert!(
-        mxfp4
-            .affine("m")
-            .unwrap_err()
-            .to_string()
-            .contains("m is packed as mxfp4")
-    );
-    assert_eq!(affine(8, 32).affine("m").unwrap(), (8, 32));
+    assert_eq!(mxfp4.format(DType::U8, false).unwrap(), WeightFormat::Mxfp4);
+    assert!(mxfp4.format(DType::F16, false).is_err());
+    let format = affine(8, 32).format(DType::F16, false).unwrap();
+    assert_eq!(format, WeightFormat::affine(8, 32, DType::F16).unwrap());
     for (value, wanted) in [
         (json!({"group_size": 7, "bits": 4}), "groups of 7"),
         (json!({"group_size": 64, "bits": 7}), "7 bits"),

@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 
 use crate::backend::cpu::CpuBody;
 
@@ -45,11 +46,10 @@ operators! {
     add,
     argmax,
     copy,
-    embedding,
+    embed,
     kv_append,
+    linear,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
     sdpa,

@@ -4,9 +4,17 @@
 //! codes as MLX does, as one little-endian bit stream per row ([`pack_codes`], [`unpack_codes`]); what differs between
 //! formats is how a code becomes a number. Host code, for loading, converting and testing; kernels read packed rows in
 //! place.
+//!
+//! [`WeightFormat`] names a format, [`Weight`] is a matrix in one.
 
 pub mod affine;
 mod bitstream;
+mod format;
+mod weight;
 
 pub use affine::AffineFormat;
 pub use bitstream::{pack_codes, packed_words, unpack_codes};
+#[cfg(test)]
+pub(crate) use format::KERNEL_PARTS;
+pub use format::{Plane, Planes, WeightFormat};
+pub use weight::Weight;
