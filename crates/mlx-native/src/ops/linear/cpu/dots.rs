@@ -51,8 +51,8 @@ impl Block {
     /// Takes `rows` rows of `x`, `row(i, values)` being asked for the values of row `i`.
     pub(super) fn new<C: Coding>(isa: Isa, rows: usize, k: usize, mut row: impl FnMut(usize, &mut [f32])) -> Self {
         assert!(0 < rows && rows <= MAX_ROWS && k > 0);
-        // The kernels take 1, 2, 4 or 8 rows; those that are too many are zeros.
-        let rows = rows.next_power_of_two();
+        // The kernels take one row or four; those that are too many are zeros.
+        let rows = if rows == 1 { 1 } else { rows.next_multiple_of(4) };
         let padded = k.next_multiple_of(RUN);
         let len = (BLOCK_VALUES / rows / BLOCK_GRANULE * BLOCK_GRANULE).min(padded);
         let mut block = Block { rows, k, len, values: Vec::new() };
@@ -90,6 +90,7 @@ impl Block {
             let start = block * self.len;
             let dots = Dots {
                 x,
+                first_x: 0,
                 pitch: self.pitch(),
                 start,
                 end: self.k.min(start + self.len),
@@ -106,8 +107,9 @@ impl Block {
 
 /// Rows of the weight against rows of `x`, over one block of K.
 struct Dots<'a> {
-    /// Rows `pitch` apart.
+    /// Rows `pitch` apart, of which the first is row `first_x`.
     x: &'a [f32],
+    first_x: usize,
     pitch: usize,
     /// The block: elements `start..end` of `k`.
     start: usize,
@@ -131,10 +133,14 @@ unsafe fn dots_body<V: Codes, C: Coding>(m: usize, dots: &Dots<'_>, scratch: &mu
     unsafe {
         match m {
             1 => all_rows::<V, C, 1, 4>(dots, scratch, sums),
-            2 => all_rows::<V, C, 2, 4>(dots, scratch, sums),
-            4 => all_rows::<V, C, 4, 2>(dots, scratch, sums),
-            _ if V::REGISTERS >= 32 => all_rows::<V, C, 8, 2>(dots, scratch, sums),
-            _ => all_rows::<V, C, 8, 1>(dots, scratch, sums),
+            // Four at a time: the weights of a claim are still in the cache when they are unpacked again.
+            _ => {
+                for first_x in (0..m).step_by(4) {
+                    let x = &dots.x[first_x * dots.pitch..];
+                    let dots = Dots { x, first_x, rows: dots.rows.clone(), ..*dots };
+                    all_rows::<V, C, 4, 2>(&dots, scratch, sums);
+                }
+            }
         }
     }
 }
@@ -191,7 +197,7 @@ unsafe fn some_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
     let whole = (dots.end - dots.start) / RUN;
     let first_run = dots.start / RUN;
     let x = dots.x.as_ptr();
-    let saved = |r: usize, i: usize| ((first + r) * MAX_ROWS + i) * MAX_LANES;
+    let saved = |r: usize, i: usize| ((first + r) * MAX_ROWS + dots.first_x + i) * MAX_LANES;
     // SAFETY: the caller's word: all addresses lie inside the rows; `partial` has `MAX_LANES` for each row of the claim and of
     // `x`, and rows beyond the claim are never stored.
     unsafe {
@@ -250,7 +256,7 @@ unsafe fn some_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
         for r in 0..R.min(dots.rows.len() - first) {
             for i in 0..M {
                 if dots.end == dots.k {
-                    sums[i][first + r] = total[r][i].sum();
+                    sums[dots.first_x + i][first + r] = total[r][i].sum();
                 } else {
                     total[r][i].store(partial.as_mut_ptr().add(saved(r, i)));
                 }
