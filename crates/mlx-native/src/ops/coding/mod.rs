@@ -79,6 +79,8 @@ pub(crate) trait Nibbles<V: Codes>: Copy {
 pub(crate) trait Coding: 'static {
     /// How scales lie.
     const SCALES: ScaleKind;
+    /// Whether products take weights from vectors, not from memory: faster, and more to compile.
+    const DIRECT: bool = false;
     /// Weights that share a scale at least: 16, or [`RUN`].
     const SPAN: usize = RUN;
     /// A scale and a bias, ready for use.
@@ -152,6 +154,7 @@ macro_rules! linear_scale {
 pub(crate) struct Unsigned<const BITS: usize>;
 
 impl<const BITS: usize> Coding for Unsigned<BITS> {
+    const DIRECT: bool = BITS == 8;
     const SCALES: ScaleKind = ScaleKind::Affine;
     linear_scale!();
 
@@ -166,6 +169,7 @@ impl<const BITS: usize> Coding for Unsigned<BITS> {
 pub(crate) struct Four;
 
 impl Coding for Four {
+    const DIRECT: bool = true;
     const SCALES: ScaleKind = ScaleKind::Affine;
     type Scaled<V: Codes> = V::Nibbles;
 
@@ -202,6 +206,7 @@ pub(crate) struct Float4<const SPAN: usize>;
 pub(crate) const FLOAT4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 impl<const SPAN: usize> Coding for Float4<SPAN> {
+    const DIRECT: bool = SPAN == RUN;
     const SCALES: ScaleKind = if SPAN == 16 {
         ScaleKind::Floats8
     } else {
@@ -264,6 +269,7 @@ impl Coding for Float8 {
 }
 
 impl<W: Widen> Coding for Dense<W> {
+    const DIRECT: bool = true;
     const SCALES: ScaleKind = ScaleKind::None {
         align: size_of::<W>(),
     };

@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{MAX_LANES, vectorize};
-use crate::ops::coding::{self, Codes, Coding, RUN, Source, Tail, run_scales};
+use crate::ops::coding::{self, Codes, Coding, Dense, RUN, Source, Tail, run_scales};
 
 /// Rows of `x`, at most.
 pub(super) const MAX_ROWS: usize = 8;
@@ -45,6 +45,8 @@ pub(super) struct Scratch {
     scales: Vec<f32>,
     /// Vectors of sums that wait for the next block.
     partial: Vec<f32>,
+    /// `BATCH` rows of unpacked weights.
+    weights: Vec<f32>,
 }
 
 impl Block {
@@ -54,7 +56,8 @@ impl Block {
         // The kernels take one row or four; those that are too many are zeros.
         let rows = if rows == 1 { 1 } else { rows.next_multiple_of(4) };
         let padded = k.next_multiple_of(RUN);
-        let len = (BLOCK_VALUES / rows / BLOCK_GRANULE * BLOCK_GRANULE).min(padded);
+        let most = if C::DIRECT { BLOCK_VALUES / rows } else { BLOCK_VALUES / BATCH.max(rows) };
+        let len = (most / BLOCK_GRANULE * BLOCK_GRANULE).min(padded);
         let mut block = Block { rows, k, len, values: Vec::new() };
         block.values.resize(padded.div_ceil(len) * block.size(), 0.0);
         let mut values = vec![0.0; padded];
@@ -88,20 +91,50 @@ impl Block {
         scratch.partial.resize(CLAIM * MAX_ROWS * MAX_LANES, 0.0);
         for (block, x) in self.values.chunks_exact(self.size()).enumerate() {
             let start = block * self.len;
+            let end = self.k.min(start + self.len);
             let dots = Dots {
                 x,
                 first_x: 0,
                 pitch: self.pitch(),
                 start,
-                end: self.k.min(start + self.len),
+                end,
                 k: self.k,
                 source,
                 rows: rows.clone(),
+                claimed: 0,
+                is_first: start == 0,
+                is_last: end == self.k,
             };
-            // SAFETY: `isa` is a level of this machine; `x` holds whole runs for `start..end`; the source was checked when it
-            // was made; scratch has the room that is asked for above.
-            unsafe { dots_on::<C>(isa, self.rows, &dots, scratch, sums) };
+            if C::DIRECT {
+                // SAFETY: `isa` is a level of this machine; `x` holds whole runs for `start..end`; the source was checked
+                // when it was made; scratch has the room that is asked for above.
+                unsafe { dots_on::<C>(isa, self.rows, &dots, scratch, sums) };
+            } else {
+                self.unpack_and_dot::<C>(isa, &dots, scratch, sums);
+            }
         }
+    }
+
+    /// As `dots_on`, the rows being unpacked to memory before: two steps, of which only the first is compiled for each coding.
+    fn unpack_and_dot<C: Coding>(&self, isa: Isa, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
+        let len = dots.end - dots.start;
+        let padded = len.next_multiple_of(RUN);
+        let mut weights = std::mem::take(&mut scratch.weights);
+        weights.resize(BATCH * padded, 0.0);
+        for claimed in (0..dots.rows.len()).step_by(BATCH) {
+            let count = BATCH.min(dots.rows.len() - claimed);
+            for (r, out) in weights.chunks_exact_mut(padded).take(count).enumerate() {
+                let row = dots.rows.start + claimed + r;
+                prefetch(dots.source.row(row).as_ptr().wrapping_add(AHEAD));
+                dots.source.unpack::<C>(isa, row, dots.k, dots.start, &mut out[..len]);
+                out[len..].fill(0.0);
+            }
+            let source = Source::dense(&weights, padded);
+            let dots = Dots { source: &source, start: 0, end: padded, k: padded, rows: 0..count, claimed, ..*dots };
+            // SAFETY: as in `times`; the source has `count` rows of whole runs.
+            unsafe { dots_on::<Dense<f32>>(isa, self.rows, &dots, scratch, sums) };
+        }
+        scratch.weights = weights;
     }
 }
 
@@ -117,6 +150,11 @@ struct Dots<'a> {
     k: usize,
     source: &'a Source<'a>,
     rows: Range<usize>,
+    /// Where the first of `rows` stands in the claim.
+    claimed: usize,
+    /// Whether sums begin with this block, and whether they end with it.
+    is_first: bool,
+    is_last: bool,
 }
 
 vectorize! {
@@ -154,7 +192,8 @@ unsafe fn all_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
     let span = dots.source.span();
     // Blocks begin at a multiple of every group; the last one may end within a run.
     let spans = dots.start / span..dots.end.div_ceil(span).min(dots.k / span).max(dots.start / span + 1);
-    let pitch = spans.len().next_multiple_of(2);
+    // A row may end within a run, and the run within a span.
+    let pitch = spans.len().max((dots.end - dots.start).div_ceil(RUN) * RUN / span).max(1);
     let (scales, biases) = scratch.scales.split_at_mut(BATCH * pitch);
     for first in (0..dots.rows.len()).step_by(R) {
         for r in 0..R {
@@ -197,7 +236,7 @@ unsafe fn some_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
     let whole = (dots.end - dots.start) / RUN;
     let first_run = dots.start / RUN;
     let x = dots.x.as_ptr();
-    let saved = |r: usize, i: usize| ((first + r) * MAX_ROWS + dots.first_x + i) * MAX_LANES;
+    let saved = |r: usize, i: usize| ((dots.claimed + first + r) * MAX_ROWS + dots.first_x + i) * MAX_LANES;
     // SAFETY: the caller's word: all addresses lie inside the rows; `partial` has `MAX_LANES` for each row of the claim and of
     // `x`, and rows beyond the claim are never stored.
     unsafe {
@@ -205,7 +244,7 @@ unsafe fn some_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
         let mut total = [[V::splat(0.0); M]; R];
         for r in 0..R {
             rows[r] = row_of(r).as_ptr();
-            if dots.start > 0 && first + r < dots.rows.len() {
+            if !dots.is_first && first + r < dots.rows.len() {
                 for i in 0..M {
                     total[r][i] = V::load(partial.as_ptr().add(saved(r, i)));
                 }
@@ -255,8 +294,8 @@ unsafe fn some_rows<V: Codes, C: Coding, const M: usize, const R: usize>(
         }
         for r in 0..R.min(dots.rows.len() - first) {
             for i in 0..M {
-                if dots.end == dots.k {
-                    sums[dots.first_x + i][first + r] = total[r][i].sum();
+                if dots.is_last {
+                    sums[dots.first_x + i][dots.claimed + first + r] = total[r][i].sum();
                 } else {
                     total[r][i].store(partial.as_mut_ptr().add(saved(r, i)));
                 }
