@@ -78,18 +78,27 @@ impl fmt::Display for QuantSpec {
 }
 
 impl QuantSpec {
-    /// The format of weights that are packed like this, with scales of dtype `scales`, and with a global scale or not.
+    /// The format of `path.weight`, which is packed like this: what the shapes leave open is in the dtype of the scales and
+    /// in whether there is a global scale.
     ///
     /// # Errors
-    /// [`LmError::Weights`] for scales of a dtype that the mode does not have.
-    pub fn format(&self, scales: DType, global_scale: bool) -> Result<WeightFormat> {
-        match self.mode {
-            QuantMode::Affine => Ok(WeightFormat::affine(self.bits, self.group_size, scales)?),
-            _ if scales != DType::U8 => Err(LmError::Weights(format!("scales are {scales}, {self} has u8"))),
-            QuantMode::Mxfp4 => Ok(WeightFormat::Mxfp4),
-            QuantMode::Mxfp8 => Ok(WeightFormat::Mxfp8),
-            QuantMode::Nvfp4 => Ok(WeightFormat::Nvfp4 { global_scale }),
-        }
+    /// [`LmError::Weights`] when there are no scales, or of a dtype that the mode does not have.
+    pub fn weight_format(&self, path: &str, weights: &ModelWeights) -> Result<WeightFormat> {
+        let name = format!("{path}.scales");
+        let scales = weights.info(&name).and_then(|info| info.dtype.dtype());
+        let Some(scales) = scales.filter(|d| d.is_float() == (self.mode == QuantMode::Affine)) else {
+            return Err(LmError::Weights(format!(
+                "{name} is missing or of a dtype that {self} does not have"
+            )));
+        };
+        Ok(match self.mode {
+            QuantMode::Affine => WeightFormat::affine(self.bits, self.group_size, scales)?,
+            QuantMode::Mxfp4 => WeightFormat::Mxfp4,
+            QuantMode::Mxfp8 => WeightFormat::Mxfp8,
+            QuantMode::Nvfp4 => WeightFormat::Nvfp4 {
+                global_scale: weights.contains(&format!("{path}.global_scale")),
+            },
+        })
     }
 
     /// Whether the format has this combination.
@@ -235,7 +244,9 @@ impl QuantizationConfig {
         packed.check(path, in_dims, &spec)?;
         let global_scale = format!("{path}.global_scale");
         if weights.contains(&global_scale) && spec.mode != QuantMode::Nvfp4 {
-            return Err(LmError::Weights(format!("{global_scale} is there, {spec} has none")));
+            return Err(LmError::Weights(format!(
+                "{global_scale} is there, {spec} has none"
+            )));
         }
         Ok(Some(spec))
     }

@@ -1,5 +1,7 @@
 //! Weights that multiply, of any format.
 
+use std::sync::Arc;
+
 use mlx_native::ops::embed::{EmbedParams, embed};
 use mlx_native::ops::linear::{LinearParams, linear};
 use mlx_native::quant::Weight;
@@ -19,7 +21,7 @@ pub(super) struct Recorder<'a> {
 #[derive(Debug)]
 pub(super) struct Linear {
     pub weight: Weight,
-    pub bias: Option<MlxBuffer>,
+    pub bias: Option<Arc<MlxBuffer>>,
 }
 
 /// Rows by token id; also the output projection of models that tie the two.
@@ -31,17 +33,8 @@ pub(super) struct Embedding {
 impl Linear {
     /// Records `y = x Wᵀ + b` for `rows` rows of `x`.
     pub fn apply(&self, r: &mut Recorder<'_>, x: &MlxBuffer, y: &MlxBuffer, rows: usize) -> Result<()> {
-        let params = LinearParams { m: u32_of(rows)? };
-        linear(
-            r.encoder,
-            r.registry,
-            r.device,
-            x,
-            &self.weight,
-            self.bias.as_ref(),
-            y,
-            &params,
-        )?;
+        let (bias, params) = (self.bias.as_deref(), LinearParams { m: u32_of(rows)? });
+        linear(r.encoder, r.registry, r.device, x, &self.weight, bias, y, &params)?;
         Ok(())
     }
 }

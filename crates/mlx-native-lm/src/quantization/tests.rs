@@ -62,10 +62,24 @@ fn the_section_is_checked() {
         .default_spec()
         .unwrap();
     assert_eq!(mxfp4.mode, QuantMode::Mxfp4);
-    assert_eq!(mxfp4.format(DType::U8, false).unwrap(), WeightFormat::Mxfp4);
-    assert!(mxfp4.format(DType::F16, false).is_err());
-    let format = affine(8, 32).format(DType::F16, false).unwrap();
-    assert_eq!(format, WeightFormat::affine(8, 32, DType::F16).unwrap());
+    let packed = matrix(16, 4, "U8", false);
+    assert_eq!(mxfp4.weight_format("m", &packed).unwrap(), WeightFormat::Mxfp4);
+    assert!(affine(4, 32).weight_format("m", &packed).is_err());
+    assert!(mxfp4.weight_format("n", &packed).is_err());
+    let eight = affine(8, 32)
+        .weight_format("m", &matrix(32, 4, "F16", true))
+        .unwrap();
+    assert_eq!(eight, WeightFormat::affine(8, 32, DType::F16).unwrap());
+    let scaled = weights(&[
+        ("m.weight", "U32", [2, 16]),
+        ("m.scales", "U8", [2, 8]),
+        ("m.global_scale", "F32", [1, 1]),
+    ]);
+    let nvfp4 = four_bit().for_module("m", 128, &scaled).unwrap().unwrap();
+    assert_eq!(
+        nvfp4.weight_format("m", &scaled).unwrap(),
+        WeightFormat::Nvfp4 { global_scale: true }
+    );
     for (value, wanted) in [
         (json!({"group_size": 7, "bits": 4}), "groups of 7"),
         (json!({"group_size": 64, "bits": 7}), "7 bits"),

@@ -99,6 +99,32 @@ impl Weight {
         Weight::new(WeightFormat::dense(values.dtype())?, vec![values], shape)
     }
 
+    /// `rows` rows of a matrix from `first` on, where they are.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`] for a stack, and for rows that the matrix does not have.
+    pub fn rows_from(&self, first: usize, rows: usize) -> Result<Weight> {
+        let end = first.checked_add(rows).filter(|end| *end <= self.rows as usize);
+        if self.experts.is_some() || end.is_none() {
+            return invalid!(
+                "weight: {rows} rows from {first} on of {:?} x {}",
+                self.experts,
+                self.rows
+            );
+        }
+        let columns = self.columns as usize;
+        let mut planes = Vec::new();
+        for (plane, buffer) in self.format.planes(columns)?.iter().zip(&self.planes) {
+            let shape = if plane.row == 0 {
+                vec![1]
+            } else {
+                vec![rows, plane.row]
+            };
+            planes.push(buffer.view(first * plane.row * plane.dtype.size_of(), plane.dtype, shape)?);
+        }
+        Weight::new(self.format, planes, &[rows, columns])
+    }
+
     /// The format.
     #[must_use]
     pub fn format(&self) -> WeightFormat {
@@ -185,6 +211,18 @@ mod tests {
         ] {
             assert_invalid(Weight::new(four, planes, shape), &[words]);
         }
+        let last = weight.rows_from(2, 1).unwrap();
+        assert_eq!(
+            (
+                last.rows(),
+                last.planes()[0].byte_offset(),
+                last.planes()[1].byte_offset()
+            ),
+            (1, 64, 8)
+        );
+        assert_invalid(weight.rows_from(2, 2), &["2 rows from 2"]);
+        assert_invalid(weight.rows_from(0, 0), &["[0, 64]"]);
+        assert_invalid(stack.rows_from(0, 1), &["Some(3)"]);
         assert_invalid(Weight::dense(b.buffer(DType::U32, &[64]), &[1, 64]), &["u32"]);
         assert!(Weight::dense(b.buffer(DType::BF16, &[7, 9]), &[7, 9]).is_ok());
     }

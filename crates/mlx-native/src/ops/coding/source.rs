@@ -246,7 +246,12 @@ impl<'a> Source<'a> {
 
     /// Rows of `columns` numbers.
     pub(crate) fn dense(values: &'a [f32], columns: usize) -> Self {
-        Source { codes: bytemuck::cast_slice(values), row_bytes: size_of::<f32>() * columns, span: RUN, scales: Scales::None }
+        Source {
+            codes: bytemuck::cast_slice(values),
+            row_bytes: size_of::<f32>() * columns,
+            span: RUN,
+            scales: Scales::None,
+        }
     }
 
     /// Weights that share a scale.
