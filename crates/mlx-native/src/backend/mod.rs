@@ -36,8 +36,12 @@
 //! `null` is a backend in fifty lines, [`cpu`] the one to read, `emulator` the one that proves the Metal text.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+pub(crate) mod fingerprint;
 pub(crate) mod host;
 pub mod metal;
 pub(crate) mod null;

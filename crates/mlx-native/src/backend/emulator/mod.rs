@@ -187,7 +187,7 @@ impl Emulator {
             path: cache.clone(),
             source,
         })?;
-        let mut key = compile::Fingerprint::new();
+        let mut key = Fingerprint::new();
         for (name, text) in prelude::files() {
             key.add(&name);
             key.add(&text);

@@ -1,0 +1,7 @@
+//! NVIDIA GPUs.
+
+mod library;
+mod nvrtc;
+mod text;
+#[cfg(test)]
+mod tests;
