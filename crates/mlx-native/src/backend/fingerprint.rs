@@ -1,6 +1,7 @@
 //! A hash that names files: the same on every machine and in every build.
 
 /// A 128-bit FNV-1a hash over length-prefixed parts: stable between builds, unlike the standard library's.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Fingerprint(pub u128);
 
 impl Fingerprint {

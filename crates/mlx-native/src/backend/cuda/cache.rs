@@ -32,19 +32,23 @@ impl Cache {
         for option in OPTIONS {
             common.add(option);
         }
-        Cache { folder: folder.join("cuda"), common }
+        Cache {
+            folder: folder.join("cuda"),
+            common,
+        }
     }
 
     /// What a text compiled for an architecture is called.
     pub fn key(&self, text: &str, architecture: &str) -> String {
-        let mut key = Fingerprint(self.common.0);
+        let mut key = self.common;
         key.add(text);
         key.add(architecture);
         format!("{:032x}", key.0)
     }
 
     fn path(&self, key: &str, version: (u32, u32)) -> PathBuf {
-        self.folder.join(format!("{key}-{}.{}.cubin", version.0, version.1))
+        self.folder
+            .join(format!("{key}-{}.{}.cubin", version.0, version.1))
     }
 
     /// What is stored under `key`, of NVRTC's version `version` or of any.

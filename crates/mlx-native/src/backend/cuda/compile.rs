@@ -87,20 +87,34 @@ impl<G: Gpu> CudaPipeline<G> {
         if let Some(known) = others().get(&form) {
             return Ok(known.clone());
         }
-        let made = self.compiler.make(&self.name, &self.text, &self.constants, self.declared_threads, form);
+        let made = self.compiler.make(
+            &self.name,
+            &self.text,
+            &self.constants,
+            self.declared_threads,
+            form,
+        );
         let made = Arc::new(made.map_err(|message| failed(&self.name, message))?);
         Ok(others().entry(form).or_insert(made).clone())
     }
 }
 
 fn failed(name: &str, message: String) -> MlxError {
-    MlxError::ShaderCompilationError { name: name.to_owned(), message }
+    MlxError::ShaderCompilationError {
+        name: name.to_owned(),
+        message,
+    }
 }
 
 impl<G: Gpu> Compiler<G> {
     /// `cache`: the folder for machine code; none is kept without.
     pub fn new(gpu: Arc<G>, cache: Option<&Path>, find: Finder) -> Self {
-        Compiler { gpu, cache: cache.map(Cache::new), find, found: OnceLock::new() }
+        Compiler {
+            gpu,
+            cache: cache.map(Cache::new),
+            find,
+            found: OnceLock::new(),
+        }
     }
 
     /// Makes a pipeline of `kernel`.
@@ -119,7 +133,9 @@ impl<G: Gpu> Compiler<G> {
         let text = msl::only(flat, &kernel.name);
         let form = text::usual_form(&text, &kernel.name);
         let declared_threads = kernel.signature.max_threads;
-        let first = self.make(&kernel.name, &text, constants, declared_threads, form).map_err(fail)?;
+        let first = self
+            .make(&kernel.name, &text, constants, declared_threads, form)
+            .map_err(fail)?;
         if first.facts.shared_memory > limits.max_threadgroup_memory {
             return Err(fail(format!(
                 "it declares {} bytes of threadgroup memory, {} are possible",
@@ -146,20 +162,41 @@ impl<G: Gpu> Compiler<G> {
         max_threads: Option<u32>,
         form: Form,
     ) -> std::result::Result<Compiled<G>, String> {
-        let wanted = Wanted { kernel: name, form, max_threads };
+        let wanted = Wanted {
+            kernel: name,
+            form,
+            max_threads,
+        };
         let mut unit = text::unit(text, constants, &[wanted]).map_err(|e| e.to_string())?;
         let entry = unit.entries.remove(0);
         let (function, facts) = self.load(&unit.text, &entry)?;
-        Ok(Compiled { function, entry, facts })
+        Ok(Compiled {
+            function,
+            entry,
+            facts,
+        })
     }
 
     fn load(&self, text: &str, entry: &Entry) -> std::result::Result<(G::Function, FunctionFacts), String> {
-        let variables: Vec<&str> = entry.arguments.iter().filter_map(|a| a.copied.as_deref()).collect();
-        let load = |image: &[u8]| self.gpu.load(image, &entry.symbol, &variables).map_err(|e| e.to_string());
+        let variables: Vec<&str> = entry
+            .arguments
+            .iter()
+            .filter_map(|a| a.copied.as_deref())
+            .collect();
+        let load = |image: &[u8]| {
+            self.gpu
+                .load(image, &entry.symbol, &variables)
+                .map_err(|e| e.to_string())
+        };
         let compiler = self.compiler();
         let version = compiler.as_ref().ok().map(|c| c.version());
-        let output = compiler.as_ref().map_or(Output::Cubin(self.gpu.facts().capability), |c| self.output(*c));
-        let cached = self.cache.as_ref().map(|c| (c, c.key(text, &output.architecture())));
+        let output = compiler
+            .as_ref()
+            .map_or(Output::Cubin(self.gpu.facts().capability), |c| self.output(*c));
+        let cached = self
+            .cache
+            .as_ref()
+            .map(|c| (c, c.key(text, &output.architecture())));
         if let Some((cache, key)) = &cached
             && let Some(image) = cache.find(key, version)
         {
@@ -205,10 +242,18 @@ impl<G: Gpu> Compiler<G> {
 /// The compiler's words, or what they mean: a constant without a value is an unresolved variable, and the assembler names it
 /// with its namespace.
 fn complaint(words: String) -> String {
-    let unset = words.split(UNSET_CONSTANT_SYMBOL).nth(1).filter(|_| words.contains("nresolved"));
+    let unset = words
+        .split(UNSET_CONSTANT_SYMBOL)
+        .nth(1)
+        .filter(|_| words.contains("nresolved"));
     let Some(rest) = unset else { return words };
     // `12transpose_ahE`: the length of the name, the name.
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    let name = digits.parse().ok().and_then(|n: usize| rest.get(digits.len()..digits.len() + n));
-    name.map_or(words.clone(), |name| format!("it uses function constant `{name}`, which is not set"))
+    let name = digits
+        .parse()
+        .ok()
+        .and_then(|n: usize| rest.get(digits.len()..digits.len() + n));
+    name.map_or(words.clone(), |name| {
+        format!("it uses function constant `{name}`, which is not set")
+    })
 }

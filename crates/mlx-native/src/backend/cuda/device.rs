@@ -42,9 +42,12 @@ pub(crate) fn open(config: &Config) -> Result<Arc<dyn Backend>> {
     let gpu = CudaGpu::open(&driver, config.cuda.device).map_err(none)?;
     let path = config.cuda.nvrtc.clone();
     let find: Finder = Box::new(move || {
-        let nvrtc = Nvrtc::load(path.as_deref())
-            .map_err(|why| format!("NVRTC, the compiler of the CUDA toolkit, cannot be loaded: {why}. `pip install \
-                 nvidia-cuda-nvrtc-cu12` is enough; Config::cuda.nvrtc says where it is"))?;
+        let nvrtc = Nvrtc::load(path.as_deref()).map_err(|why| {
+            format!(
+                "NVRTC, the compiler of the CUDA toolkit, cannot be loaded: {why}. `pip install \
+                 nvidia-cuda-nvrtc-cu12` is enough; Config::cuda.nvrtc says where it is"
+            )
+        })?;
         tracing::debug!(path = %nvrtc.path.display(), version = ?nvrtc.version, "cuda: NVRTC loaded");
         Ok(Box::new(nvrtc) as Box<dyn TextCompiler>)
     });
@@ -55,7 +58,16 @@ impl<G: Gpu> CudaBackend<G> {
     pub fn new(gpu: G, config: &Config, find: Finder) -> Result<Self> {
         let gpu = Arc::new(gpu);
         let facts = gpu.facts();
-        let health = Arc::new(Health::new(format!("cuda device {} ({})", facts.ordinal, facts.name)));
+        tracing::debug!(
+            name = facts.name,
+            capability = facts.capability,
+            driver = ?facts.driver,
+            "cuda: device opened"
+        );
+        let health = Arc::new(Health::new(format!(
+            "cuda device {} ({})",
+            facts.ordinal, facts.name
+        )));
         let free = gpu.free_memory().unwrap_or(facts.memory);
         let limit = config.cuda.memory_limit.unwrap_or(usize::MAX);
         let limits = Limits {
@@ -67,7 +79,12 @@ impl<G: Gpu> CudaBackend<G> {
             gpu: None,
         };
         let cache = config.cuda.cache.then(|| config.cache_dir());
-        let queue = Queue::new(gpu.clone(), health.clone(), limits.clone(), config.cuda.synchronous)?;
+        let queue = Queue::new(
+            gpu.clone(),
+            health.clone(),
+            limits.clone(),
+            config.cuda.synchronous,
+        )?;
         Ok(CudaBackend {
             id: DeviceId::unique(),
             queue_id: QueueId::unique(),
@@ -133,7 +150,11 @@ impl<G: Gpu> Backend for CudaBackend<G> {
     }
 
     fn compile(&self, kernel: &Kernel, constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
-        Ok(Arc::new(self.compiler.compile(kernel, constants, &self.limits)?))
+        Ok(Arc::new(self.compiler.compile(
+            kernel,
+            constants,
+            &self.limits,
+        )?))
     }
 
     fn submit(&self, work: Arc<Work>, done: Completion) {

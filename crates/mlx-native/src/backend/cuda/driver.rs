@@ -16,6 +16,8 @@ type EventHandle = *mut c_void;
 type Module = *mut c_void;
 type FunctionHandle = *mut c_void;
 type Pool = *mut c_void;
+type GraphHandle = *mut c_void;
+type ExecutableGraph = *mut c_void;
 
 functions! {
     /// The functions of the driver. Where a name ends in a version, it is the one that `cuda.h` gives to the plain name
@@ -35,6 +37,7 @@ functions! {
         fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status;
         fn cuDeviceGetDefaultMemPool(pool: *mut Pool, device: Device) -> Status;
         fn cuMemPoolSetAttribute(pool: Pool, attribute: c_int, value: *mut c_void) -> Status;
+        fn cuMemPoolGetAttribute(pool: Pool, attribute: c_int, value: *mut c_void) -> Status;
         fn cuMemAllocAsync(address: *mut Address, byte_len: usize, stream: Stream) -> Status;
         fn cuMemFreeAsync(address: Address, stream: Stream) -> Status;
         fn cuMemHostAlloc(address: *mut *mut c_void, byte_len: usize, flags: c_uint) -> Status;
@@ -48,6 +51,13 @@ functions! {
         fn cuStreamCreate(stream: *mut Stream, flags: c_uint) -> Status;
         fn cuStreamDestroy_v2(stream: Stream) -> Status;
         fn cuStreamSynchronize(stream: Stream) -> Status;
+        fn cuStreamBeginCapture_v2(stream: Stream, mode: c_int) -> Status;
+        fn cuStreamEndCapture(stream: Stream, graph: *mut GraphHandle) -> Status;
+        fn cuGraphDestroy(graph: GraphHandle) -> Status;
+        fn cuGraphInstantiateWithFlags(executable: *mut ExecutableGraph, graph: GraphHandle, flags: u64) -> Status;
+        fn cuGraphExecUpdate_v2(executable: ExecutableGraph, graph: GraphHandle, info: *mut UpdateInfo) -> Status;
+        fn cuGraphExecDestroy(executable: ExecutableGraph) -> Status;
+        fn cuGraphLaunch(executable: ExecutableGraph, stream: Stream) -> Status;
         fn cuEventCreate(event: *mut EventHandle, flags: c_uint) -> Status;
         fn cuEventDestroy_v2(event: EventHandle) -> Status;
         fn cuEventRecord(event: EventHandle, stream: Stream) -> Status;
@@ -74,11 +84,22 @@ functions! {
     }
 }
 
+/// `CUgraphExecUpdateResultInfo`.
+#[repr(C)]
+struct UpdateInfo {
+    result: c_int,
+    node: *mut c_void,
+    from: *mut c_void,
+}
+
 // Numbers of `cuda.h`.
+const CAPTURE_OF_THIS_THREAD: c_int = 1;
 const STREAM_NON_BLOCKING: c_uint = 1;
 const EVENT_DEFAULT: c_uint = 0;
 const HOST_REGISTER_READ_ONLY: c_uint = 8;
 const POOL_RELEASE_THRESHOLD: c_int = 4;
+const POOL_RESERVED: c_int = 5;
+const POOL_USED: c_int = 7;
 const MAX_THREADS_PER_BLOCK: c_int = 1;
 const MAX_SHARED_MEMORY_PER_BLOCK: c_int = 8;
 const CAPABILITY_MAJOR: c_int = 75;
@@ -112,17 +133,26 @@ impl Driver {
             &["nvcuda.dll"]
         } else {
             // The second is where WSL and some containers keep it off the loader's path.
-            &["libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1"]
+            &[
+                "libcuda.so.1",
+                "/usr/lib/wsl/lib/libcuda.so.1",
+                "/usr/local/nvidia/lib64/libcuda.so.1",
+            ]
         };
         let candidates: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
         let (library, path) = load_first(&candidates).map_err(|e| format!("no NVIDIA driver: {e}"))?;
         // SAFETY: the types are those of `cuda.h`, whose functions never change under one name.
         let functions = unsafe { Functions::of(library) }
             .map_err(|e| format!("the driver {} is too old: {e}", path.display()))?;
-        let mut driver = Driver { functions, version: (0, 0) };
+        let mut driver = Driver {
+            functions,
+            version: (0, 0),
+        };
         // SAFETY: no preconditions.
         let status = unsafe { driver.functions.cuInit(0) };
-        driver.check(status).map_err(|e| format!("the NVIDIA driver does not start: {e}"))?;
+        driver
+            .check(status)
+            .map_err(|e| format!("the NVIDIA driver does not start: {e}"))?;
         let mut version = 0;
         // SAFETY: a place to write to.
         let status = unsafe { driver.functions.cuDriverGetVersion(&mut version) };
@@ -165,16 +195,22 @@ impl Driver {
     fn facts(&self, device: Device, ordinal: usize) -> Result<Facts, Failure> {
         let mut name = [0 as c_char; 256];
         // SAFETY: as many bytes as said.
-        self.check(unsafe { self.functions.cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device) })?;
+        self.check(unsafe {
+            self.functions
+                .cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device)
+        })?;
         name[name.len() - 1] = 0;
         let mut memory = 0;
         // SAFETY: a place to write to.
         self.check(unsafe { self.functions.cuDeviceTotalMem_v2(&mut memory, device) })?;
         Ok(Facts {
             // SAFETY: ends with a zero, see above.
-            name: unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned(),
+            name: unsafe { CStr::from_ptr(name.as_ptr()) }
+                .to_string_lossy()
+                .into_owned(),
             ordinal,
-            capability: self.attribute(device, CAPABILITY_MAJOR)? * 10 + self.attribute(device, CAPABILITY_MINOR)?,
+            capability: self.attribute(device, CAPABILITY_MAJOR)? * 10
+                + self.attribute(device, CAPABILITY_MINOR)?,
             driver: self.version,
             memory,
             max_threads: self.attribute(device, MAX_THREADS_PER_BLOCK)?,
@@ -210,7 +246,8 @@ impl Primary {
     /// The functions, with the context current on this thread.
     fn enter(&self) -> Result<&Functions, Failure> {
         // SAFETY: a context that was retained and not yet released.
-        self.driver.check(unsafe { self.driver.functions.cuCtxSetCurrent(self.context) })?;
+        self.driver
+            .check(unsafe { self.driver.functions.cuCtxSetCurrent(self.context) })?;
         Ok(&self.driver.functions)
     }
 
@@ -241,12 +278,16 @@ impl StreamHandle {
         let mut stream = null_mut();
         // SAFETY: a place to write to.
         context.check(unsafe { context.enter()?.cuStreamCreate(&mut stream, STREAM_NON_BLOCKING) })?;
-        Ok(StreamHandle { context: context.clone(), stream })
+        Ok(StreamHandle {
+            context: context.clone(),
+            stream,
+        })
     }
 
     fn wait(&self) -> Result<(), Failure> {
         // SAFETY: a stream of ours.
-        self.context.check(unsafe { self.context.enter()?.cuStreamSynchronize(self.stream) })
+        self.context
+            .check(unsafe { self.context.enter()?.cuStreamSynchronize(self.stream) })
     }
 }
 
@@ -310,6 +351,39 @@ impl Drop for Event {
     fn drop(&mut self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.push(EventPointer(self.handle));
+    }
+}
+
+/// A list that the driver has made ready.
+pub(super) struct Graph {
+    context: Arc<Primary>,
+    executable: ExecutableGraph,
+}
+
+// SAFETY: handles may be used by any thread, one at a time.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if let Ok(functions) = self.context.enter() {
+            // SAFETY: made by us. The driver lets a run that is on its way come to its end.
+            let _ = unsafe { functions.cuGraphExecDestroy(self.executable) };
+        }
+    }
+}
+
+/// What a stream was told while it kept.
+struct Captured<'f> {
+    functions: &'f Functions,
+    graph: GraphHandle,
+}
+
+impl Drop for Captured<'_> {
+    fn drop(&mut self) {
+        if !self.graph.is_null() {
+            // SAFETY: made by the end of a capture.
+            let _ = unsafe { self.functions.cuGraphDestroy(self.graph) };
+        }
     }
 }
 
@@ -377,13 +451,22 @@ impl CudaGpu {
         let mut context = null_mut();
         // SAFETY: a place to write to, and a device.
         let status = unsafe { driver.functions.cuDevicePrimaryCtxRetain(&mut context, device) };
-        driver.check(status).map_err(|e| format!("{} cannot be opened: {e}", facts.name))?;
-        let context = Arc::new(Primary { driver: driver.clone(), device, context });
-        keep_freed_memory(&context).map_err(text)?;
+        driver
+            .check(status)
+            .map_err(|e| format!("{} cannot be opened: {e}", facts.name))?;
+        let context = Arc::new(Primary {
+            driver: driver.clone(),
+            device,
+            context,
+        });
+        context.keep_freed_memory().map_err(text)?;
         Ok(CudaGpu {
             work: StreamHandle::new(&context).map_err(text)?,
             transfers: StreamHandle::new(&context).map_err(text)?,
-            staging: Mutex::new(Staging { context: context.clone(), memory: null_mut() }),
+            staging: Mutex::new(Staging {
+                context: context.clone(),
+                memory: null_mut(),
+            }),
             events: Arc::default(),
             can_register,
             facts,
@@ -404,20 +487,42 @@ impl CudaGpu {
     }
 }
 
-/// Without this the pool gives freed memory back to the system at every wait.
-fn keep_freed_memory(context: &Primary) -> Result<(), Failure> {
-    let functions = context.enter()?;
-    let mut pool = null_mut();
-    // SAFETY: a place to write to.
-    context.check(unsafe { functions.cuDeviceGetDefaultMemPool(&mut pool, context.device) })?;
-    let mut bytes = KEPT_MEMORY;
-    // SAFETY: the value of this attribute is 64 bits.
-    context.check(unsafe { functions.cuMemPoolSetAttribute(pool, POOL_RELEASE_THRESHOLD, (&raw mut bytes).cast()) })
+impl Primary {
+    fn pool(&self) -> Result<Pool, Failure> {
+        let mut pool = null_mut();
+        // SAFETY: a place to write to.
+        self.check(unsafe { self.enter()?.cuDeviceGetDefaultMemPool(&mut pool, self.device) })?;
+        Ok(pool)
+    }
+
+    /// Without this the pool gives freed memory back to the system at every wait.
+    fn keep_freed_memory(&self) -> Result<(), Failure> {
+        let mut bytes = KEPT_MEMORY;
+        let (pool, value) = (self.pool()?, (&raw mut bytes).cast());
+        // SAFETY: the value of this attribute is 64 bits.
+        self.check(unsafe {
+            self.enter()?
+                .cuMemPoolSetAttribute(pool, POOL_RELEASE_THRESHOLD, value)
+        })
+    }
+
+    /// Bytes that the pool keeps and nobody uses.
+    fn kept_memory(&self) -> Result<u64, Failure> {
+        let get = |attribute| {
+            let mut bytes = 0u64;
+            let (pool, value) = (self.pool()?, (&raw mut bytes).cast());
+            // SAFETY: the values of these attributes are 64 bits.
+            self.check(unsafe { self.enter()?.cuMemPoolGetAttribute(pool, attribute, value) })?;
+            Ok(bytes)
+        };
+        Ok(get(POOL_RESERVED)?.saturating_sub(get(POOL_USED)?))
+    }
 }
 
 impl Gpu for CudaGpu {
     type Function = Function;
     type Event = Event;
+    type Graph = Graph;
 
     fn facts(&self) -> &Facts {
         &self.facts
@@ -427,7 +532,7 @@ impl Gpu for CudaGpu {
         let (mut free, mut total) = (0, 0);
         // SAFETY: places to write to.
         self.check(unsafe { self.context.enter()?.cuMemGetInfo_v2(&mut free, &mut total) })?;
-        Ok(free)
+        Ok(free.saturating_add(self.context.kept_memory()? as usize))
     }
 
     fn allocate(&self, byte_len: usize, zeroed: bool) -> Result<Address, Failure> {
@@ -438,7 +543,8 @@ impl Gpu for CudaGpu {
         let mut ready = Ok(());
         if zeroed {
             // SAFETY: memory of this size, allocated before in the same stream.
-            ready = self.check(unsafe { functions.cuMemsetD8Async(address, 0, byte_len, self.transfers.stream) });
+            ready =
+                self.check(unsafe { functions.cuMemsetD8Async(address, 0, byte_len, self.transfers.stream) });
         }
         // Other streams may use it only when this one has come so far.
         if let Err(e) = ready.and_then(|()| self.transfers.wait()) {
@@ -484,9 +590,10 @@ impl Gpu for CudaGpu {
 
     fn download(&self, from: Address, out: &mut [u8]) -> Result<(), Failure> {
         let functions = self.context.enter()?;
+        let byte_len = out.len();
         let fetch = |to: *mut c_void| {
             // SAFETY: `to` has room for as many bytes, and nobody touches them before the stream was waited for.
-            self.check(unsafe { functions.cuMemcpyDtoHAsync_v2(to, from, out.len(), self.transfers.stream) })?;
+            self.check(unsafe { functions.cuMemcpyDtoHAsync_v2(to, from, byte_len, self.transfers.stream) })?;
             self.transfers.wait()
         };
         if out.len() <= STAGED {
@@ -516,7 +623,10 @@ impl Gpu for CudaGpu {
         let mut module = null_mut();
         // SAFETY: an image as NVRTC made it, which is copied.
         self.check(unsafe { functions.cuModuleLoadData(&mut module, ended.as_ptr().cast()) })?;
-        let module = Arc::new(LoadedModule { context: self.context.clone(), module });
+        let module = Arc::new(LoadedModule {
+            context: self.context.clone(),
+            module,
+        });
         let mut function = null_mut();
         let name = c_string(symbol)?;
         // SAFETY: a place to write to, a loaded module, and a string that ends with a zero.
@@ -532,7 +642,9 @@ impl Gpu for CudaGpu {
             let (mut address, mut len) = (0, 0);
             let name = c_string(variable)?;
             // SAFETY: places to write to, a loaded module, and a string that ends with a zero.
-            self.check(unsafe { functions.cuModuleGetGlobal_v2(&mut address, &mut len, module.module, name.as_ptr()) })?;
+            self.check(unsafe {
+                functions.cuModuleGetGlobal_v2(&mut address, &mut len, module.module, name.as_ptr())
+            })?;
             lengths.push(len);
         }
         let facts = FunctionFacts {
@@ -544,11 +656,17 @@ impl Gpu for CudaGpu {
     }
 
     fn launch(&self, launch: Launch<'_, Function>) -> Result<(), Failure> {
-        let mut pointers: smallvec::SmallVec<[*mut c_void; 16]> =
-            launch.parameters.iter().map(|p| p.as_ptr().cast_mut().cast()).collect();
+        let mut pointers: smallvec::SmallVec<[*mut c_void; 16]> = launch
+            .parameters
+            .iter()
+            .map(|p| p.as_ptr().cast_mut().cast())
+            .collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.blocks, launch.threads);
         let functions = self.context.enter()?;
-        debug_assert!(std::ptr::eq(&*launch.function.module.context, &*self.context) || launch.function.module.context.device == self.context.device);
+        debug_assert!(
+            std::ptr::eq(&*launch.function.module.context, &*self.context)
+                || launch.function.module.context.device == self.context.device
+        );
         // SAFETY: a function of a loaded module, and for each of its parameters a pointer to as many bytes as it has or
         // more: the caller's duty. They are copied before the return.
         self.check(unsafe {
@@ -580,6 +698,52 @@ impl Gpu for CudaGpu {
         self.check(unsafe { functions.cuMemsetD8Async(to, value, byte_len, self.work.stream) })
     }
 
+    fn begin_graph(&self) -> Result<(), Failure> {
+        let functions = self.context.enter()?;
+        // SAFETY: a stream of ours.
+        self.check(unsafe { functions.cuStreamBeginCapture_v2(self.work.stream, CAPTURE_OF_THIS_THREAD) })
+    }
+
+    fn run_graph(&self, put: Result<(), Failure>, known: Option<Graph>) -> Result<Graph, Failure> {
+        let functions = self.context.enter()?;
+        let mut captured = Captured {
+            functions,
+            graph: null_mut(),
+        };
+        // SAFETY: a stream of ours that captures, and a place to write to.
+        let ended =
+            self.check(unsafe { functions.cuStreamEndCapture(self.work.stream, &mut captured.graph) });
+        put.and(ended)?;
+        let mut info = UpdateInfo {
+            result: 0,
+            node: null_mut(),
+            from: null_mut(),
+        };
+        let graph = match known {
+            // SAFETY: two graphs of this context, and a place to write to. Runs on their way keep what they were told.
+            Some(known)
+                if unsafe { functions.cuGraphExecUpdate_v2(known.executable, captured.graph, &mut info) }
+                    == 0 =>
+            {
+                known
+            }
+            _ => {
+                let mut executable = null_mut();
+                // SAFETY: a graph that was captured, and a place to write to.
+                self.check(unsafe {
+                    functions.cuGraphInstantiateWithFlags(&mut executable, captured.graph, 0)
+                })?;
+                Graph {
+                    context: self.context.clone(),
+                    executable,
+                }
+            }
+        };
+        // SAFETY: a graph and a stream of this context.
+        self.check(unsafe { functions.cuGraphLaunch(graph.executable, self.work.stream) })?;
+        Ok(graph)
+    }
+
     fn record(&self) -> Result<Event, Failure> {
         let functions = self.context.enter()?;
         let idle = self.events.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -592,7 +756,10 @@ impl Gpu for CudaGpu {
                 handle
             }
         };
-        let event = Event { handle, idle: self.events.clone() };
+        let event = Event {
+            handle,
+            idle: self.events.clone(),
+        };
         // SAFETY: an event and a stream of this context.
         self.check(unsafe { functions.cuEventRecord(handle, self.work.stream) })?;
         Ok(event)
@@ -618,7 +785,9 @@ impl Gpu for CudaGpu {
 
 impl Drop for CudaGpu {
     fn drop(&mut self) {
-        let Ok(functions) = self.context.enter() else { return };
+        let Ok(functions) = self.context.enter() else {
+            return;
+        };
         let mut idle = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         for EventPointer(handle) in idle.drain(..) {
             // SAFETY: made by us, and idle.

@@ -59,14 +59,20 @@ pub(super) struct Failure {
 
 impl Failure {
     pub fn new(code: i32, text: impl Into<String>) -> Self {
-        Failure { code, text: text.into() }
+        Failure {
+            code,
+            text: text.into(),
+        }
     }
 
     /// Whether nothing on the device works any more in this process.
     ///
     /// The numbers are those of `cuda.h` whose description says that the context cannot be used afterwards.
     pub fn is_sticky(&self) -> bool {
-        matches!(self.code, 214 | 220 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999)
+        matches!(
+            self.code,
+            214 | 220 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999
+        )
     }
 
     /// Whether the device has no memory left.
@@ -87,6 +93,8 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
     type Function: Send + Sync + 'static;
     /// A moment in the stream of work.
     type Event: Send + 'static;
+    /// A list of launches, copies and fills that the driver has made ready to run as one.
+    type Graph: Send + 'static;
 
     fn facts(&self) -> &Facts;
 
@@ -125,6 +133,15 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
 
     /// Puts a fill on the device into the stream of work.
     fn fill(&self, to: Address, byte_len: usize, value: u8) -> Result<(), Failure>;
+
+    /// Keeps what this thread puts into the stream of work from here on, until [`run_graph`](Self::run_graph), and runs none
+    /// of it.
+    fn begin_graph(&self) -> Result<(), Failure>;
+
+    /// Runs what was kept as one. `known` is brought to what was kept where it has the same shape, which is quick, or else
+    /// replaced. Nothing runs if `put` failed, and nothing is kept any more.
+    fn run_graph(&self, put: Result<(), Failure>, known: Option<Self::Graph>)
+    -> Result<Self::Graph, Failure>;
 
     /// Marks the stream's present end.
     fn record(&self) -> Result<Self::Event, Failure>;

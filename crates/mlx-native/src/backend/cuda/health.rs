@@ -17,7 +17,10 @@ pub(super) struct Health {
 
 impl Health {
     pub fn new(device: String) -> Self {
-        Health { device, ended: OnceLock::new() }
+        Health {
+            device,
+            ended: OnceLock::new(),
+        }
     }
 
     /// The error of everything that is asked of a device that has ended.

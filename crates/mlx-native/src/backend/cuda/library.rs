@@ -16,6 +16,7 @@ macro_rules! functions {
             _library: libloading::Library,
         }
 
+        #[allow(non_snake_case)]
         impl $table {
             /// Looks all functions up.
             ///
@@ -37,7 +38,6 @@ macro_rules! functions {
                 ///
                 /// # Safety
                 /// As the library's documentation demands of its caller.
-                #[allow(non_snake_case)]
                 pub unsafe fn $name(&self, $($arg: $ty),*) -> $result {
                     // SAFETY: the caller's duty.
                     unsafe { (self.$name)($($arg),*) }
@@ -67,5 +67,8 @@ pub(super) fn load_first(candidates: &[PathBuf]) -> Result<(libloading::Library,
         }
     }
     // The first words of each are enough: names that do not exist fill pages.
-    Err(complaints.first().cloned().unwrap_or_else(|| "no such file".to_owned()))
+    Err(complaints
+        .first()
+        .cloned()
+        .unwrap_or_else(|| "no such file".to_owned()))
 }

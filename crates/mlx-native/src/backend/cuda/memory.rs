@@ -22,7 +22,12 @@ pub(super) struct Allocator<G: Gpu> {
 impl<G: Gpu> Allocator<G> {
     /// At most `limit` bytes are allocated.
     pub fn new(gpu: Arc<G>, health: Arc<Health>, limit: usize) -> Self {
-        Allocator { gpu, health, used: Arc::default(), limit }
+        Allocator {
+            gpu,
+            health,
+            used: Arc::default(),
+            limit,
+        }
     }
 
     /// Bytes in use.
@@ -60,7 +65,11 @@ impl<G: Gpu> Allocator<G> {
             Err(failure) => {
                 self.used.fetch_sub(byte_len, Relaxed);
                 if failure.is_out_of_memory() {
-                    tracing::warn!(bytes = byte_len, in_use = self.used(), "cuda: the device has no memory left");
+                    tracing::warn!(
+                        bytes = byte_len,
+                        in_use = self.used(),
+                        "cuda: the device has no memory left"
+                    );
                     return Err(failed());
                 }
                 Err(self.health.error("memory", &failure))
@@ -78,7 +87,10 @@ impl<G: Gpu> Allocator<G> {
             return Err(MlxError::CommandBufferError(format!("wrap: {why}")));
         }
         memory.writable = region.writable;
-        tracing::debug!(bytes = byte_len, "cuda: bytes of the host were copied to the device");
+        tracing::debug!(
+            bytes = byte_len,
+            "cuda: bytes of the host were copied to the device"
+        );
         Ok(Arc::new(memory))
     }
 
@@ -98,7 +110,9 @@ impl<G: Gpu> Allocator<G> {
         let memory = self.reserve(byte_len, false)?;
         // SAFETY: the region is readable for `byte_len` bytes as long as its owner lives, which is in `region`.
         let bytes = unsafe { std::slice::from_raw_parts(region.ptr.as_ptr(), byte_len) };
-        self.gpu.upload_large(memory.address, bytes).map_err(|e| self.health.error("wrap", &e))?;
+        self.gpu
+            .upload_large(memory.address, bytes)
+            .map_err(|e| self.health.error("wrap", &e))?;
         Ok(memory)
     }
 }
@@ -143,7 +157,9 @@ impl<G: Gpu> Memory for CudaMemory<G> {
             return Ok(());
         }
         self.health.check()?;
-        self.gpu.download(self.address + offset as u64, out).map_err(|e| self.health.error("download", &e))
+        self.gpu
+            .download(self.address + offset as u64, out)
+            .map_err(|e| self.health.error("download", &e))
     }
 
     fn upload(&self, offset: usize, bytes: &[u8]) -> Result<()> {
@@ -151,7 +167,9 @@ impl<G: Gpu> Memory for CudaMemory<G> {
             return Ok(());
         }
         self.health.check()?;
-        self.gpu.upload(self.address + offset as u64, bytes).map_err(|e| self.health.error("upload", &e))
+        self.gpu
+            .upload(self.address + offset as u64, bytes)
+            .map_err(|e| self.health.error("upload", &e))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -128,7 +128,10 @@ impl TextCompiler for Nvrtc {
             headers.push(c_string(header)?);
         }
         let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
-        let mut options = vec![c_string(&format!("--gpu-architecture={}", output.architecture()))?];
+        let mut options = vec![c_string(&format!(
+            "--gpu-architecture={}",
+            output.architecture()
+        ))?];
         for option in OPTIONS {
             options.push(c_string(option)?);
         }
@@ -151,7 +154,8 @@ impl TextCompiler for Nvrtc {
         let list = pointers(&options);
         // SAFETY: a program that was made, and as many options as said.
         let status = unsafe {
-            self.functions.nvrtcCompileProgram(program.program, list.len() as c_int, list.as_ptr())
+            self.functions
+                .nvrtcCompileProgram(program.program, list.len() as c_int, list.as_ptr())
         };
         if status != 0 {
             return Err(program.complaint(status));
@@ -192,18 +196,26 @@ impl Owned<'_> {
     ) -> Result<Vec<u8>, String> {
         let mut len = 0;
         // SAFETY: the program lives, `len` is a place to write to.
-        self.nvrtc.check(unsafe { size(&self.nvrtc.functions, self.program, &mut len) })?;
+        self.nvrtc
+            .check(unsafe { size(&self.nvrtc.functions, self.program, &mut len) })?;
         let mut out = vec![0u8; len];
         // SAFETY: `out` has as many bytes as the compiler asked for.
-        self.nvrtc.check(unsafe { get(&self.nvrtc.functions, self.program, out.as_mut_ptr().cast()) })?;
+        self.nvrtc
+            .check(unsafe { get(&self.nvrtc.functions, self.program, out.as_mut_ptr().cast()) })?;
         Ok(out)
     }
 
     /// Errors of the compiler, or the status where it wrote none.
     fn complaint(&self, status: Status) -> String {
         let log = self.bytes(Functions::nvrtcGetProgramLogSize, Functions::nvrtcGetProgramLog);
-        let log = log.map(|l| String::from_utf8_lossy(&l).trim_end_matches('\0').to_owned()).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().filter(|l| l.contains("error") || l.contains("nresolved")).take(24).collect();
+        let log = log
+            .map(|l| String::from_utf8_lossy(&l).trim_end_matches('\0').to_owned())
+            .unwrap_or_default();
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|l| l.contains("error") || l.contains("nresolved"))
+            .take(24)
+            .collect();
         if lines.is_empty() {
             let status = self.nvrtc.check(status).err().unwrap_or_default();
             return format!("{status} {}", log.trim()).trim().to_owned();
@@ -247,9 +259,14 @@ fn candidates() -> Vec<PathBuf> {
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("/usr/local/cuda/lib64")];
     let mut listed = |parent: &str, keep: fn(&str) -> bool, below: &[&str]| {
-        let Ok(entries) = std::fs::read_dir(parent) else { return };
-        let mut found: Vec<String> =
-            entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| keep(n)).collect();
+        let Ok(entries) = std::fs::read_dir(parent) else {
+            return;
+        };
+        let mut found: Vec<String> = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|n| keep(n))
+            .collect();
         found.sort();
         for name in found.iter().rev() {
             folders.extend(below.iter().map(|b| Path::new(parent).join(name).join(b)));
@@ -277,7 +294,11 @@ fn folders() -> Vec<PathBuf> {
 /// NVRTC opens the library of its builtins by name, wherever itself lies: loaded first, it is found. What cannot be loaded
 /// here, NVRTC will name.
 fn load_builtins(nvrtc: &Path) {
-    let Some(entries) = nvrtc.parent().filter(|p| !p.as_os_str().is_empty()).and_then(|p| std::fs::read_dir(p).ok()) else {
+    let Some(entries) = nvrtc
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .and_then(|p| std::fs::read_dir(p).ok())
+    else {
         return;
     };
     for entry in entries.flatten() {

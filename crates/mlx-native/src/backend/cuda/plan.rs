@@ -1,6 +1,7 @@
 //! From a list of work to what the driver is told: functions in the form that each launch needs, parameters, addresses.
 //! All that can be wrong with a list shows here, before anything of it runs.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,8 +24,16 @@ const THREADGROUP_UNIT: u32 = 16;
 /// What is told to the driver.
 pub(super) enum Step<G: Gpu> {
     Launch(LaunchStep<G>),
-    Copy { from: Address, to: Address, byte_len: usize },
-    Fill { to: Address, byte_len: usize, value: u8 },
+    Copy {
+        from: Address,
+        to: Address,
+        byte_len: usize,
+    },
+    Fill {
+        to: Address,
+        byte_len: usize,
+        value: u8,
+    },
 }
 
 /// A launch, its parameters in the plan.
@@ -124,7 +133,10 @@ impl<G: Gpu> Plan<G> {
         if compiled.entry.mapped {
             let count = groups.iter().try_fold(1u64, |n, g| n.checked_mul(u64::from(*g)));
             let Some(count) = count.filter(|n| *n <= MAX_GROUPS_X) else {
-                return refuse(name, format!("{groups:?} threadgroups: {MAX_GROUPS_X} in all are possible"));
+                return refuse(
+                    name,
+                    format!("{groups:?} threadgroups: {MAX_GROUPS_X} in all are possible"),
+                );
             };
             blocks = [count as u32, 1, 1];
             threads = [dispatch.group.iter().product(), 1, 1];
@@ -138,7 +150,10 @@ impl<G: Gpu> Plan<G> {
             let end = self.bytes.len();
             self.parameters.push(Parameter::Own(end - 36..end));
         } else if u64::from(blocks[0]) > MAX_GROUPS_X {
-            return refuse(name, format!("{groups:?} threadgroups: {MAX_GROUPS_X} along x are possible"));
+            return refuse(
+                name,
+                format!("{groups:?} threadgroups: {MAX_GROUPS_X} along x are possible"),
+            );
         }
         self.steps.push(Step::Launch(LaunchStep {
             compiled,
@@ -169,13 +184,18 @@ impl<G: Gpu> Plan<G> {
             Some(Arg::Bytes { start, byte_len }) => {
                 let range = *start as usize..*start as usize + *byte_len as usize;
                 if work.bytes.get(range.clone()).is_none() {
-                    return refuse(name, format!("argument {index}: {byte_len} inline bytes that the list does not have"));
+                    return refuse(
+                        name,
+                        format!("argument {index}: {byte_len} inline bytes that the list does not have"),
+                    );
                 }
                 match copied {
                     Some(wanted) if range.len() < wanted => {
                         return refuse(
                             name,
-                            format!("argument {index}: {byte_len} inline bytes, the kernel's type has {wanted}"),
+                            format!(
+                                "argument {index}: {byte_len} inline bytes, the kernel's type has {wanted}"
+                            ),
                         );
                     }
                     Some(_) => {
@@ -185,7 +205,9 @@ impl<G: Gpu> Plan<G> {
                     None => self.inline.unwrap_or_default() + u64::from(*start),
                 }
             }
-            Some(Arg::Buffer { allocation, offset, .. }) => {
+            Some(Arg::Buffer {
+                allocation, offset, ..
+            }) => {
                 let Some(memory) = allocation.memory().as_any().downcast_ref::<CudaMemory<G>>() else {
                     return refuse(name, format!("argument {index}: memory of another device"));
                 };
@@ -204,13 +226,24 @@ impl<G: Gpu> Plan<G> {
     }
 
     /// Appends the places of threadgroup memory, in the order of the entry, and gives the bytes of all.
-    fn threadgroup_memory(&mut self, dispatch: &Dispatch, compiled: &Compiled<G>, limits: &Limits) -> Result<u32> {
+    fn threadgroup_memory(
+        &mut self,
+        dispatch: &Dispatch,
+        compiled: &Compiled<G>,
+        limits: &Limits,
+    ) -> Result<u32> {
         let name = dispatch.pipeline.label();
         let mut at = 0u32;
         for index in &compiled.entry.threadgroup {
-            let asked = dispatch.threadgroup_memory.iter().find(|(i, _)| i == index).map_or(0, |(_, n)| *n);
+            let asked = dispatch
+                .threadgroup_memory
+                .iter()
+                .find(|(i, _)| i == index)
+                .map_or(0, |(_, n)| *n);
             self.own(&at.to_ne_bytes());
-            let end = asked.checked_next_multiple_of(THREADGROUP_UNIT).and_then(|n| at.checked_add(n));
+            let end = asked
+                .checked_next_multiple_of(THREADGROUP_UNIT)
+                .and_then(|n| at.checked_add(n));
             let total = end.and_then(|end| end.checked_add(compiled.facts.shared_memory));
             match (end, total) {
                 (Some(end), Some(total)) if total <= limits.max_threadgroup_memory => at = end,
@@ -229,8 +262,27 @@ impl<G: Gpu> Plan<G> {
         Ok(at)
     }
 
+    /// A number that plans of one shape share: the same functions, copies and fills in the same order.
+    pub fn shape(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for step in &self.steps {
+            match step {
+                Step::Launch(launch) => Arc::as_ptr(&launch.compiled).hash(&mut hasher),
+                Step::Copy { .. } => 1u8.hash(&mut hasher),
+                Step::Fill { .. } => 2u8.hash(&mut hasher),
+            }
+        }
+        self.steps.len().hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// What the driver is told of a launch.
-    pub fn tell<R>(&self, step: &LaunchStep<G>, work: &Work, tell: impl FnOnce(Launch<'_, G::Function>) -> R) -> R {
+    pub fn tell<R>(
+        &self,
+        step: &LaunchStep<G>,
+        work: &Work,
+        tell: impl FnOnce(Launch<'_, G::Function>) -> R,
+    ) -> R {
         let parameters: SmallVec<[&[u8]; 16]> = self.parameters[step.parameters.clone()]
             .iter()
             .map(|p| match p {
@@ -246,21 +298,24 @@ impl<G: Gpu> Plan<G> {
             parameters: &parameters,
         })
     }
-
-    /// Where the list's inline bytes are on the device, if a kernel wanted them there.
-    pub fn inline(&self) -> Option<Address> {
-        self.inline
-    }
 }
 
 /// The function in the form that a dispatch needs.
 fn compiled<G: Gpu>(dispatch: &Dispatch, bindings: &[Binding]) -> Result<Arc<Compiled<G>>> {
     let name = dispatch.pipeline.label();
-    let Some(pipeline) = dispatch.pipeline.body().as_any().downcast_ref::<CudaPipeline<G>>() else {
+    let Some(pipeline) = dispatch
+        .pipeline
+        .body()
+        .as_any()
+        .downcast_ref::<CudaPipeline<G>>()
+    else {
         return refuse(name, "the pipeline was not made by a cuda device");
     };
     let (usual, first) = pipeline.first();
-    let mut form = Form { mapped: usual.mapped || needs_mapping(dispatch), pointers: 0 };
+    let mut form = Form {
+        mapped: usual.mapped || needs_mapping(dispatch),
+        pointers: 0,
+    };
     for argument in first.entry.arguments.iter().filter(|a| a.copied.is_some()) {
         let to_buffer = |b: &Binding| b.index == argument.index && matches!(b.arg, Arg::Buffer { .. });
         if bindings.iter().any(to_buffer) {

@@ -24,6 +24,9 @@ pub(super) enum Call {
     Copy(Address, Address, usize),
     Fill(Address, usize, u8),
     Event,
+    /// The calls since the last `Begin` ran as a graph, that of this number.
+    Graph(usize),
+    Begin,
 }
 
 /// What a test sees and steers.
@@ -42,6 +45,8 @@ pub(super) struct Log {
     pub functions: HashMap<String, FunctionFacts>,
     /// While set, nobody who waits for the stream comes through.
     pub held: bool,
+    /// Graphs made so far.
+    pub graphs: usize,
     next: Address,
 }
 
@@ -52,7 +57,11 @@ impl Log {
 
     /// `byte_len` bytes at `address`, which must lie in one allocation.
     pub fn range(&mut self, address: Address, byte_len: usize) -> &mut [u8] {
-        let (start, memory) = self.memory.range_mut(..=address).next_back().expect("an address of an allocation");
+        let (start, memory) = self
+            .memory
+            .range_mut(..=address)
+            .next_back()
+            .expect("an address of an allocation");
         let offset = (address - start) as usize;
         &mut memory[offset..offset + byte_len]
     }
@@ -79,8 +88,22 @@ pub(super) fn facts() -> Facts {
 
 impl Recording {
     pub fn new(facts: Facts) -> (Self, Arc<Mutex<Log>>, Arc<Condvar>) {
-        let (log, moved) = (Arc::new(Mutex::new(Log { next: 1 << 32, ..Log::default() })), Arc::new(Condvar::new()));
-        (Recording { facts, log: log.clone(), moved: moved.clone() }, log, moved)
+        let (log, moved) = (
+            Arc::new(Mutex::new(Log {
+                next: 1 << 32,
+                ..Log::default()
+            })),
+            Arc::new(Condvar::new()),
+        );
+        (
+            Recording {
+                facts,
+                log: log.clone(),
+                moved: moved.clone(),
+            },
+            log,
+            moved,
+        )
     }
 
     fn pass(&self, call: &'static str) -> Result<(), Failure> {
@@ -101,6 +124,8 @@ pub(super) struct Function {
 impl Gpu for Recording {
     type Function = Function;
     type Event = usize;
+    /// Its number, and the shape that it has.
+    type Graph = (usize, Vec<String>);
 
     fn facts(&self) -> &Facts {
         &self.facts
@@ -121,7 +146,8 @@ impl Gpu for Recording {
         }
         let address = log.next;
         log.next += (byte_len as Address).next_multiple_of(256) + 4096;
-        log.memory.insert(address, vec![if zeroed { 0 } else { 0xCD }; byte_len]);
+        log.memory
+            .insert(address, vec![if zeroed { 0 } else { 0xCD }; byte_len]);
         Ok(address)
     }
 
@@ -156,15 +182,29 @@ impl Gpu for Recording {
     ) -> Result<(Function, FunctionFacts), Failure> {
         let mut log = self.log.lock().unwrap();
         log.failure("load")?;
-        let text = String::from_utf8(image.to_vec()).map_err(|_| Failure::new(200, "the image is invalid"))?;
+        let text =
+            String::from_utf8(image.to_vec()).map_err(|_| Failure::new(200, "the image is invalid"))?;
         let head = format!("{symbol}(");
-        let start = text.find(&head).ok_or(Failure::new(500, "named symbol not found"))? + head.len();
-        let end = start + text[start..].find(") {").ok_or(Failure::new(200, "the image is invalid"))?;
-        let n_parameters = if start == end { 0 } else { text[start..end].matches(", ").count() + 1 };
+        let start = text
+            .find(&head)
+            .ok_or(Failure::new(500, "named symbol not found"))?
+            + head.len();
+        let end = start
+            + text[start..]
+                .find(") {")
+                .ok_or(Failure::new(200, "the image is invalid"))?;
+        let n_parameters = if start == end {
+            0
+        } else {
+            text[start..end].matches(", ").count() + 1
+        };
         // Commas of template arguments are none between parameters.
         let inner = text[start..end].matches("on_cuda::parameter<").count();
         for variable in variables {
-            assert!(text.contains(&format!("char {variable}[")), "{variable} is not in the image");
+            assert!(
+                text.contains(&format!("char {variable}[")),
+                "{variable} is not in the image"
+            );
         }
         let facts = log.functions.get(symbol).cloned().unwrap_or(FunctionFacts {
             max_threads: 1024,
@@ -172,7 +212,11 @@ impl Gpu for Recording {
             lengths: vec![1; variables.len()],
         });
         log.loaded.push((symbol.to_owned(), text));
-        let function = Function { symbol: symbol.to_owned(), facts: facts.clone(), n_parameters: n_parameters - inner };
+        let function = Function {
+            symbol: symbol.to_owned(),
+            facts: facts.clone(),
+            n_parameters: n_parameters - inner,
+        };
         Ok((function, facts))
     }
 
@@ -184,7 +228,12 @@ impl Gpu for Recording {
         let threads = bx * by * bz;
         assert!(threads > 0 && threads <= launch.function.facts.max_threads && bz <= 64);
         assert!(launch.shared_memory + launch.function.facts.shared_memory <= 48 << 10);
-        assert_eq!(launch.parameters.len(), launch.function.n_parameters, "{}", launch.function.symbol);
+        assert_eq!(
+            launch.parameters.len(),
+            launch.function.n_parameters,
+            "{}",
+            launch.function.symbol
+        );
         log.calls.push(Call::Launch {
             symbol: launch.function.symbol.clone(),
             blocks: launch.blocks,
@@ -210,6 +259,44 @@ impl Gpu for Recording {
         log.range(to, byte_len).fill(value);
         log.calls.push(Call::Fill(to, byte_len, value));
         Ok(())
+    }
+
+    fn begin_graph(&self) -> Result<(), Failure> {
+        let mut log = self.log.lock().unwrap();
+        log.failure("begin")?;
+        log.calls.push(Call::Begin);
+        Ok(())
+    }
+
+    fn run_graph(
+        &self,
+        put: Result<(), Failure>,
+        known: Option<(usize, Vec<String>)>,
+    ) -> Result<(usize, Vec<String>), Failure> {
+        let mut log = self.log.lock().unwrap();
+        let begun = log
+            .calls
+            .iter()
+            .rposition(|c| *c == Call::Begin)
+            .expect("a graph was begun");
+        let of = |call: &Call| match call {
+            Call::Launch { symbol, .. } => symbol.clone(),
+            Call::Copy(..) => "copy".to_owned(),
+            Call::Fill(..) => "fill".to_owned(),
+            other => panic!("{other:?} inside a graph"),
+        };
+        let shape: Vec<String> = log.calls[begun + 1..].iter().map(of).collect();
+        put?;
+        log.failure("graph")?;
+        let graph = match known {
+            Some(known) if known.1 == shape => known,
+            _ => {
+                log.graphs += 1;
+                (log.graphs, shape)
+            }
+        };
+        log.calls.push(Call::Graph(graph.0));
+        Ok(graph)
     }
 
     fn record(&self) -> Result<usize, Failure> {
@@ -264,7 +351,10 @@ impl Echo {
         let compiled = Arc::new(Mutex::new(Vec::new()));
         let log = compiled.clone();
         let find: Finder = Box::new(move || {
-            Ok(Box::new(Echo { capabilities: vec![80, 86, 90, 120], compiled: log.clone() }) as Box<dyn TextCompiler>)
+            Ok(Box::new(Echo {
+                capabilities: vec![80, 86, 90, 120],
+                compiled: log.clone(),
+            }) as Box<dyn TextCompiler>)
         });
         (find, compiled)
     }

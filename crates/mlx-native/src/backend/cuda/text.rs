@@ -86,7 +86,10 @@ pub(super) fn unit(
     let rewritten = rewrite::rewrite(source, &options)?;
     let mut text = String::with_capacity(rewritten.text.len() + 4096);
     // Threads beyond a partial threadgroup matter to nobody but operations across a simdgroup.
-    if wanted.iter().any(|w| w.form.mapped && uses_simdgroups(source, w.kernel)) {
+    if wanted
+        .iter()
+        .any(|w| w.form.mapped && uses_simdgroups(source, w.kernel))
+    {
         text.push_str("#define MSL_PARTIAL 1\n");
     }
     for (name, _) in PRELUDE {
@@ -119,7 +122,10 @@ pub(super) fn usual_form(source: &str, kernel: &str) -> Form {
 fn uses_simdgroups(source: &str, kernel: &str) -> bool {
     msl::reach(source, kernel).map_or(true, |reach| {
         let starts = ["simd_", "quad_", "simdgroup_"];
-        reach.words.iter().any(|w| starts.iter().any(|s| w.starts_with(s)))
+        reach
+            .words
+            .iter()
+            .any(|w| starts.iter().any(|s| w.starts_with(s)))
     })
 }
 
@@ -141,17 +147,22 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         threadgroup: Vec::new(),
         mapped: wanted.form.mapped,
     };
-    let (mut buffers, mut memory, mut call, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), String::new());
+    let (mut buffers, mut memory, mut call, mut lengths) =
+        (Vec::new(), Vec::new(), Vec::new(), String::new());
     for (i, p) in entry.parameters.iter().enumerate() {
         let ty = format!("on_cuda::parameter<{i}, {symbol}_type>");
         match p.kind {
             ParameterKind::Buffer { space, .. } => {
-                let by_value = p.reference && space == Space::Constant && wanted.form.pointers >> p.index & 1 == 0;
+                let by_value =
+                    p.reference && space == Space::Constant && wanted.form.pointers >> p.index & 1 == 0;
                 let mut copied = None;
                 if by_value {
                     let length = format!("{symbol}_bytes_{}", p.index);
                     buffers.push(format!("const __grid_constant__ on_cuda::copy_of<{ty}> a{i}"));
-                    let _ = writeln!(lengths, "extern \"C\" __device__ char {length}[sizeof(on_cuda::copy_of<{ty}>)];");
+                    let _ = writeln!(
+                        lengths,
+                        "extern \"C\" __device__ char {length}[sizeof(on_cuda::copy_of<{ty}>)];"
+                    );
                     call.push(format!("a{i}.value"));
                     copied = Some(length);
                 } else if p.reference {
@@ -161,12 +172,19 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
                     buffers.push(format!("{ty} a{i}"));
                     call.push(format!("a{i}"));
                 }
-                made.arguments.push(Argument { index: p.index, copied });
+                made.arguments.push(Argument {
+                    index: p.index,
+                    copied,
+                });
             }
             ParameterKind::Threadgroup => {
                 memory.push(format!("uint a{i}"));
                 let star = if p.reference { "*" } else { "" };
-                let pointer = if p.reference { format!("on_cuda::address_of<{ty}>") } else { ty };
+                let pointer = if p.reference {
+                    format!("on_cuda::address_of<{ty}>")
+                } else {
+                    ty
+                };
                 call.push(format!("{star}({pointer})(on_cuda::threadgroup_memory + a{i})"));
                 made.threadgroup.push(p.index);
             }
@@ -182,7 +200,9 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
     } else {
         "const on_cuda::plain_launch launch;"
     };
-    let bounds = wanted.max_threads.map_or(String::new(), |n| format!("__launch_bounds__({n}) "));
+    let bounds = wanted
+        .max_threads
+        .map_or(String::new(), |n| format!("__launch_bounds__({n}) "));
     let _ = write!(
         text,
         "typedef decltype({function}) {symbol}_type;\n{lengths}extern \"C\" __global__ void {bounds}{symbol}({}) {{\n  \

@@ -25,7 +25,10 @@
 pub(crate) mod casts;
 mod condition;
 mod declarations;
-#[cfg_attr(not(any(feature = "emulator", feature = "cuda")), allow(dead_code, reason = "used by the rewriter"))]
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "used by the rewriter")
+)]
 mod emit;
 #[cfg(test)]
 mod extent;
@@ -41,7 +44,10 @@ mod reach;
     allow(dead_code, reason = "only devices that compile the text need it")
 )]
 pub(crate) mod rewrite;
-#[cfg_attr(not(any(feature = "emulator", feature = "cuda")), allow(dead_code, reason = "used by the rewriter"))]
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "used by the rewriter")
+)]
 mod swizzle;
 mod syntax;
 #[cfg(test)]
@@ -51,7 +57,7 @@ mod tests;
     not(any(feature = "emulator", feature = "cuda")),
     allow(unused_imports, reason = "for devices that compile the text")
 )]
-pub(crate) use declarations::{Builtin, ParameterKind};
+pub(crate) use declarations::ParameterKind;
 use declarations::{Instantiation, KernelDefinition};
 #[cfg(test)]
 pub(crate) use extent::threadgroup_bytes;

@@ -22,6 +22,10 @@ use std::ops::Range;
 
 /// Who reads the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(all(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "a build has the devices of its features")
+)]
 pub(crate) enum Target {
     /// A host compiler with flat memory, behind a prelude that defines the library.
     Cpp,

@@ -8,9 +8,7 @@ use super::syntax::{Item, Syntax};
 use std::collections::HashSet;
 
 /// What can follow a swizzle that is written.
-const ASSIGNMENTS: [&str; 11] = [
-    "=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=",
-];
+const ASSIGNMENTS: [&str; 11] = ["=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="];
 
 /// The components that a name stands for: two to four of `xyzw`, or of `rgba`.
 fn components(name: &str) -> Option<Vec<usize>> {
@@ -34,7 +32,11 @@ pub(super) fn call(s: &Syntax<'_>, at: usize, fields: &HashSet<String>) -> Optio
     }
     let components = components(name)?;
     let written = ASSIGNMENTS.iter().any(|a| s.is(at + 1, a));
-    let list = components.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let list = components
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     let function = if written { "put" } else { "at" };
     Some(format!("template {function}<{list}>()"))
 }
@@ -90,7 +92,9 @@ mod tests {
 
     #[test]
     fn reads_become_values_and_writes_become_places() {
-        let text = cuda("float2 f(float4 v, thread float4 *p) { v.xy = p->zw; v.rgb += v.bgr; return v.xx == v.wz; }");
+        let text = cuda(
+            "float2 f(float4 v, thread float4 *p) { v.xy = p->zw; v.rgb += v.bgr; return v.xx == v.wz; }",
+        );
         for part in [
             "v . template put<0, 1>() = p -> template at<2, 3>() ;",
             "v . template put<0, 1, 2>() += v . template at<2, 1, 0>() ;",

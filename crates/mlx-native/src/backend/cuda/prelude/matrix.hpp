@@ -98,17 +98,23 @@ MSL_INLINE void multiply(sums& d, uint a, uint b, bfloat) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
                : "+f"(d.a0), "+f"(d.a1), "+f"(d.b0), "+f"(d.b1) : "r"(a), "r"(0), "r"(b));
 }
-// A float in two parts of at most 11 bits each. The upper one is cut, not rounded: the largest floats stay finite.
+// Rounded to the 11 bits that a tensor core takes of a float.
+MSL_INLINE float rounded(float x) {
+  uint r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return __uint_as_float(r);
+}
+// A float in two parts of 11 bits, which leave out 2^-23 of it at most.
 struct parts {
   float upper, lower;
   template <class T>
   MSL_INLINE explicit parts(T value) {
     const float x = (float)value;
-    // A NaN may have its only bits where it is cut.
-    upper = x != x ? x : __uint_as_float(__float_as_uint(x) & 0xffffe000u);
-    lower = x - upper;
-    // Not a number where x is infinite.
-    if (metal::magnitude_bits(x) >= 0x7f800000u) lower = 0.0f;
+    upper = rounded(x);
+    // The largest floats would round to infinity: cut, they stay finite.
+    if (metal::isinf(upper) && metal::isfinite(x)) upper = __uint_as_float(__float_as_uint(x) & 0xffffe000u);
+    // What is missing of an infinity is not a number.
+    lower = metal::isfinite(x) ? rounded(x - upper) : 0.0f;
   }
 };
 // Columns of A and rows of B are numbered 0 2 4 6 1 3 5 7, in which the lanes' elements are the operands: the same sum.
