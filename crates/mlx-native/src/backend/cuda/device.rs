@@ -79,12 +79,7 @@ impl<G: Gpu> CudaBackend<G> {
             gpu: None,
         };
         let cache = config.cuda.cache.then(|| config.cache_dir());
-        let queue = Queue::new(
-            gpu.clone(),
-            health.clone(),
-            limits.clone(),
-            config.cuda.synchronous,
-        )?;
+        let queue = Queue::new(gpu.clone(), health.clone(), limits.clone(), &config.cuda)?;
         Ok(CudaBackend {
             id: DeviceId::unique(),
             queue_id: QueueId::unique(),

@@ -74,6 +74,7 @@ pub use dispatch::{Launch, LaunchArgument, LaunchGrid, Report};
 pub use findings::{Finding, FindingKind, Severity};
 pub use lint::LintFinding;
 
+use crate::backend::fingerprint::Fingerprint;
 use crate::kernel::msl::MslError;
 use engine::Engine;
 use std::collections::HashMap;
