@@ -16,6 +16,8 @@ mod weights;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cuda")]
+pub use crate::backend::cuda::offline::{Offline, OfflineReport, compile_offline};
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
