@@ -7,7 +7,7 @@ use crate::shell::root;
 pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
 
 /// The same features, for commands over `mlx-native` alone.
-pub const COMPUTE_FEATURES: &str = "testing,emulator";
+pub const COMPUTE_FEATURES: &str = "testing,emulator,cuda";
 
 /// The test program that runs every case of every kernel on every device. It has `test = false`, so that `cargo test`
 /// leaves it to its own step.

@@ -3,6 +3,7 @@
 //! The order is: what fails quickest first, what shows most last. A step is data; adding one is adding a row.
 
 use crate::check_metal;
+use crate::cuda;
 use crate::features::{COMPUTE_FEATURES, FEATURES, has_prove};
 use crate::install::Need;
 use crate::shell::{Cmd, root, target_dir};
@@ -146,6 +147,14 @@ pub const STEPS: &[Step] = &[
         counts: Counts::Nothing,
         plan: metal,
     },
+    Step {
+        name: "cuda",
+        what: "every kernel compiles for NVIDIA GPUs",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: cuda_offline,
+    },
     // Last, because its table of kernels and devices is what a reader wants to find at the end.
     Step {
         name: "prove",
@@ -254,6 +263,13 @@ fn metal(_: Level) -> Plan {
     let mut commands = check_metal::commands();
     commands.push(Cmd::line("cargo xtask check-metal --self-test"));
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
+}
+
+fn cuda_offline(_: Level) -> Plan {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Plan::Skip("the compiler is fetched for Linux on x86-64 only");
+    }
+    Plan::Run(cuda::OFFLINE_NEEDS.to_vec(), cuda::offline_commands())
 }
 
 fn prove(level: Level) -> Plan {

@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 
 pub(crate) use crate::registry::Op;
 
@@ -35,12 +36,11 @@ operators! {
     add,
     argmax,
     copy,
-    embedding,
+    embed,
     kv_append,
     layer_norm,
+    linear,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
     rowwise,

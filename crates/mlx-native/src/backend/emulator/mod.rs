@@ -76,6 +76,7 @@ pub use dispatch::{Launch, LaunchArgument, LaunchGrid, Report};
 pub use findings::{Finding, FindingKind, Severity};
 pub use lint::LintFinding;
 
+use crate::backend::fingerprint::Fingerprint;
 use crate::kernel::msl::MslError;
 use engine::Engine;
 use std::collections::HashMap;
@@ -191,7 +192,7 @@ impl Emulator {
             path: cache.clone(),
             source,
         })?;
-        let mut key = compile::Fingerprint::new();
+        let mut key = Fingerprint::new();
         for (name, text) in prelude::files() {
             key.add(&name);
             key.add(&text);
