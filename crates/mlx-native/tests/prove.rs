@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlx_native::testing::{Proof, kernel_table, prove_suite, suites, test_devices};
+use mlx_native::ops::suites;
+use mlx_native::testing::{Proof, kernel_table, prove_suite, test_devices};
 
 fn main() -> ExitCode {
     let (flags, filters): (Vec<String>, Vec<String>) =

@@ -5,7 +5,7 @@
 //! quantised. [`quantize`] follows MLX's CPU to the bit. MLX's GPU differs where a code lies exactly between two integers
 //! (it rounds half away from zero) and for groups without a positive value; either reads what the other wrote.
 
-use crate::backend::cpu::Element;
+use crate::element::Element;
 use crate::error::{MlxError, Result, invalid};
 
 use super::{pack_codes, packed_words, unpack_codes};

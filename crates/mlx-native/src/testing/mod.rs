@@ -31,8 +31,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result};
-use crate::kernel::KernelRegistry;
-use crate::ops::Op;
+use crate::registry::KernelRegistry;
+use crate::registry::Op;
 
 /// The floating-point dtypes.
 pub const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
@@ -115,12 +115,6 @@ impl Suite {
     pub fn kernel_names(&self) -> impl Iterator<Item = &'static str> {
         self.op.kernels.iter().map(|k| k.0)
     }
-}
-
-/// Every suite of the library.
-#[must_use]
-pub fn suites() -> Vec<Suite> {
-    crate::ops::suites()
 }
 
 /// What a case left behind on a device.

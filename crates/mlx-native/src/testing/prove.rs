@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{Case, Rng, Suite, TestDevice, run_case_with};
 use crate::device_kind::DeviceKind;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 /// What ran where, and what failed.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 /// The Metal text of the kernels `<kernel>_<T>_<S>_b<bits>`: kernel `qmv`, `qmv_wide`, `qmm_t`, `qvm` or `qmm_n`, `T` the
 /// dtype of the activations, `S` that of the scales.
@@ -106,11 +106,6 @@ pub fn quantized_matmul(
     check::holds(NAME, "scales", scales, sizes[2])?;
     check::holds(NAME, "biases", biases, sizes[2])?;
     check::holds(NAME, "output", output, sizes[3])?;
-    check::disjoint(
-        NAME,
-        ("output", output),
-        &[("x", x), ("weight", weight), ("scales", scales), ("biases", biases)],
-    )?;
     let kernel = route(params);
     let name = kernel.name(x.dtype(), scales.dtype(), bits);
     let pipeline = registry.get_pipeline_with_constants(name, device, &[(GROUP_SIZE_CONSTANT, group_size.into())])?;

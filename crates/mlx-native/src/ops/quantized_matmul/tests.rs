@@ -317,6 +317,6 @@ mod refusals {
         assert_invalid(run(&x, &weight, &bytes, &biases, &out, ok), &["scales", "u8"]);
         assert_invalid(run(&x, &weight, &scales, &biases, &half, ok), &["output", "f16", "f32"]);
         assert_invalid(run(&x, &weight, &scales, &biases, &biases, ok), &["output holds 12 bytes"]);
-        assert_invalid(run(&x, &weight, &scales, &biases, &x, ok), &["output", "x share memory"]);
+        assert_invalid(run(&x, &weight, &scales, &biases, &x, ok), &["output", "shares memory", "`x`"]);
     }
 }

@@ -2,9 +2,9 @@
 
 use super::SdpaParams;
 use crate::device::MlxDevice;
-use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
+use crate::profile::Execution;
 
 /// The kinds of kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,8 @@ const MAX_ROW_GROUPS: u32 = 4;
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a dtype other than f32, f16, bf16, and for a
 /// `head_dim` beyond 512 or heads that are not divisible; other parameters are [`sdpa`](super::sdpa)'s to check.
 pub fn route(device: &MlxDevice, dtype: DType, params: &SdpaParams, batch_size: u32) -> Result<Route> {
-    let target = if device.kind() == DeviceKind::Cpu { Target::Cpu } else { Target::Gpu };
+    let cores = device.limits().profile.execution == Execution::Cores;
+    let target = if cores { Target::Cpu } else { Target::Gpu };
     let Some(dtype_index) = [DType::F32, DType::F16, DType::BF16].iter().position(|&d| d == dtype) else {
         return invalid!("sdpa: dtype is {dtype}, f32, f16 or bf16 are possible");
     };

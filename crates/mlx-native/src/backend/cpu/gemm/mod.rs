@@ -31,6 +31,7 @@ use micro::{MicroKernel, Tile};
 use scratch::with_scratch;
 
 use super::{Element, Launch, Output};
+use crate::isa::IsaToken;
 
 /// Rows of `x` that share a filled panel, at most.
 pub(crate) const ROW_CHUNK: usize = 336;
@@ -111,6 +112,7 @@ pub(crate) fn gemm<T: Element>(
                     task % plan.groups() * plan.group,
                 );
                 let block = Block {
+                    isa: launch.isa(),
                     shape,
                     row,
                     rows: plan.row_chunk.min(shape.m - row),
@@ -126,6 +128,7 @@ pub(crate) fn gemm<T: Element>(
 
 /// A task: a block of the output.
 struct Block {
+    isa: IsaToken,
     shape: Shape,
     row: usize,
     rows: usize,
@@ -149,7 +152,14 @@ impl Block {
             }
             for column in (0..self.columns).step_by(kernel.columns) {
                 let count = kernel.columns.min(self.columns - column);
-                let mut panel = Panel::new(kernel, depth, count, &mut scratch.b, &mut scratch.staging);
+                let mut panel = Panel::new(
+                    self.isa,
+                    kernel,
+                    depth,
+                    count,
+                    &mut scratch.b,
+                    &mut scratch.staging,
+                );
                 let first = self.column + column;
                 source.fill(k..k + depth, first..first + count, &mut panel);
                 self.multiply_panel(kernel, depth, k == 0, column, scratch);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Args;
 use super::codes::{Width, dequantize};
 use crate::backend::cpu::gemm::{Panel, PanelSource};
-use crate::backend::cpu::Isa;
+use crate::backend::cpu::IsaToken;
 use crate::backend::cpu::simd::Widen;
 
 /// Weights of every format come in multiples of this, whatever the group size.
@@ -30,7 +30,7 @@ impl<'a, S: Widen, B: Width> Packed<'a, S, B> {
     }
 
     /// Elements of `row` from `first` on, in whole groups, or one `RUN` of a group.
-    fn read(&self, isa: Isa, row: usize, first: usize, out: &mut [f32]) {
+    fn read(&self, isa: IsaToken, row: usize, first: usize, out: &mut [f32]) {
         let at = row * self.columns + first;
         let group_size = self.group_size.min(out.len());
         let groups = at / self.group_size..at / self.group_size + out.len() / group_size;

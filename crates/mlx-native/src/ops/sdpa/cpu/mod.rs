@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::{SdpaParams, SdpaSplit};
 use crate::backend::cpu::simd::Widen;
-use crate::backend::cpu::{Isa, Launch, part_range};
+use crate::backend::cpu::{Isa, IsaToken, Launch, part_range};
 use many::Items;
 use softmax::Scratch;
 
@@ -189,14 +189,14 @@ thread_local! {
 
 /// [`portable::attend`], by the best body for `isa`; the maxima are in units that [`weight_of`] knows.
 fn attend<T: Widen>(
-    isa: Isa,
+    isa: IsaToken,
     a: &Rows<'_, T>,
     rows: Range<usize>,
     keys: Range<usize>,
     o: &mut [f32],
     state: &mut [Softmax],
 ) {
-    match isa {
+    match isa.level() {
         Isa::Portable => portable::attend(a, rows, keys, o, state),
         // SAFETY: a launch's instruction set is one that the processor has.
         _ => SCRATCH.with_borrow_mut(|scratch| unsafe { few::attend(isa, a, rows, keys, o, state, scratch) }),
@@ -204,8 +204,8 @@ fn attend<T: Widen>(
 }
 
 /// What a sum is worth whose maximum differs by `difference` from the greatest.
-fn weight_of(isa: Isa, difference: f32) -> f32 {
-    match isa {
+fn weight_of(isa: IsaToken, difference: f32) -> f32 {
+    match isa.level() {
         Isa::Portable => difference.exp(),
         _ => difference.exp2(),
     }
