@@ -15,6 +15,8 @@ mod tensor;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cuda")]
+pub use crate::backend::cuda::offline::{Offline, OfflineReport, compile_offline};
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
