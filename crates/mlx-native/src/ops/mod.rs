@@ -44,6 +44,7 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    attention,
     copy,
     embedding,
     kv_append,
@@ -52,6 +53,7 @@ operators! {
     quantized_matmul,
     rms_norm,
     rope,
+    sample,
     sdpa,
     silu_mul,
     softmax,
