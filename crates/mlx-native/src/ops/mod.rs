@@ -44,6 +44,7 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    attention,
     copy,
     embedding,
     kv_append,
@@ -55,6 +56,7 @@ operators! {
     rms_norm,
     rope,
     rowwise,
+    sample,
     sdpa,
     short_conv,
     silu_mul,
