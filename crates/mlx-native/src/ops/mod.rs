@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 
 use crate::backend::cpu::CpuBody;
 
@@ -46,13 +47,12 @@ operators! {
     argmax,
     attention,
     copy,
-    embedding,
+    embed,
     kv_append,
     layer_norm,
+    linear,
     linear_scan,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
     rowwise,
