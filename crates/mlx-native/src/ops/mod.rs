@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 
 pub(crate) use crate::registry::Op;
 
@@ -34,17 +35,20 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    attention,
     copy,
-    embedding,
+    embed,
     kv_append,
     layer_norm,
+    linear,
+    linear_scan,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
     rowwise,
+    sample,
     sdpa,
+    short_conv,
     silu_mul,
     softmax,
     step,

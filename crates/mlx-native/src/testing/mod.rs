@@ -12,6 +12,7 @@ mod golden;
 mod prove;
 mod rng;
 mod tensor;
+mod weights;
 
 use std::fmt::Debug;
 
@@ -25,6 +26,7 @@ pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;
 pub use tensor::{Tensor, rounded};
+pub(crate) use weights::{WeightCase, every_format};
 
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
