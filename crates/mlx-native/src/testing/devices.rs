@@ -1,8 +1,12 @@
 //! The devices that every case runs on.
 
 use crate::backend::cpu::Isa;
+#[cfg(feature = "emulator")]
+use crate::backend::metal::executing::{self, MetalHost};
 use crate::config::{Config, EmulatorConfig, Schedule};
 use crate::device::{DeviceKind, MlxDevice};
+#[cfg(feature = "emulator")]
+use crate::error::Result;
 
 /// A device with a name for the table.
 #[derive(Debug)]
@@ -17,8 +21,30 @@ pub struct TestDevice {
     pub group: &'static str,
 }
 
+/// The whole host code of the Metal backend, over a stand-in for Metal whose GPU is the emulator. Its kind is
+/// [`DeviceKind::Metal`]; no product opens it.
+///
+/// # Errors
+/// As the emulator and the Metal device.
+#[cfg(feature = "emulator")]
+pub fn metal_host_device(config: &Config, host: &MetalHost) -> Result<MlxDevice> {
+    Ok(MlxDevice::of(executing::open(config, host)?))
+}
+
+/// Threads in random order.
+#[cfg(feature = "emulator")]
+fn host_config() -> Config {
+    Config {
+        emulator: EmulatorConfig {
+            schedule: Schedule::Random(7),
+            ..EmulatorConfig::default()
+        },
+        ..Config::default()
+    }
+}
+
 /// Every device of this build and machine: the CPU at each instruction set and with one and three threads, the emulator
-/// under several schedules and with the checker, and the GPU where there is one.
+/// under several schedules and with the checker, the Metal host code over the emulator, and the GPU where there is one.
 ///
 /// # Panics
 /// When a device that must be there cannot be opened.
@@ -41,10 +67,10 @@ pub fn test_devices() -> Vec<TestDevice> {
         }
     }
     if cfg!(feature = "emulator") {
+        // The random order runs below the Metal host code.
         let variants = [
             ("emulator forward", Schedule::Forward, false),
             ("emulator reverse", Schedule::Reverse, false),
-            ("emulator random", Schedule::Random(7), false),
             ("emulator checked", Schedule::Random(11), true),
         ];
         for (name, schedule, checked) in variants {
@@ -70,6 +96,13 @@ pub fn test_devices() -> Vec<TestDevice> {
             }
         }
     }
+    #[cfg(feature = "emulator")]
+    all.push(TestDevice {
+        name: "metal host code".to_owned(),
+        device: metal_host_device(&host_config(), &MetalHost::default()).unwrap_or_else(|e| panic!("{e}")),
+        small_only: true,
+        group: "emulator",
+    });
     if let Ok(device) = MlxDevice::open(DeviceKind::Metal) {
         all.push(TestDevice {
             name: "metal".to_owned(),

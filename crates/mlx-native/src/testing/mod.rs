@@ -15,7 +15,11 @@ mod tensor;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "emulator")]
+pub use crate::backend::metal::executing::{MetalHost, MetalHostDefect, MetalHostOrder};
 pub use compare::Tolerance;
+#[cfg(feature = "emulator")]
+pub use devices::metal_host_device;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
 pub use fuzz::{fuzz_msl, fuzz_safetensors};

@@ -32,7 +32,7 @@ struct Bound<'w, G: Gpu> {
     buffers: [Option<(&'w G::Buffer, usize)>; MAX_ARGS],
 }
 
-/// Encodes `range` of the commands of `work`.
+/// Encodes `range` of the commands of `work`, behind the command buffer before and ahead of the one that follows.
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`] naming the kernel: for what the encoder above cannot know, which is alignment in the
@@ -47,12 +47,14 @@ pub(super) fn encode<G: Gpu>(
         pipeline: None,
         buffers: [const { None }; MAX_ARGS],
     };
+    commands.wait_for_fence();
     for command in &work.commands[range] {
         match command {
             Command::Barrier => commands.barrier(),
             Command::Dispatch(dispatch) => bound.dispatch(work, dispatch, limits, commands)?,
         }
     }
+    commands.update_fence();
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! The thin layer: what this backend asks of Metal, call by call.
 //!
-//! `objc/` answers with the real thing, a recording stand-in answers in the tests on any machine. Whatever can be decided
-//! is decided above this line; below it stand calls, and nothing that needs a test.
+//! `objc/` answers with the real thing. On any machine two stand-ins answer in the tests: `recording` notes the calls,
+//! `executing` runs the kernels on the emulator. Whatever can be decided is decided above this line; below it stand calls,
+//! and nothing that needs a test.
 
 use std::any::Any;
 use std::path::Path;
@@ -132,8 +133,8 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
 
     fn pipeline_facts(pipeline: &Self::Pipeline) -> PipelineFacts;
 
-    /// A command buffer with one concurrent compute encoder that begins when the one before has ended. It keeps nothing
-    /// alive: what it refers to must live until it has ended.
+    /// A command buffer with one concurrent compute encoder. Nothing orders it against other command buffers but the
+    /// queue's fence, and it keeps nothing alive: what it refers to must live until it has ended.
     fn begin(&self, label: &str) -> Option<Self::Commands>;
 
     fn start_trace(&self, path: &Path) -> Result<(), String>;
@@ -143,6 +144,10 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
 
 /// A command buffer being encoded. Dropped without a commit, it does nothing.
 pub(super) trait Commands<G: Gpu> {
+    /// What comes later waits for the last command buffer, of those committed before this one, that updates the fence.
+    fn wait_for_fence(&mut self);
+    /// Whoever waits for the fence waits for all that was encoded here so far.
+    fn update_fence(&mut self);
     fn set_pipeline(&mut self, pipeline: &G::Pipeline);
     fn set_buffer(&mut self, buffer: &G::Buffer, offset: usize, index: usize);
     /// `bytes` are copied; 1 to 4096.

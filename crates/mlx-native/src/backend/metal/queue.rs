@@ -48,20 +48,22 @@ impl<G: Gpu> Queue<G> {
 
     /// Encodes and commits `work`; waits while too many command buffers are on their way. `done` is told the end, once.
     pub fn submit(&self, work: Work, done: Arc<Submission>) {
-        G::pool(|| {
+        let flight = Arc::new(Flight::new(done));
+        let work = Arc::new(work);
+        let result = G::pool(|| {
             let mut state = lock(&self.state);
             let number = state.submitted;
             state.submitted += 1;
-            let flight = Arc::new(Flight::new(done));
-            let work = Arc::new(work);
             let result = self
                 .start_trace(&mut state, number)
                 .and_then(|()| self.commit_parts(&work, &flight, number, state.tracing));
             self.stop_trace(&mut state, number);
-            // The list dies with its last user, before the end is told: who waits finds the buffers free again.
-            drop_quietly(work);
-            flight.end(result.err(), None);
+            result
         });
+        // The list dies with its last user, before the end is told: who waits finds the buffers free again. The lock is
+        // free by then, since what an owner's destructor does is not known here: it may submit work.
+        drop_quietly(work);
+        flight.end(result.err(), None);
     }
 
     fn commit_parts(
@@ -92,8 +94,10 @@ impl<G: Gpu> Queue<G> {
                     .error
                     .as_ref()
                     .map(|e| command_buffer_error(e, &place(&kept, &part)));
+                // The place first: whoever waits for it holds the lock that a destructor might want.
+                drop(slot);
                 drop_quietly(kept);
-                drop((slot, gpu));
+                drop(gpu);
                 flight.end(error, Some((ended.start, ended.end)));
             }));
         }

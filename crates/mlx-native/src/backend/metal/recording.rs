@@ -132,6 +132,8 @@ pub(super) struct Recorder {
     label: String,
     calls: Vec<Call>,
     pipeline: bool,
+    /// Whether the fence was waited for first, and updated last.
+    fence: (bool, bool),
     log: Arc<Mutex<Log>>,
 }
 
@@ -288,6 +290,7 @@ impl Gpu for Recording {
             label: label.to_owned(),
             calls: Vec::new(),
             pipeline: false,
+            fence: (false, false),
             log: self.log.clone(),
         })
     }
@@ -305,11 +308,28 @@ impl Gpu for Recording {
 impl Recorder {
     fn call(&mut self, call: Call) {
         in_pool();
+        assert_eq!(
+            self.fence,
+            (true, false),
+            "{call:?} is not between the fence's wait and its update"
+        );
         self.calls.push(call);
     }
 }
 
 impl Commands<Recording> for Recorder {
+    fn wait_for_fence(&mut self) {
+        in_pool();
+        assert!(!self.fence.0 && self.calls.is_empty());
+        self.fence.0 = true;
+    }
+
+    fn update_fence(&mut self) {
+        in_pool();
+        assert_eq!(self.fence, (true, false));
+        self.fence.1 = true;
+    }
+
     fn set_pipeline(&mut self, pipeline: &Pipeline) {
         self.pipeline = true;
         self.call(Call::Pipeline(pipeline.name.clone()));
@@ -350,6 +370,7 @@ impl Commands<Recording> for Recorder {
 
     fn commit(self, done: Completion) {
         in_pool();
+        assert_eq!(self.fence, (true, true), "an encoder out of the queue's order");
         let mut log = self.log.lock().unwrap();
         let number = log.committed.len();
         log.committed.push((self.label, self.calls));

@@ -27,14 +27,14 @@ mod condition;
 mod declarations;
 #[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "used by the rewriter"))]
 mod emit;
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 mod extent;
 mod lexer;
 mod macros;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 mod only;
 mod preprocess;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 mod reach;
 #[cfg_attr(
     not(feature = "emulator"),
@@ -51,11 +51,11 @@ mod tests;
 )]
 pub(crate) use declarations::{Builtin, ParameterKind};
 use declarations::{Instantiation, KernelDefinition};
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use extent::threadgroup_bytes;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use only::only;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use reach::{Reach, reach};
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -31,7 +31,6 @@ impl ObjcCommands {
         let label = NSString::from_str(label);
         buffer.setLabel(Some(&label));
         encoder.setLabel(Some(&label));
-        encoder.waitForFence(fence);
         Some(ObjcCommands {
             buffer,
             encoder,
@@ -43,7 +42,6 @@ impl ObjcCommands {
     /// An encoder must be ended before it is released, also one whose work is given up.
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.encoder.updateFence(&self.fence);
             self.encoder.endEncoding();
         }
     }
@@ -61,6 +59,14 @@ fn size(extents: [usize; 3]) -> MTLSize {
 }
 
 impl Commands<ObjcGpu> for ObjcCommands {
+    fn wait_for_fence(&mut self) {
+        self.encoder.waitForFence(&self.fence);
+    }
+
+    fn update_fence(&mut self) {
+        self.encoder.updateFence(&self.fence);
+    }
+
     fn set_pipeline(&mut self, pipeline: &<ObjcGpu as Gpu>::Pipeline) {
         self.encoder.setComputePipelineState(&pipeline.0);
     }
