@@ -39,11 +39,13 @@ fn host_config() -> Config {
             schedule: Schedule::Random(7),
             ..EmulatorConfig::default()
         },
+        threads: Some(1),
         ..Config::default()
     }
 }
 
-/// Every device of this build and machine: the CPU at each instruction set and with one and three threads, the emulator
+/// Every device of this build and machine, each with a thread of its own where it is emulated (the cases share the
+/// machine's processors, not the groups of a dispatch): the CPU at each instruction set and with one and three threads, the emulator
 /// under several schedules and with the checker, the Metal host code over the emulator, and the GPU where there is one.
 ///
 /// # Panics
@@ -81,6 +83,7 @@ pub fn test_devices() -> Vec<TestDevice> {
             };
             let config = Config {
                 emulator,
+                threads: Some(1),
                 ..Config::default()
             };
             match MlxDevice::with_config(DeviceKind::Emulator, &config) {
