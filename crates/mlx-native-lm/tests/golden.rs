@@ -4,6 +4,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "emulator")]
+use mlx_native::Config;
 use mlx_native::{DType, DeviceKind, MlxDevice};
 use mlx_native_lm::{GenerateOptions, Model, ModelOptions, SamplingParams, generate};
 use serde::Deserialize;
@@ -52,13 +54,20 @@ fn devices() -> Vec<Device> {
     let mut all = vec![open(DeviceKind::Cpu, false).unwrap()];
     #[cfg(feature = "emulator")]
     {
-        all.push(open(DeviceKind::Emulator, true).unwrap());
+        // With memory of its own, which is harder: a model must live without an address that host and device share.
+        let mut config = Config::default();
+        config.emulator.separate_memory = true;
+        all.push(Device {
+            name: "emulator",
+            device: MlxDevice::with_config(DeviceKind::Emulator, &config).unwrap(),
+            slow: true,
+        });
         // The whole of the Metal backend but the calls themselves, with dispatches that no barrier divides in the wrong
         // order.
         let host = mlx_native::testing::MetalHost::default();
         all.push(Device {
             name: "metal host code",
-            device: mlx_native::testing::metal_host_device(&mlx_native::Config::default(), &host).unwrap(),
+            device: mlx_native::testing::metal_host_device(&Config::default(), &host).unwrap(),
             slow: true,
         });
     }
@@ -81,8 +90,8 @@ fn options() -> ModelOptions {
 const LOGITS: f32 = 2e-3;
 
 fn check(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
-    let vocab = model.decoder().config().vocab_size;
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
+    let vocab = model.decoder().spec().vocab_size;
     let all = model
         .decoder_mut()
         .forward_all(&case.prompt_ids, &mut cache)
@@ -112,7 +121,7 @@ fn check(model: &mut Model, case: &Case, name: &str) {
 }
 
 fn greedy(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
     let options = GenerateOptions {
         max_tokens: case.greedy_ids.len(),
         sampling: SamplingParams {
@@ -198,9 +207,9 @@ fn tiny(decoder: &mut mlx_native_lm::Decoder, case: &Case, name: &str) {
             );
         }
     };
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     near(&decoder.forward(&case.prompt_ids, &mut cache).unwrap());
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     let (last, front) = case.prompt_ids.split_last().unwrap();
     for chunk in front.chunks(7) {
         decoder.feed(chunk, &mut cache).unwrap();
@@ -226,7 +235,7 @@ fn a_cache_that_grows_holds_what_it_held() {
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
     let tokens: Vec<u32> = (0..600).map(|i| i * 7 % 131).collect();
     let run = |decoder: &mut mlx_native_lm::Decoder, room: usize| {
-        let mut cache = decoder.new_cache(room).unwrap();
+        let mut cache = decoder.new_state(room).unwrap();
         let before = cache.capacity();
         for chunk in tokens.chunks(100) {
             decoder.feed(chunk, &mut cache).unwrap();
@@ -254,13 +263,13 @@ fn misuse_of_a_decoder_is_an_error() {
         ..options()
     };
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &few).unwrap();
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     assert_eq!(decoder.chunk(), 4);
     assert!(decoder.forward(&[], &mut cache).is_err());
     assert!(decoder.forward(&[1; 5], &mut cache).is_err());
     let error = decoder.forward(&[1, 131], &mut cache).unwrap_err().to_string();
     assert!(error.contains("131"), "{error}");
     assert!(cache.is_empty(), "a refused call leaves the cache as it was");
-    assert!(decoder.new_cache(usize::MAX).is_err());
+    assert!(decoder.new_state(usize::MAX).is_err());
     assert_eq!(decoder.forward(&[1, 2], &mut cache).unwrap().len(), 131);
 }

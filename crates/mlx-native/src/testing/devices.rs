@@ -4,7 +4,8 @@ use crate::backend::cpu::Isa;
 #[cfg(feature = "emulator")]
 use crate::backend::metal::executing::{self, MetalHost};
 use crate::config::{Config, EmulatorConfig, Schedule};
-use crate::device::{DeviceKind, MlxDevice};
+use crate::device::MlxDevice;
+use crate::device_kind::DeviceKind;
 #[cfg(feature = "emulator")]
 use crate::error::Result;
 
@@ -45,8 +46,9 @@ fn host_config() -> Config {
 }
 
 /// Every device of this build and machine, each with a thread of its own where it is emulated (the cases share the
-/// machine's processors, not the groups of a dispatch): the CPU at each instruction set and with one and three threads, the emulator
-/// under several schedules and with the checker, the Metal host code over the emulator, and the GPU where there is one.
+/// machine's processors, not the groups of a dispatch): the CPU at each instruction set and with one and three threads,
+/// the emulator under several schedules, with the checker and with memory of its own, the Metal host code over the
+/// emulator, and the GPU where there is one.
 ///
 /// # Panics
 /// When a device that must be there cannot be opened.
@@ -69,16 +71,17 @@ pub fn test_devices() -> Vec<TestDevice> {
         }
     }
     if cfg!(feature = "emulator") {
-        // The random order runs below the Metal host code.
+        // The reverse order runs with memory apart, the random one below the Metal host code.
         let variants = [
-            ("emulator forward", Schedule::Forward, false),
-            ("emulator reverse", Schedule::Reverse, false),
-            ("emulator checked", Schedule::Random(11), true),
+            ("emulator forward", Schedule::Forward, false, false),
+            ("emulator separate memory", Schedule::Reverse, false, true),
+            ("emulator checked", Schedule::Random(11), true, false),
         ];
-        for (name, schedule, checked) in variants {
+        for (name, schedule, checked, separate_memory) in variants {
             let emulator = EmulatorConfig {
                 schedule,
                 checked,
+                separate_memory,
                 ..EmulatorConfig::default()
             };
             let config = Config {

@@ -22,7 +22,7 @@ pub use compare::Tolerance;
 pub use devices::metal_host_device;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
-pub use fuzz::{fuzz_msl, fuzz_safetensors};
+pub use fuzz::{fuzz_gguf, fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;
 pub use prove::{CaseTime, Proof, SuiteEnd, kernel_table, prove, time_table};
 pub use rng::Rng;

@@ -5,6 +5,7 @@
 //! and nothing that needs a test.
 
 use std::any::Any;
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -133,8 +134,8 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
 
     fn pipeline_facts(pipeline: &Self::Pipeline) -> PipelineFacts;
 
-    /// A command buffer with one concurrent compute encoder. Nothing orders it against other command buffers but the
-    /// queue's fence, and it keeps nothing alive: what it refers to must live until it has ended.
+    /// A command buffer with a concurrent compute encoder. Nothing orders encoders against each other but the queue's
+    /// fence. It keeps nothing alive: what it refers to must live until it has ended.
     fn begin(&self, label: &str) -> Option<Self::Commands>;
 
     fn start_trace(&self, path: &Path) -> Result<(), String>;
@@ -142,11 +143,13 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
     fn stop_trace(&self);
 }
 
-/// A command buffer being encoded. Dropped without a commit, it does nothing.
+/// A command buffer being encoded: encoders one after the other, the first one for dispatches. Dropped without a commit, it
+/// does nothing.
 pub(super) trait Commands<G: Gpu> {
-    /// What comes later waits for the last command buffer, of those committed before this one, that updates the fence.
+    /// What comes later in the encoder waits for the last encoder before it that updates the fence, of this command buffer
+    /// or of one committed before.
     fn wait_for_fence(&mut self);
-    /// Whoever waits for the fence waits for all that was encoded here so far.
+    /// Whoever waits for the fence waits for all that the encoder holds so far.
     fn update_fence(&mut self);
     fn set_pipeline(&mut self, pipeline: &G::Pipeline);
     fn set_buffer(&mut self, buffer: &G::Buffer, offset: usize, index: usize);
@@ -156,7 +159,16 @@ pub(super) trait Commands<G: Gpu> {
     fn set_threadgroup_memory(&mut self, byte_len: usize, index: usize);
     fn dispatch_threads(&mut self, threads: [usize; 3], group: [usize; 3]);
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]);
-    /// What comes later sees what came before, in all buffers.
+    /// Ends the encoder and begins one for copies. False where Metal gives none.
+    fn begin_copies(&mut self) -> bool;
+    /// Ends the encoder and begins another for dispatches, in which nothing is bound. False where Metal gives none.
+    fn begin_dispatches(&mut self) -> bool;
+    /// Copies bytes, which do not overlap; offsets and length are multiples of 4. Only in an encoder for copies, as the
+    /// next; copies of one encoder may overlap in time.
+    fn copy_buffer(&mut self, from: &G::Buffer, from_offset: usize, to: &G::Buffer, to_offset: usize, byte_len: usize);
+    /// Sets bytes.
+    fn fill_buffer(&mut self, buffer: &G::Buffer, range: Range<usize>, value: u8);
+    /// What comes later in the encoder, which is one for dispatches, sees what came before, in all buffers.
     fn barrier(&mut self);
     /// A name in a trace for what comes next.
     fn signpost(&mut self, label: &str);

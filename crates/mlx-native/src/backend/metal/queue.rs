@@ -1,7 +1,6 @@
 //! Submitting: lists of work become command buffers, and their ends become the end of the submission.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use super::encode::{EncodeLimits, encode};
 use super::failure::command_buffer_error;
 use super::gpu::{Commands, Ended, Gpu};
 use super::split;
-use crate::backend::{Command, Submission, Timing, Work};
+use crate::backend::submission::release;
+use crate::backend::{Command, Completion, Timing, Work};
 use crate::config::MetalTrace;
 use crate::error::{MlxError, Result};
 
@@ -47,9 +47,8 @@ impl<G: Gpu> Queue<G> {
     }
 
     /// Encodes and commits `work`; waits while too many command buffers are on their way. `done` is told the end, once.
-    pub fn submit(&self, work: Work, done: Arc<Submission>) {
+    pub fn submit(&self, work: Arc<Work>, done: Completion) {
         let flight = Arc::new(Flight::new(done));
-        let work = Arc::new(work);
         let result = G::pool(|| {
             let mut state = lock(&self.state);
             let number = state.submitted;
@@ -60,10 +59,10 @@ impl<G: Gpu> Queue<G> {
             self.stop_trace(&mut state, number);
             result
         });
-        // The list dies with its last user, before the end is told: who waits finds the buffers free again. The lock is
-        // free by then, since what an owner's destructor does is not known here: it may submit work.
-        drop_quietly(work);
-        flight.end(result.err(), None);
+        // This share of the list goes before the end is told: who waits finds the buffers free again. The lock is free by
+        // then, since what an owner's destructor does is not known here: it may submit work.
+        let released = release(work).map_err(MlxError::CommandBufferError);
+        flight.end(result.and(released).err(), None);
     }
 
     fn commit_parts(
@@ -96,9 +95,9 @@ impl<G: Gpu> Queue<G> {
                     .map(|e| command_buffer_error(e, &place(&kept, &part)));
                 // The place first: whoever waits for it holds the lock that a destructor might want.
                 drop(slot);
-                drop_quietly(kept);
+                let released = release(kept).map_err(MlxError::CommandBufferError);
                 drop(gpu);
-                flight.end(error, Some((ended.start, ended.end)));
+                flight.end(error.or(released.err()), Some((ended.start, ended.end)));
             }));
         }
         Ok(())
@@ -126,11 +125,12 @@ impl<G: Gpu> Queue<G> {
 
 /// A list of work on its way: some command buffers, one end.
 struct Flight {
-    done: Arc<Submission>,
     state: Mutex<FlightState>,
 }
 
 struct FlightState {
+    /// Taken when the end is reported.
+    done: Option<Completion>,
     /// Command buffers that have not ended, and one for the thread that submits.
     open: usize,
     error: Option<MlxError>,
@@ -138,10 +138,10 @@ struct FlightState {
 }
 
 impl Flight {
-    fn new(done: Arc<Submission>) -> Self {
+    fn new(done: Completion) -> Self {
         Flight {
-            done,
             state: Mutex::new(FlightState {
+                done: Some(done),
                 open: 1,
                 error: None,
                 span: None,
@@ -169,8 +169,11 @@ impl Flight {
         let device = state
             .span
             .and_then(|(start, end)| Duration::try_from_secs_f64(end - start).ok());
+        let done = state.done.take();
         drop(state);
-        self.done.finish(result, Timing { device });
+        if let Some(done) = done {
+            done.finish(result, Timing { device });
+        }
     }
 }
 
@@ -216,7 +219,7 @@ fn place(work: &Work, part: &Range<usize>) -> String {
     let dispatches = |range: Range<usize>| {
         work.commands[range].iter().filter_map(|c| match c {
             Command::Dispatch(d) => Some(d.pipeline.label()),
-            Command::Barrier => None,
+            Command::Barrier | Command::Copy(_) | Command::Fill(_) => None,
         })
     };
     let before = dispatches(0..part.start).count();
@@ -225,13 +228,6 @@ fn place(work: &Work, part: &Range<usize>) -> String {
     let (count, last) = inside.fold((1, first), |(n, _), label| (n + 1, label));
     let all = dispatches(0..work.commands.len()).count();
     format!("dispatches {} to {} of {all} ({first} to {last})", before + 1, before + count)
-}
-
-/// What a list keeps alive may belong to a caller, whose destructors are not to unwind into Metal.
-fn drop_quietly(work: Arc<Work>) {
-    if catch_unwind(AssertUnwindSafe(|| drop(work))).is_err() {
-        tracing::error!("metal: the owner of a buffer panicked when it was dropped");
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

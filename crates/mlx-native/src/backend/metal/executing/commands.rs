@@ -1,6 +1,7 @@
 //! A command buffer of the stand-in: the state of its encoder, and Metal's rules for it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use smallvec::SmallVec;
@@ -18,10 +19,23 @@ const ARGUMENTS: usize = 31;
 /// The most inline bytes of one argument.
 const MAX_BYTES: usize = 4096;
 
-/// One step of a command buffer.
+/// One encoder of a command buffer: steps, and what its fence orders.
+#[derive(Default)]
+pub(super) struct Encoder {
+    pub copies: bool,
+    pub steps: Vec<Step>,
+    pub waits: bool,
+    pub updates: bool,
+}
+
+/// One step of an encoder.
 pub(super) enum Step {
     Launch(Launch),
     Barrier,
+    /// Bytes of one buffer to another: buffers and offsets, and how many.
+    Copy([(Weak<BufferInner>, usize); 2], usize),
+    /// A buffer, the bytes of it to set, and to what.
+    Fill(Weak<BufferInner>, Range<usize>, u8),
 }
 
 /// A dispatch with all that the encoder had bound.
@@ -49,15 +63,15 @@ pub(in super::super) struct ExecutingCommands {
     /// What is bound stays bound, from dispatch to dispatch and from pipeline to pipeline.
     bound: [Option<Bound>; ARGUMENTS],
     threadgroup_memory: BTreeMap<usize, usize>,
-    steps: Vec<Step>,
-    waits: bool,
-    updates: bool,
+    /// Those that were ended, and the open one behind them.
+    encoders: Vec<Encoder>,
+    open: Encoder,
     /// The first rule that was broken.
     problem: Option<String>,
 }
 
 impl ExecutingCommands {
-    pub fn new(label: &str, defect: Option<Defect>, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(label: &str, defect: Option<Defect>, queue: Arc<Queue>) -> Self {
         ExecutingCommands {
             label: label.to_owned(),
             defect,
@@ -65,9 +79,8 @@ impl ExecutingCommands {
             pipeline: None,
             bound: [const { None }; ARGUMENTS],
             threadgroup_memory: BTreeMap::new(),
-            steps: Vec::new(),
-            waits: false,
-            updates: false,
+            encoders: Vec::new(),
+            open: Encoder::default(),
             problem: None,
         }
     }
@@ -85,13 +98,48 @@ impl ExecutingCommands {
     }
 
     fn dispatch(&mut self, grid: [usize; 3], group: [usize; 3], make: fn([u32; 3]) -> LaunchGrid) {
-        in_pool();
-        if self.updates {
-            self.broken("a dispatch after the update of the fence".to_owned());
-        }
         match self.launch(grid, group, make) {
-            Ok(launch) => self.steps.push(Step::Launch(launch)),
+            Ok(launch) => self.step(false, Step::Launch(launch)),
             Err(what) => self.broken(what),
+        }
+    }
+
+    /// A step for an encoder of the kind `copies`.
+    fn step(&mut self, copies: bool, step: Step) {
+        in_pool();
+        if self.open.updates {
+            self.broken("work after the update of the fence".to_owned());
+        }
+        if self.open.copies != copies {
+            self.broken("work in an encoder of another kind".to_owned());
+        }
+        self.open.steps.push(step);
+    }
+
+    /// Ends the encoder and begins another.
+    fn next_encoder(&mut self, copies: bool) -> bool {
+        in_pool();
+        let open = Encoder {
+            copies,
+            ..Encoder::default()
+        };
+        self.encoders.push(std::mem::replace(&mut self.open, open));
+        self.pipeline = None;
+        self.bound = [const { None }; ARGUMENTS];
+        self.threadgroup_memory.clear();
+        true
+    }
+
+    /// Holds the range of a copy or fill against Metal's rules.
+    fn transferred(&mut self, buffer: &Buffer, offset: usize, byte_len: usize) {
+        let is_inside = offset
+            .checked_add(byte_len)
+            .is_some_and(|end| end <= buffer.0.byte_len);
+        if !is_inside || byte_len == 0 || !offset.is_multiple_of(4) || !byte_len.is_multiple_of(4) {
+            self.broken(format!(
+                "a copy or fill of {byte_len} bytes from byte {offset} of a buffer of {} bytes",
+                buffer.0.byte_len
+            ));
         }
     }
 
@@ -230,15 +278,15 @@ fn alignment(ty: &str) -> usize {
 impl Commands<ExecutingGpu> for ExecutingCommands {
     fn wait_for_fence(&mut self) {
         in_pool();
-        if !self.steps.is_empty() || self.updates {
+        if !self.open.steps.is_empty() || self.open.updates {
             self.broken("a wait for the fence that does not come first".to_owned());
         }
-        self.waits = self.defect != Some(Defect::NoFenceWait);
+        self.open.waits = self.defect != Some(Defect::NoFenceWait);
     }
 
     fn update_fence(&mut self) {
         in_pool();
-        self.updates = self.defect != Some(Defect::NoFenceUpdate);
+        self.open.updates = self.defect != Some(Defect::NoFenceUpdate);
     }
 
     fn set_pipeline(&mut self, pipeline: &Pipeline) {
@@ -299,23 +347,58 @@ impl Commands<ExecutingGpu> for ExecutingCommands {
     }
 
     fn barrier(&mut self) {
-        in_pool();
         if self.defect != Some(Defect::NoBarriers) {
-            self.steps.push(Step::Barrier);
+            self.step(false, Step::Barrier);
         }
+    }
+
+    fn begin_copies(&mut self) -> bool {
+        self.next_encoder(true)
+    }
+
+    fn begin_dispatches(&mut self) -> bool {
+        self.next_encoder(false)
+    }
+
+    fn copy_buffer(
+        &mut self,
+        from: &Buffer,
+        from_offset: usize,
+        to: &Buffer,
+        to_offset: usize,
+        byte_len: usize,
+    ) {
+        self.transferred(from, from_offset, byte_len);
+        self.transferred(to, to_offset, byte_len);
+        let apart = from_offset + byte_len <= to_offset || to_offset + byte_len <= from_offset;
+        if !to.0.writable || Arc::ptr_eq(&from.0, &to.0) && !apart {
+            self.broken("a copy to a mapped file, or onto itself".to_owned());
+        }
+        let weak = |buffer: &Buffer| Arc::downgrade(&buffer.0);
+        self.step(
+            true,
+            Step::Copy([(weak(from), from_offset), (weak(to), to_offset)], byte_len),
+        );
+    }
+
+    fn fill_buffer(&mut self, buffer: &Buffer, range: Range<usize>, value: u8) {
+        self.transferred(buffer, range.start, range.len());
+        if !buffer.0.writable {
+            self.broken("a fill of a mapped file".to_owned());
+        }
+        self.step(true, Step::Fill(Arc::downgrade(&buffer.0), range, value));
     }
 
     fn signpost(&mut self, _label: &str) {
         in_pool();
     }
 
-    fn commit(self, done: Completion) {
+    fn commit(mut self, done: Completion) {
         in_pool();
+        self.encoders.push(self.open);
         self.queue.commit(Committed {
             label: self.label,
-            steps: self.steps,
-            waits: self.waits,
-            updates: self.updates,
+            encoders: self.encoders,
             problem: self.problem,
             tell_early: self.defect == Some(Defect::EarlyEnd),
             done,

@@ -8,7 +8,7 @@
 //! | what the host code could get wrong | what happens here |
 //! |---|---|
 //! | no barrier between dispatches that depend on each other | dispatches between two barriers run in [`MetalHostOrder`], by default the last one first: wrong numbers |
-//! | no fence between command buffers | a command buffer that does not wait overtakes the ones before it: wrong numbers |
+//! | no fence between encoders and command buffers | an encoder that does not wait overtakes the ones before it: wrong numbers |
 //! | an end told too early, or a host that reads too early | work starts [`MetalHost::linger`] after its commit: stale numbers |
 //! | an argument not bound, an offset that the kernel's type does not allow, too many threads, threadgroup memory over the limit | the command buffer fails, naming it |
 //! | an argument left over from the kernel before | it is bound, as in Metal: wrong numbers |
@@ -78,11 +78,11 @@ pub enum MetalHostOrder {
 /// A call that is broken on purpose, each time it is made. Indices are those of buffer arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetalHostDefect {
-    /// Barriers are ignored.
+    /// Barriers of an encoder are ignored.
     NoBarriers,
-    /// No command buffer waits for the fence.
+    /// No encoder waits for the fence.
     NoFenceWait,
-    /// No command buffer updates the fence.
+    /// No encoder updates the fence.
     NoFenceUpdate,
     /// Buffers are not bound to this argument.
     NoBuffer(usize),

@@ -1,4 +1,4 @@
-//! The stand-in's GPU: one thread that runs command buffers in the order that suits the host code least.
+//! The stand-in's GPU: one thread that runs encoders in the order that suits the host code least.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::gpu::{Completion, Ended, GpuError};
 use super::buffer::{BufferInner, Ledger};
-use super::commands::{Bound, Launch, Step};
+use super::commands::{Bound, Encoder, Launch, Step};
 use super::gpu::PipelineInner;
 use super::{MetalHost, MetalHostOrder};
 use crate::backend::emulator::{Emulator, Launch as EmulatorLaunch, LaunchArgument, Severity};
@@ -20,11 +20,8 @@ const INVALID_RESOURCE: isize = 9;
 /// A command buffer on its way.
 pub(super) struct Committed {
     pub label: String,
-    pub steps: Vec<Step>,
-    /// Whether it waits for the fence, and whether it updates it.
-    pub waits: bool,
-    pub updates: bool,
-    /// A rule that its encoder broke.
+    pub encoders: Vec<Encoder>,
+    /// A rule that an encoder broke.
     pub problem: Option<String>,
     /// Tell the end first, and then look whether what it needs is still there.
     pub tell_early: bool,
@@ -40,17 +37,33 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     pending: VecDeque<Pending>,
-    committed: u64,
-    /// Number of the last one that updates the fence.
+    encoders: u64,
+    /// Number of the last encoder that updates the fence.
     updated: Option<u64>,
     closed: bool,
 }
 
+/// An encoder that waits for its turn.
 struct Pending {
     number: u64,
     /// Number of the one that must have ended before.
     after: Option<u64>,
-    work: Committed,
+    encoder: Arc<Encoder>,
+    owner: Arc<Mutex<CommandBuffer>>,
+}
+
+/// What the encoders of a command buffer share.
+struct CommandBuffer {
+    label: String,
+    problem: Option<String>,
+    tell_early: bool,
+    /// All its encoders, to be held on to when the first of them runs.
+    encoders: Vec<Arc<Encoder>>,
+    held: Option<Held>,
+    left: usize,
+    start: Option<f64>,
+    error: Option<GpuError>,
+    done: Option<Completion>,
 }
 
 /// The thread's own.
@@ -99,14 +112,33 @@ impl Queue {
     }
 
     pub fn commit(&self, work: Committed) {
+        let encoders: Vec<Arc<Encoder>> = work.encoders.into_iter().map(Arc::new).collect();
+        let owner = Arc::new(Mutex::new(CommandBuffer {
+            label: work.label,
+            problem: work.problem,
+            tell_early: work.tell_early,
+            encoders: encoders.clone(),
+            held: None,
+            left: encoders.len(),
+            start: None,
+            error: None,
+            done: Some(work.done),
+        }));
         let mut state = self.lock();
-        let number = state.committed;
-        state.committed += 1;
-        let after = state.updated.filter(|_| work.waits);
-        if work.updates {
-            state.updated = Some(number);
+        for encoder in encoders {
+            let number = state.encoders;
+            state.encoders += 1;
+            let after = state.updated.filter(|_| encoder.waits);
+            if encoder.updates {
+                state.updated = Some(number);
+            }
+            state.pending.push_back(Pending {
+                number,
+                after,
+                encoder,
+                owner: owner.clone(),
+            });
         }
-        state.pending.push_back(Pending { number, after, work });
         self.changed.notify_all();
     }
 
@@ -116,7 +148,7 @@ impl Queue {
     }
 
     /// The next one to run: the last committed one that nothing holds back. `None` when the queue is closed and empty.
-    fn next(&self, linger: Duration) -> Option<Committed> {
+    fn next(&self, linger: Duration) -> Option<Pending> {
         let mut state = self.lock();
         while state.pending.is_empty() {
             if state.closed {
@@ -139,14 +171,14 @@ impl Queue {
         let is_pending = |n: u64| state.pending.iter().any(|p| p.number == n);
         let free = |p: &Pending| !p.after.is_some_and(is_pending);
         let last = state.pending.iter().rposition(free)?;
-        state.pending.remove(last).map(|p| p.work)
+        state.pending.remove(last)
     }
 }
 
 impl Runner {
     fn run_all(&self) {
-        while let Some(work) = self.queue.next(self.linger) {
-            let run = std::panic::AssertUnwindSafe(|| self.run(work));
+        while let Some(next) = self.queue.next(self.linger) {
+            let run = std::panic::AssertUnwindSafe(|| self.run(next));
             if std::panic::catch_unwind(run).is_err() {
                 // Its message was printed. A test that waits for this command buffer would wait for ever.
                 eprintln!("metal host code: a panic on a thread of the GPU's");
@@ -159,44 +191,91 @@ impl Runner {
         self.start.elapsed().as_secs_f64()
     }
 
-    fn run(&self, work: Committed) {
-        let start = self.now();
-        let mut findings = self.ledger.take_findings();
-        findings.extend(work.problem.clone());
-        if work.tell_early && findings.is_empty() {
-            (work.done)(Ended {
-                error: None,
-                start,
-                end: self.now(),
-            });
-            // The host has had its time to let go of what it should have kept.
-            std::thread::sleep(self.linger);
-            if let Err(error) = Held::new(&work.steps) {
-                self.ledger.find(format!("{}: {}", work.label, error.description));
-            }
+    fn run(&self, next: Pending) {
+        let Pending { encoder, owner, .. } = next;
+        let mut buffer = owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.start.is_none() {
+            self.begin(&mut buffer);
+        }
+        if buffer.error.is_none()
+            && let Some(held) = &buffer.held
+        {
+            buffer.error = self.run_encoder(&encoder, held).err();
+        }
+        buffer.left -= 1;
+        if buffer.left > 0 {
             return;
         }
-        let result = match findings.first() {
-            Some(_) => Err(plain(findings.join("; "))),
-            None => self.run_steps(&work.steps),
-        };
-        (work.done)(Ended {
-            error: result.err(),
-            start,
+        if let Some(held) = buffer.held.take() {
+            let released = held.let_go().err();
+            buffer.error = buffer.error.take().or(released);
+        }
+        let ended = Ended {
+            error: buffer.error.take(),
+            start: buffer.start.unwrap_or_default(),
             end: self.now(),
-        });
+        };
+        let done = buffer.done.take();
+        drop(buffer);
+        if let Some(done) = done {
+            done(ended);
+        }
     }
 
-    fn run_steps(&self, steps: &[Step]) -> Result<(), GpuError> {
-        let held = Held::new(steps)?;
-        for (i, unfenced) in steps.split(|s| matches!(s, Step::Barrier)).enumerate() {
+    /// The first encoder of a command buffer is about to run.
+    fn begin(&self, buffer: &mut CommandBuffer) {
+        buffer.start = Some(self.now());
+        let mut findings = self.ledger.take_findings();
+        findings.extend(buffer.problem.take());
+        if !findings.is_empty() {
+            buffer.error = Some(plain(findings.join("; ")));
+            return;
+        }
+        if buffer.tell_early
+            && let Some(done) = buffer.done.take()
+        {
+            done(Ended {
+                error: None,
+                start: self.now(),
+                end: self.now(),
+            });
+            // The host has its time to let go of what it should keep.
+            std::thread::sleep(self.linger);
+        }
+        match Held::new(&buffer.encoders) {
+            Ok(_) if buffer.tell_early => {}
+            Ok(held) => buffer.held = Some(held),
+            Err(error) if buffer.tell_early => self
+                .ledger
+                .find(format!("{}: {}", buffer.label, error.description)),
+            Err(error) => buffer.error = Some(error),
+        }
+    }
+
+    fn run_encoder(&self, encoder: &Encoder, held: &Held) -> Result<(), GpuError> {
+        for (i, unfenced) in encoder.steps.split(|s| matches!(s, Step::Barrier)).enumerate() {
             for at in self.permuted(unfenced.len(), i as u64) {
-                if let Step::Launch(launch) = &unfenced[at] {
-                    self.launch(launch, &held)?;
+                match &unfenced[at] {
+                    Step::Launch(launch) => self.launch(launch, held)?,
+                    Step::Copy([(from, from_offset), (to, to_offset)], byte_len) => {
+                        let (from, to) = (held.buffer(from)?, held.buffer(to)?);
+                        // SAFETY: the encoder took only ranges inside the buffers, which are held and do not overlap;
+                        // who else might be at them, see `launch`.
+                        unsafe {
+                            let (from, to) = (from.ptr.add(*from_offset), to.ptr.add(*to_offset));
+                            to.copy_from_nonoverlapping(from, *byte_len);
+                        }
+                    }
+                    Step::Fill(buffer, range, value) => {
+                        let buffer = held.buffer(buffer)?;
+                        // SAFETY: as above.
+                        unsafe { buffer.ptr.add(range.start).write_bytes(*value, range.len()) };
+                    }
+                    Step::Barrier => {}
                 }
             }
         }
-        held.let_go()
+        Ok(())
     }
 
     /// The numbers below `n` in the order of this device.
@@ -265,36 +344,57 @@ fn released(what: &str) -> GpuError {
     }
 }
 
-/// Strong references to all that a command buffer needs, while it runs.
+/// Strong references to all that a command buffer needs, while it runs, by address.
 struct Held {
-    buffers: HashMap<*const BufferInner, Arc<BufferInner>>,
-    pipelines: HashMap<*const PipelineInner, Arc<PipelineInner>>,
+    buffers: HashMap<usize, Arc<BufferInner>>,
+    pipelines: HashMap<usize, Arc<PipelineInner>>,
 }
 
 impl Held {
-    fn new(steps: &[Step]) -> Result<Self, GpuError> {
+    fn new(encoders: &[Arc<Encoder>]) -> Result<Self, GpuError> {
         let mut held = Held {
             buffers: HashMap::new(),
             pipelines: HashMap::new(),
         };
-        for step in steps {
-            let Step::Launch(launch) = step else { continue };
-            let pipeline = launch.pipeline.upgrade().ok_or_else(|| released("a pipeline"))?;
-            for (index, bound) in &launch.arguments {
-                if let Bound::Buffer(buffer, _) = bound {
-                    let what = || released(&format!("the buffer of argument {index} of {}", pipeline.name));
-                    held.buffers
-                        .insert(buffer.as_ptr(), buffer.upgrade().ok_or_else(what)?);
+        for step in encoders.iter().flat_map(|e| &e.steps) {
+            match step {
+                Step::Launch(launch) => {
+                    let pipeline = launch.pipeline.upgrade().ok_or_else(|| released("a pipeline"))?;
+                    for (index, bound) in &launch.arguments {
+                        if let Bound::Buffer(buffer, _) = bound {
+                            let what = format!("the buffer of argument {index} of {}", pipeline.name);
+                            held.hold(buffer, &what)?;
+                        }
+                    }
+                    held.pipelines.insert(launch.pipeline.as_ptr() as usize, pipeline);
                 }
+                Step::Copy(ends, _) => {
+                    for (buffer, _) in ends {
+                        held.hold(buffer, "a buffer of a copy")?;
+                    }
+                }
+                Step::Fill(buffer, ..) => held.hold(buffer, "the buffer of a fill")?,
+                Step::Barrier => {}
             }
-            held.pipelines.insert(launch.pipeline.as_ptr(), pipeline);
         }
         Ok(held)
     }
 
+    fn hold(&mut self, buffer: &Weak<BufferInner>, what: &str) -> Result<(), GpuError> {
+        let strong = buffer.upgrade().ok_or_else(|| released(what))?;
+        self.buffers.insert(buffer.as_ptr() as usize, strong);
+        Ok(())
+    }
+
+    fn buffer(&self, weak: &Weak<BufferInner>) -> Result<&Arc<BufferInner>, GpuError> {
+        self.buffers
+            .get(&(weak.as_ptr() as usize))
+            .ok_or_else(|| released("a buffer"))
+    }
+
     fn pipeline(&self, weak: &Weak<PipelineInner>) -> Result<&Arc<PipelineInner>, GpuError> {
         self.pipelines
-            .get(&weak.as_ptr())
+            .get(&(weak.as_ptr() as usize))
             .ok_or_else(|| released("a pipeline"))
     }
 
@@ -302,10 +402,7 @@ impl Held {
         Ok(match bound {
             Bound::Bytes(bytes) => LaunchArgument::Bytes(bytes),
             Bound::Buffer(weak, offset) => {
-                let buffer = self
-                    .buffers
-                    .get(&weak.as_ptr())
-                    .ok_or_else(|| released("a buffer"))?;
+                let buffer = self.buffer(weak)?;
                 LaunchArgument::Buffer {
                     // SAFETY: the encoder took no offset beyond the buffer's end.
                     ptr: unsafe { buffer.ptr.as_ptr().add(*offset) },

@@ -123,8 +123,8 @@ impl Host {
         )
     }
 
-    /// A chain in which every dispatch depends on an earlier one: reads after writes, writes after reads, writes after
-    /// writes.
+    /// A chain in which every dispatch and copy depends on an earlier one: reads after writes, writes after reads, writes
+    /// after writes.
     fn program(&mut self) -> Result<Vec<f32>> {
         let b: Vec<MlxBuffer> = (0..4).map(|i| self.floats(&[i as f32; 2 * N])).collect();
         let mut x = b[0].view(0, DType::F32, vec![N])?;
@@ -136,8 +136,11 @@ impl Host {
         self.step(&mut encoder, &b[3], &b[0], 3.0)?;
         self.step(&mut encoder, &b[2], &b[1], 4.0)?;
         self.step(&mut encoder, &b[0], &b[1], 5.0)?;
+        encoder.copy_bytes(&b[1], 0, &b[2], 4 * N, 4 * N)?;
+        encoder.fill_bytes(&b[2], 4 * N, 8, 0)?;
+        self.step(&mut encoder, &b[2].view(4 * N, DType::F32, vec![N])?, &b[3], 6.0)?;
         encoder.commit_and_wait()?;
-        let mut out = b[1].read::<f32>()?;
+        let mut out = b[3].read::<f32>()?;
         out.truncate(N);
         Ok(out)
     }
@@ -152,7 +155,9 @@ fn expected() -> Vec<f32> {
     let step = |x: &[f32], add: f32| x.iter().map(|v| 3.0 * v + add).collect::<Vec<_>>();
     let two = step(&step(&start(), 1.0), 2.0);
     let three: Vec<f32> = two.iter().rev().map(|v| 2.0 * v).collect();
-    step(&step(&three, 3.0), 5.0)
+    let mut last = step(&step(&three, 3.0), 5.0);
+    last[..2].fill(0.0);
+    step(&last, 6.0)
 }
 
 /// A test of what must be overtaken gives it the time.
@@ -379,6 +384,7 @@ fn archives_hold_what_was_compiled_and_another_kernel_in_one_is_noticed() {
 struct Owner(
     Option<Box<dyn FnOnce() + Send + Sync>>,
     Arc<AtomicBool>,
+    #[allow(dead_code)] // held for its Drop
     memmap2::Mmap,
 );
 
