@@ -3,6 +3,7 @@
 //! Everything comes from package registries: Debian's by `apt-get`, crates.io by `cargo install`, PyPI by `pip`.
 
 use crate::shell::{Cmd, Result, on_path};
+use std::path::Path;
 
 /// The cargo-deny that is built when none is installed. Its debug build takes a minute on two cores, the release build
 /// several, and it only reads a lock file.
@@ -25,7 +26,15 @@ pub enum Need {
     Venv,
     /// The compiler and the stub SDK of the Mac check, in the user's cache folder.
     Darwin,
+    /// qemu's user mode for aarch64.
+    Qemu,
+    /// The standard library for [`AARCH64`].
+    Aarch64Std,
 }
+
+/// The target whose programs run under qemu: linked statically by the toolchain alone, so that no other compiler and no
+/// libraries of that architecture are needed.
+pub const AARCH64: &str = "aarch64-unknown-linux-musl";
 
 impl Need {
     fn name(self) -> &'static str {
@@ -37,6 +46,8 @@ impl Need {
             Self::Pip => "Python 3 with pip",
             Self::Venv => "Python 3 with venv",
             Self::Darwin => "the compiler of the Mac check",
+            Self::Qemu => "qemu-aarch64",
+            Self::Aarch64Std => "the standard library for aarch64",
         }
     }
 
@@ -54,6 +65,13 @@ impl Need {
                 .args(["-c", "import venv, ensurepip"])
                 .succeeds(),
             Self::Darwin => Cmd::line("tools/check-darwin.sh ready").succeeds(),
+            Self::Qemu => on_path("qemu-aarch64"),
+            Self::Aarch64Std => {
+                let folder = Cmd::line("rustc --print target-libdir --target")
+                    .args([AARCH64])
+                    .capture();
+                folder.is_ok_and(|(ok, folder)| ok && Path::new(folder.trim()).is_dir())
+            }
         }
     }
 
@@ -76,6 +94,8 @@ impl Need {
                 apt(&["update"])?;
                 Cmd::line("tools/check-darwin.sh setup").run()
             }
+            Self::Qemu => apt_install("qemu-user"),
+            Self::Aarch64Std => Cmd::line("rustup target add").args([AARCH64]).run(),
         }
     }
 }
@@ -136,6 +156,8 @@ mod tests {
             Need::CargoDeny,
             Need::Pip,
             Need::Venv,
+            Need::Qemu,
+            Need::Aarch64Std,
         ] {
             match ensure(&[need], false) {
                 Ok(()) => assert!(need.is_there()),

@@ -3,8 +3,8 @@
 //! The order is: what fails quickest first, what shows most last. A step is data; adding one is adding a row.
 
 use crate::check_metal;
-use crate::install::Need;
-use crate::shell::{Cmd, root, target_dir};
+use crate::install::{AARCH64, Need};
+use crate::shell::{Cmd, on_path, root, target_dir};
 
 /// The features that the tests need: the emulator is a device, `testing` holds the cases.
 /// They are named by the crates that pass them on, for commands over the whole workspace.
@@ -152,6 +152,14 @@ pub const STEPS: &[Step] = &[
         counts: Counts::Nothing,
         plan: metal,
     },
+    Step {
+        name: "aarch64",
+        what: "the CPU's bodies for aarch64, under qemu",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: aarch64,
+    },
     // Last, because its table of kernels and devices is what a reader wants to find at the end.
     Step {
         name: "prove",
@@ -269,15 +277,39 @@ fn metal(_: Level) -> Plan {
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
 }
 
+fn aarch64(_: Level) -> Plan {
+    if cfg!(target_arch = "aarch64") {
+        return Plan::Skip("this machine is one: the other steps ran them");
+    }
+    if !cfg!(target_os = "linux") {
+        return Plan::Skip("qemu's user mode needs Linux");
+    }
+    if !has_prove() {
+        return Plan::Skip("there is no tests/prove in mlx-native");
+    }
+    if !on_path("rustup") {
+        return Plan::Skip("there is no rustup to get the standard library for aarch64 with");
+    }
+    // Small cases: under qemu they take ten to thirty times as long.
+    let cmd = Cmd::line("cargo test -p mlx-native --features testing --test prove --target")
+        .args([AARCH64, "--", "--small"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER",
+            "qemu-aarch64 -cpu max",
+        );
+    Plan::Run(vec![Need::Qemu, Need::Aarch64Std], vec![cmd])
+}
+
 fn prove(level: Level) -> Plan {
     if !has_prove() {
         return Plan::Skip("there is no tests/prove in mlx-native");
     }
     let cmd = Cmd::line("cargo test -p mlx-native --test prove").args(["--features", COMPUTE_FEATURES]);
-    let cmd = if level == Level::Long {
-        cmd.args(["--", "--long"])
-    } else {
-        cmd
+    let cmd = match level {
+        Level::Quick => cmd,
+        Level::Normal => cmd.args(["--", "--times"]),
+        Level::Long => cmd.args(["--", "--times", "--long"]),
     };
     Plan::Run(vec![Need::Clang], vec![cmd])
 }
@@ -311,7 +343,7 @@ mod tests {
         assert!(shown(tests(Level::Long)).starts_with("PROPTEST_CASES=10000 cargo test"));
         assert!(shown(tests(Level::Normal)).starts_with("cargo test"));
         if has_prove() {
-            assert!(shown(prove(Level::Long)).ends_with("-- --long"));
+            assert!(shown(prove(Level::Long)).ends_with("-- --times --long"));
             assert!(!shown(prove(Level::Quick)).contains("--long"));
         }
     }

@@ -380,6 +380,29 @@ fn archives_hold_what_was_compiled_and_another_kernel_in_one_is_noticed() {
     assert!(error.contains("its archive holds another kernel"), "{error}");
 }
 
+#[test]
+fn work_of_two_metal_devices_on_one_allocation_is_ordered() {
+    let late = MetalHost {
+        linger: Duration::from_millis(20),
+        ..MetalHost::default()
+    };
+    // Two devices are two queues, and no fence of Metal's orders one against the other.
+    let mut hosts = [Host::with(&config(), &late), Host::new()];
+    let (x, y) = (hosts[0].floats(&[1.0; 2 * N]), hosts[1].floats(&[]));
+    let mut want = 1.0;
+    for _ in 0..4 {
+        let [one, two] = &mut hosts;
+        let mut encoder = one.encoder();
+        one.step(&mut encoder, &x, &y, 1.0).unwrap();
+        encoder.commit().unwrap();
+        let mut encoder = two.encoder();
+        two.step(&mut encoder, &y, &x, -2.0).unwrap();
+        encoder.commit().unwrap();
+        want = 3.0 * (3.0 * want + 1.0) - 2.0;
+    }
+    assert_eq!(x.read::<f32>().unwrap()[..N], [want; N]);
+}
+
 /// An owner of wrapped memory whose destructor does what it is given to do.
 struct Owner(
     Option<Box<dyn FnOnce() + Send + Sync>>,
