@@ -2,6 +2,7 @@
 //!
 //! Everything comes from package registries: Debian's by `apt-get`, crates.io by `cargo install`, PyPI by `pip`.
 
+use crate::cuda;
 use crate::shell::{Cmd, Result, on_path};
 use std::path::Path;
 
@@ -30,6 +31,8 @@ pub enum Need {
     Qemu,
     /// The standard library for [`AARCH64`].
     Aarch64Std,
+    /// NVIDIA's compiler and assembler, in the target folder.
+    Nvrtc,
 }
 
 /// The target whose programs run under qemu: linked statically by the toolchain alone, so that no other compiler and no
@@ -48,6 +51,7 @@ impl Need {
             Self::Darwin => "the compiler of the Mac check",
             Self::Qemu => "qemu-aarch64",
             Self::Aarch64Std => "the standard library for aarch64",
+            Self::Nvrtc => "NVRTC and ptxas",
         }
     }
 
@@ -72,6 +76,7 @@ impl Need {
                     .capture();
                 folder.is_ok_and(|(ok, folder)| ok && Path::new(folder.trim()).is_dir())
             }
+            Self::Nvrtc => cuda::is_installed(),
         }
     }
 
@@ -96,6 +101,10 @@ impl Need {
             }
             Self::Qemu => apt_install("qemu-user"),
             Self::Aarch64Std => Cmd::line("rustup target add").args([AARCH64]).run(),
+            Self::Nvrtc => {
+                ensure(&[Self::Pip], true)?;
+                cuda::install()
+            }
         }
     }
 }
@@ -158,6 +167,7 @@ mod tests {
             Need::Venv,
             Need::Qemu,
             Need::Aarch64Std,
+            Need::Nvrtc,
         ] {
             match ensure(&[need], false) {
                 Ok(()) => assert!(need.is_there()),

@@ -3,6 +3,7 @@
 //! The order is: what fails quickest first, what shows most last. A step is data; adding one is adding a row.
 
 use crate::check_metal;
+use crate::cuda;
 use crate::install::{AARCH64, Need};
 use crate::shell::{Cmd, on_path, root, target_dir};
 
@@ -11,7 +12,7 @@ use crate::shell::{Cmd, on_path, root, target_dir};
 pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
 
 /// The same features, for commands over `mlx-native` alone.
-pub const COMPUTE_FEATURES: &str = "testing,emulator";
+pub const COMPUTE_FEATURES: &str = "testing,emulator,cuda";
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +161,14 @@ pub const STEPS: &[Step] = &[
         counts: Counts::AtLeastOneTest,
         plan: aarch64,
     },
+    Step {
+        name: "cuda",
+        what: "every kernel compiles for NVIDIA GPUs",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: cuda_offline,
+    },
     // Last, because its table of kernels and devices is what a reader wants to find at the end.
     Step {
         name: "prove",
@@ -299,6 +308,13 @@ fn aarch64(_: Level) -> Plan {
             "qemu-aarch64 -cpu max",
         );
     Plan::Run(vec![Need::Qemu, Need::Aarch64Std], vec![cmd])
+}
+
+fn cuda_offline(_: Level) -> Plan {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Plan::Skip("the compiler is fetched for Linux on x86-64 only");
+    }
+    Plan::Run(cuda::OFFLINE_NEEDS.to_vec(), cuda::offline_commands())
 }
 
 fn prove(level: Level) -> Plan {

@@ -72,6 +72,7 @@ fn devices() -> Vec<Device> {
         });
     }
     all.extend(open(DeviceKind::Metal, false).ok());
+    all.extend(open(DeviceKind::Cuda, false).ok());
     all
 }
 

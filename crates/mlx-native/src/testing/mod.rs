@@ -15,6 +15,8 @@ mod tensor;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cuda")]
+pub use crate::backend::cuda::offline::{Offline, OfflineReport, compile_offline};
 #[cfg(feature = "emulator")]
 pub use crate::backend::metal::executing::{MetalHost, MetalHostDefect, MetalHostOrder};
 pub use compare::Tolerance;
