@@ -23,6 +23,7 @@ mod quantization;
 mod rope;
 mod sampling;
 mod tokenizer;
+mod unread;
 
 pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
 pub use config::{Activation, ConfigFile, DecoderConfig, GenerationConfig};
@@ -30,7 +31,7 @@ pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
-pub use json::Fields;
+pub use json::{Fields, parse_object};
 pub use model::{Decoder, KvCache};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
