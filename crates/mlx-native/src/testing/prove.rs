@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::{Case, Prepared, Rng, Suite, TestDevice, test_devices};
-use crate::device_kind::DeviceKind;
 use crate::registry::KernelRegistry;
 
 /// The column of inputs and reference in the table of times.

@@ -22,7 +22,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 pub(crate) use record::{Buffers, Dense, Layout, record};
 pub(crate) use validate::{check_heads, check_scale};
 
