@@ -5,8 +5,8 @@
 use crate::check_metal;
 use crate::cuda;
 use crate::features::{COMPUTE_FEATURES, FEATURES, has_prove};
-use crate::install::Need;
-use crate::shell::{Cmd, root, target_dir};
+use crate::install::{AARCH64, Need};
+use crate::shell::{Cmd, on_path, root, target_dir};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,14 @@ pub const STEPS: &[Step] = &[
         plan: metal,
     },
     Step {
+        name: "aarch64",
+        what: "the CPU's bodies for aarch64, under qemu",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: aarch64,
+    },
+    Step {
         name: "cuda",
         what: "every kernel compiles for NVIDIA GPUs",
         in_quick: false,
@@ -265,6 +273,30 @@ fn metal(_: Level) -> Plan {
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
 }
 
+fn aarch64(_: Level) -> Plan {
+    if cfg!(target_arch = "aarch64") {
+        return Plan::Skip("this machine is one: the other steps ran them");
+    }
+    if !cfg!(target_os = "linux") {
+        return Plan::Skip("qemu's user mode needs Linux");
+    }
+    if !has_prove() {
+        return Plan::Skip("there is no tests/prove in mlx-native");
+    }
+    if !on_path("rustup") {
+        return Plan::Skip("there is no rustup to get the standard library for aarch64 with");
+    }
+    // Small cases: under qemu they take ten to thirty times as long.
+    let cmd = Cmd::line("cargo test -p mlx-native --features testing --test prove --target")
+        .args([AARCH64, "--", "--small"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER",
+            "qemu-aarch64 -cpu max",
+        );
+    Plan::Run(vec![Need::Qemu, Need::Aarch64Std], vec![cmd])
+}
+
 fn cuda_offline(_: Level) -> Plan {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Plan::Skip("the compiler is fetched for Linux on x86-64 only");
@@ -277,10 +309,10 @@ fn prove(level: Level) -> Plan {
         return Plan::Skip("there is no tests/prove in mlx-native");
     }
     let cmd = Cmd::line("cargo test -p mlx-native --test prove").args(["--features", COMPUTE_FEATURES]);
-    let cmd = if level == Level::Long {
-        cmd.args(["--", "--long"])
-    } else {
-        cmd
+    let cmd = match level {
+        Level::Quick => cmd,
+        Level::Normal => cmd.args(["--", "--times"]),
+        Level::Long => cmd.args(["--", "--times", "--long"]),
     };
     Plan::Run(vec![Need::Clang], vec![cmd])
 }
@@ -314,7 +346,7 @@ mod tests {
         assert!(shown(tests(Level::Long)).starts_with("PROPTEST_CASES=10000 cargo test"));
         assert!(shown(tests(Level::Normal)).starts_with("cargo test"));
         if has_prove() {
-            assert!(shown(prove(Level::Long)).ends_with("-- --long"));
+            assert!(shown(prove(Level::Long)).ends_with("-- --times --long"));
             assert!(!shown(prove(Level::Quick)).contains("--long"));
         }
     }

@@ -65,6 +65,9 @@ impl Isa {
 pub struct IsaToken(Isa);
 
 impl IsaToken {
+    /// Plain Rust, which every machine runs.
+    pub const PORTABLE: IsaToken = IsaToken(Isa::Portable);
+
     /// The level.
     #[must_use]
     pub const fn level(self) -> Isa {

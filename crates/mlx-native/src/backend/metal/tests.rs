@@ -1,5 +1,7 @@
 //! The whole device over the recording stand-in: everything that a Mac would do but run.
 
+#[cfg(feature = "emulator")]
+mod executing;
 mod kernels;
 mod memory;
 mod pipelines;

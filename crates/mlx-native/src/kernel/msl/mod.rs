@@ -31,15 +31,25 @@ mod declarations;
     allow(dead_code, reason = "used by the rewriter")
 )]
 mod emit;
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 mod extent;
 mod in_place;
 mod lexer;
 mod macros;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 mod only;
 mod preprocess;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 mod reach;
 #[cfg_attr(
     not(any(feature = "emulator", feature = "cuda")),
@@ -61,13 +71,23 @@ mod tests;
 )]
 pub(crate) use declarations::ParameterKind;
 use declarations::{Instantiation, KernelDefinition};
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use extent::threadgroup_bytes;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 pub(crate) use only::only;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use reach::Reach;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 pub(crate) use reach::reach;
 use std::collections::{HashMap, HashSet};
 use std::fmt;

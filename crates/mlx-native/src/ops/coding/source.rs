@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::{Coding, GLOBAL_SCALE, GROUP_SIZE, RUN, SCALE_TYPE, float8, power8, unpack};
-use crate::backend::cpu::{Element, Isa, Launch, Output};
+use crate::backend::cpu::{Element, IsaToken, Launch, Output};
 use crate::dtype::DType;
 use crate::kernel::ConstantValue;
 
@@ -272,7 +272,7 @@ impl<'a> Source<'a> {
     /// Writes the weights of row `row`, which has `columns`, from `first` on to `out`.
     pub(crate) fn unpack<C: Coding>(
         &self,
-        isa: Isa,
+        isa: IsaToken,
         row: usize,
         columns: usize,
         first: usize,

@@ -100,7 +100,7 @@ pub(crate) struct Product<'a> {
 
 impl Product<'_> {
     /// How many tasks it is cut into for `parts` parts.
-    pub(crate) fn tasks(&self, isa: Isa, parts: usize) -> usize {
+    pub(crate) fn tasks(&self, isa: IsaToken, parts: usize) -> usize {
         let Shape { m, n, k } = self.shape;
         if m == 0 || n == 0 || k == 0 {
             return 0;
@@ -109,7 +109,7 @@ impl Product<'_> {
     }
 
     /// Computes one of its [`tasks`](Self::tasks).
-    pub(crate) fn run(&self, isa: Isa, parts: usize, task: usize) {
+    pub(crate) fn run(&self, isa: IsaToken, parts: usize, task: usize) {
         let kernel = MicroKernel::of(isa);
         let plan = Plan::new(self.shape, kernel.columns, parts);
         let (row, column) = (
@@ -117,6 +117,7 @@ impl Product<'_> {
             task % plan.groups() * plan.group,
         );
         let block = Block {
+            isa,
             shape: self.shape,
             row,
             rows: plan.row_chunk.min(self.shape.m - row),

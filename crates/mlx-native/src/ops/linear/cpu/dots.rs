@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::backend::cpu::Isa;
+use crate::backend::cpu::IsaToken;
 use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{MAX_LANES, vectorize};
 use crate::ops::coding::{self, Codes, Coding, Dense, RUN, Source, Tail, run_scales};
@@ -51,7 +51,7 @@ pub(super) struct Scratch {
 
 impl Block {
     /// Takes `rows` rows of `x`, `row(i, values)` being asked for the values of row `i`.
-    pub(super) fn new<C: Coding>(isa: Isa, rows: usize, k: usize, mut row: impl FnMut(usize, &mut [f32])) -> Self {
+    pub(super) fn new<C: Coding>(isa: IsaToken, rows: usize, k: usize, mut row: impl FnMut(usize, &mut [f32])) -> Self {
         assert!(0 < rows && rows <= MAX_ROWS && k > 0);
         // The kernels take one row or four; those that are too many are zeros.
         let rows = if rows == 1 { 1 } else { rows.next_multiple_of(4) };
@@ -85,7 +85,7 @@ impl Block {
     }
 
     /// `sums[i][j]` = row `i` of `x` times row `rows.start + j` of the weight.
-    pub(super) fn times<C: Coding>(&self, isa: Isa, source: &Source<'_>, rows: Range<usize>, scratch: &mut Scratch, sums: &mut Sums) {
+    pub(super) fn times<C: Coding>(&self, isa: IsaToken, source: &Source<'_>, rows: Range<usize>, scratch: &mut Scratch, sums: &mut Sums) {
         assert!(rows.len() <= CLAIM);
         scratch.scales.resize(2 * BATCH * (self.len / MIN_SPAN + 2), 0.0);
         scratch.partial.resize(CLAIM * MAX_ROWS * MAX_LANES, 0.0);
@@ -116,7 +116,7 @@ impl Block {
     }
 
     /// As `dots_on`, the rows being unpacked to memory before: two steps, of which only the first is compiled for each coding.
-    fn unpack_and_dot<C: Coding>(&self, isa: Isa, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
+    fn unpack_and_dot<C: Coding>(&self, isa: IsaToken, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
         let len = dots.end - dots.start;
         let padded = len.next_multiple_of(RUN);
         let mut weights = std::mem::take(&mut scratch.weights);

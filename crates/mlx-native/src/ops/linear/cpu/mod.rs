@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use super::{BIASED, CHOSEN, GATHERED, PLAIN, Shape};
 use crate::backend::cpu::gemm::{self, PanelSource, Product};
-use crate::backend::cpu::{Isa, Launch};
+use crate::backend::cpu::{IsaToken, Launch};
 use crate::ops::coding::{self, Coding, Floats, FloatsMut, Source};
 use dots::{Block, CLAIM, Scratch};
 
@@ -174,7 +174,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new<C: Coding>(args: &'a Args<'a>, isa: Isa, parts: usize, group: &'a Group) -> Self {
+    fn new<C: Coding>(args: &'a Args<'a>, isa: IsaToken, parts: usize, group: &'a Group) -> Self {
         let mut work = Work { args, group, tasks: 1 };
         if work.has_expert() {
             work.tasks = if work.is_few() {
@@ -205,7 +205,7 @@ impl<'a> Work<'a> {
     }
 
     /// Computes one of the tasks; `block` is what this part keeps between tasks of one work.
-    fn run<C: Coding>(&self, isa: Isa, parts: usize, task: usize, block: &mut Option<Block>, scratch: &mut Scratch) {
+    fn run<C: Coding>(&self, isa: IsaToken, parts: usize, task: usize, block: &mut Option<Block>, scratch: &mut Scratch) {
         let (args, rows) = (self.args, &self.group.rows);
         if !self.has_expert() {
             let zeros = vec![0.0; args.n()];

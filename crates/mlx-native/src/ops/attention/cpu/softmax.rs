@@ -1,7 +1,26 @@
 //! The online softmax on a block of keys, and the memory that threads keep for such blocks.
 
-use super::Softmax;
+use std::ops::Range;
+
 use crate::backend::cpu::simd::{Vector, Widen};
+
+/// The online softmax of one query: the greatest score, and the sum of `exp(score - max)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Softmax {
+    pub max: f32,
+    pub sum: f32,
+}
+
+impl Softmax {
+    /// Of no scores. The maximum is finite, so that differences of maxima are.
+    pub(super) const EMPTY: Softmax = Softmax { max: -3.0e38, sum: 0.0 };
+
+    /// Divides the weighted sums by the sum of weights; zeros where there is no weight.
+    pub(super) fn finish(self, o: &mut [f32]) {
+        let inverse = if self.sum == 0.0 { 0.0 } else { self.sum.recip() };
+        o.iter_mut().for_each(|o| *o *= inverse);
+    }
+}
 
 /// Keys of a block; a multiple of every vector length.
 pub(super) const BLOCK: usize = 64;
@@ -26,31 +45,36 @@ impl Scratch {
     }
 }
 
-/// Turns a row of scores into weights: those of the first `visible` keys `2^(score - max)`, the others 0. Gives what
-/// the sums so far must be multiplied by.
+/// Turns a row of scores into weights: those of the keys `visible` `2^(score - max)`, the others 0. Gives what the sums so
+/// far must be multiplied by.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) unsafe fn block_of_weights<V: Vector>(scores: &mut [f32], visible: usize, state: &mut Softmax) -> f32 {
-    debug_assert_eq!(scores.len(), BLOCK);
-    scores[visible..].fill(f32::NEG_INFINITY);
+pub(super) unsafe fn block_of_weights<V: Vector>(scores: &mut [f32], visible: Range<usize>, state: &mut Softmax) -> f32 {
+    debug_assert!(scores.len() == BLOCK && visible.end <= BLOCK);
+    if visible.is_empty() {
+        scores.fill(0.0);
+        return 1.0;
+    }
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
     // SAFETY: the instruction set by the caller's word; vectors stay inside the row.
     unsafe {
         let at = scores.as_mut_ptr();
         let mut max = V::splat(state.max);
-        for i in (0..visible).step_by(V::LANES) {
+        for i in (0..visible.end).step_by(V::LANES) {
             max = max.max(V::load(at.add(i)));
         }
         let max = max.greatest();
         let mut sum = V::splat(0.0);
         let minus = V::splat(-max);
-        for i in (0..visible).step_by(V::LANES) {
+        for i in (0..visible.end).step_by(V::LANES) {
             let weight = V::load(at.add(i)).add(minus).exp2();
             sum = sum.add(weight);
             weight.store(at.add(i));
         }
-        scores[visible.next_multiple_of(V::LANES)..].fill(0.0);
+        scores[visible.end.next_multiple_of(V::LANES)..].fill(0.0);
         let keep = (state.max - max).exp2();
         *state = Softmax { max, sum: state.sum * keep + sum.sum() };
         keep

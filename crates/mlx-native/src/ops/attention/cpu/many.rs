@@ -4,125 +4,159 @@
 //! keys and widens the values once, then multiplies for all its rows.
 
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
-use super::softmax::{BLOCK, Scratch, block_of_weights, rescale, widen_row};
-use super::{Rows, Softmax};
-use crate::backend::cpu::Output;
+use super::group::Group;
+use super::softmax::{BLOCK, Scratch, Softmax, block_of_weights, rescale, widen_row};
 use crate::backend::cpu::simd::{Vector, Widen, vectorize};
 
 /// Rows that a work item aims at.
 const ITEM_ROWS: usize = 128;
 
-/// How one kv head's queries are divided into items: from the shape alone.
+/// How one kv head's queries are divided into items: from their number alone.
 #[derive(Clone, Copy)]
 pub(super) struct Items {
     heads_per_item: usize,
-    positions_per_item: usize,
+    rows_per_item: usize,
     n_heads: usize,
-    seq_len: usize,
+    n_rows: usize,
 }
 
 impl Items {
-    pub(super) fn new(n_heads: usize, seq_len: usize) -> Self {
+    pub(super) fn new(n_heads: usize, n_rows: usize) -> Self {
         let heads_per_item = n_heads.clamp(1, 16);
-        let positions_per_item = (ITEM_ROWS / heads_per_item).clamp(8, 64);
-        Items { heads_per_item, positions_per_item, n_heads, seq_len }
+        let rows_per_item = (ITEM_ROWS / heads_per_item).clamp(8, 64);
+        Items { heads_per_item, rows_per_item, n_heads, n_rows }
     }
 
     /// Items of a kv head.
     pub(super) fn count(&self) -> usize {
-        self.n_heads.div_ceil(self.heads_per_item) * self.seq_len.div_ceil(self.positions_per_item)
+        self.n_heads.div_ceil(self.heads_per_item) * self.n_rows.div_ceil(self.rows_per_item)
     }
 
-    /// First head and number of heads, first position and number of positions of item `index`. Late positions, which see
-    /// most, come first.
-    fn get(&self, index: usize) -> (usize, usize, usize, usize) {
-        let blocks = self.seq_len.div_ceil(self.positions_per_item);
+    /// Heads and rows of item `index`. Late rows, which see most, come first.
+    pub(super) fn get(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let blocks = self.n_rows.div_ceil(self.rows_per_item);
         let head = index / blocks * self.heads_per_item;
-        let position = (blocks - 1 - index % blocks) * self.positions_per_item;
-        (
-            head,
-            self.heads_per_item.min(self.n_heads - head),
-            position,
-            self.positions_per_item.min(self.seq_len - position),
-        )
+        let row = (blocks - 1 - index % blocks) * self.rows_per_item;
+        (head..self.n_heads.min(head + self.heads_per_item), row..self.n_rows.min(row + self.rows_per_item))
     }
 }
 
 vectorize! {
-    /// Computes item `index`; its output rows begin at `output_row`, counted from the kv head's first.
+    /// Computes the queries `0..n`, which `row_of` turns into heads and rows of the sequence, and gives `put` the weighted
+    /// sums of value rows and the state of each, maxima in units of ln 2.
     ///
     /// # Safety
-    /// The processor has the instruction set; nobody else uses the item's rows of `output`.
+    /// The processor has the instruction set.
     pub(super) unsafe fn attend<T: Widen>(
-        a: &Rows<'_, T>,
-        items: &Items,
-        index: usize,
-        output: &Output<'_, T>,
-        output_row: usize,
+        g: &Group<'_, T>,
+        n: usize,
+        row_of: &dyn Fn(usize) -> (usize, usize),
         scratch: &mut Scratch,
+        put: &mut dyn FnMut(usize, &mut [f32], Softmax),
     ) = attend_with
 }
 
 /// [`attend`] with the vectors `V`.
 ///
 /// # Safety
-/// The processor has the instruction set of `V`; nobody else uses the item's rows of `output`.
+/// The processor has the instruction set of `V`.
 #[inline(always)]
 unsafe fn attend_with<V: Vector, T: Widen>(
-    a: &Rows<'_, T>,
-    items: &Items,
-    index: usize,
-    output: &Output<'_, T>,
-    output_row: usize,
+    g: &Group<'_, T>,
+    n: usize,
+    row_of: &dyn Fn(usize) -> (usize, usize),
     scratch: &mut Scratch,
+    put: &mut dyn FnMut(usize, &mut [f32], Softmax),
 ) {
-    let (head, n_heads, position, n_positions) = items.get(index);
-    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(V::LANES));
-    let n = n_heads * n_positions;
-    let row_of = |i: usize| (head + i / n_positions) * a.seq_len + position + i % n_positions;
-    let end = a.visible(position + n_positions - 1);
-    let lengths = [n * stride, n * stride, n * BLOCK, stride * BLOCK, stride * BLOCK, n * 2];
+    let mut again = Vec::new();
+    let mut put_finite = |r: usize, o: &mut [f32], state: Softmax| {
+        if o.iter().all(|x| x.is_finite()) {
+            put(r, o, state);
+        } else {
+            again.push(r);
+        }
+    };
+    // SAFETY: by the caller's word.
+    unsafe { walk::<V, T, false>(g, 0..n, row_of, scratch, &mut put_finite) };
+    // As in `few`: what NaN or infinity has touched is done again with care.
+    for r in again {
+        // SAFETY: by the caller's word.
+        unsafe { walk::<V, T, true>(g, r..r + 1, row_of, scratch, put) };
+    }
+}
+
+/// The way over the keys. `CAREFUL`: values of weight zero are not looked at.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn walk<V: Vector, T: Widen, const CAREFUL: bool>(
+    g: &Group<'_, T>,
+    rows: Range<usize>,
+    row_of: &dyn Fn(usize) -> (usize, usize),
+    scratch: &mut Scratch,
+    put: &mut dyn FnMut(usize, &mut [f32], Softmax),
+) {
+    let n = rows.len();
+    let (d, stride) = (g.head_dim, g.head_dim.next_multiple_of(V::LANES));
+    let (v_dim, v_stride) = (g.v_dim, g.v_dim.next_multiple_of(V::LANES));
+    let seen = rows.clone().map(|r| g.visible(row_of(r).1));
+    let (start, end) = seen.fold((usize::MAX, 0), |(low, end), r| (low.min(r.start), end.max(r.end)));
+    let (mut k_space, mut v_space) = (Vec::new(), Vec::new());
+    let lengths = [n * stride, n * v_stride, n * BLOCK, d * BLOCK, stride.max(v_stride) * BLOCK, n * 2];
     let [query, sums, weights, keys, values, states] = scratch.pieces(lengths);
-    for (i, query) in query.chunks_exact_mut(stride).enumerate() {
+    for (r, query) in rows.clone().zip(query.chunks_exact_mut(stride)) {
+        let (head, row) = row_of(r);
         // SAFETY: the instruction set by the caller's word.
         unsafe {
-            widen_row::<V, T>(&a.q[row_of(i) * d..][..d], query);
-            rescale::<V>(query, a.scale * LOG2_E);
+            widen_row::<V, T>(g.query(head, row), query);
+            rescale::<V>(query, g.factor(LOG2_E));
         }
     }
     sums.fill(0.0);
     for state in states.chunks_exact_mut(2) {
         state.copy_from_slice(&[Softmax::EMPTY.max, 0.0]);
     }
-    for first in (0..end).step_by(BLOCK) {
+    for first in (start / BLOCK * BLOCK..end).step_by(BLOCK) {
         let n_keys = BLOCK.min(end - first);
-        // SAFETY: the instruction set by the caller's word.
-        unsafe {
-            widen_rows::<V, T>(&a.k[first * d..][..n_keys * d], d, values, stride);
-            transpose(&values[..n_keys * stride], stride, d, keys);
-            widen_rows::<V, T>(&a.v[first * d..][..n_keys * d], d, values, stride);
-        }
         // SAFETY: the instruction set by the caller's word; the matrices are pieces of these sizes.
         unsafe {
+            widen_rows::<V, T>(g.keys(first, n_keys, &mut k_space), d, values, stride);
+            transpose(&values[..n_keys * stride], stride, d, keys);
+            widen_rows::<V, T>(g.values(first, n_keys, &mut v_space), v_dim, values, v_stride);
             let (q, kt, w) = (query.as_ptr(), keys.as_ptr(), weights.as_mut_ptr());
             multiply::<V, false>(Matrix(q, stride), Matrix(kt, BLOCK), n, BLOCK, d, w, BLOCK);
-            for i in 0..n {
-                let visible = a.visible(row_of(i)).saturating_sub(first).min(n_keys);
+            for (i, r) in rows.clone().enumerate() {
+                let (head, row) = row_of(r);
+                let weights = &mut weights[i * BLOCK..][..BLOCK];
+                if !g.is_plain() {
+                    g.finish_scores(head, row, first, &mut weights[..n_keys], LOG2_E);
+                }
+                let seen = g.visible(row);
+                let seen = seen.start.saturating_sub(first).min(n_keys)..seen.end.saturating_sub(first).min(n_keys);
                 let mut state = Softmax { max: states[2 * i], sum: states[2 * i + 1] };
-                let keep = block_of_weights::<V>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state);
+                let keep = block_of_weights::<V>(weights, seen, &mut state);
                 states[2 * i..2 * i + 2].copy_from_slice(&[state.max, state.sum]);
-                rescale::<V>(&mut sums[i * stride..][..stride], keep);
+                rescale::<V>(&mut sums[i * v_stride..][..v_stride], keep);
             }
-            let (w, v) = (weights.as_ptr(), values.as_ptr());
-            multiply::<V, true>(Matrix(w, BLOCK), Matrix(v, stride), n, stride, n_keys, sums.as_mut_ptr(), stride);
+            let (w, v, o) = (weights.as_ptr(), values.as_ptr(), sums.as_mut_ptr());
+            if CAREFUL {
+                for i in 0..n {
+                    for key in (0..n_keys).filter(|key| weights[i * BLOCK + key] != 0.0) {
+                        let (w, v) = (Matrix(w.add(i * BLOCK + key), BLOCK), Matrix(v.add(key * v_stride), v_stride));
+                        multiply::<V, true>(w, v, 1, v_stride, 1, o.add(i * v_stride), v_stride);
+                    }
+                }
+            } else {
+                multiply::<V, true>(Matrix(w, BLOCK), Matrix(v, v_stride), n, v_stride, n_keys, o, v_stride);
+            }
         }
     }
-    for (i, sums) in sums.chunks_exact_mut(stride).enumerate() {
-        let inverse = states[2 * i + 1].recip();
-        sums.iter_mut().for_each(|o| *o *= inverse);
-        // SAFETY: a row of this item, by the caller's word.
-        unsafe { output.store((output_row + row_of(i)) * d, &sums[..d]) };
+    let states: Vec<Softmax> = states.chunks_exact(2).map(|s| Softmax { max: s[0], sum: s[1] }).collect();
+    for ((r, sums), state) in rows.zip(sums.chunks_exact_mut(v_stride)).zip(states) {
+        put(r, &mut sums[..v_dim], state);
     }
 }
 

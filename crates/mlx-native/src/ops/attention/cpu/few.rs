@@ -3,18 +3,20 @@
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use super::softmax::{BLOCK, Scratch, block_of_weights, rescale, widen_row};
-use super::{Rows, Softmax};
+use super::group::Group;
+use super::softmax::{BLOCK, Scratch, Softmax, block_of_weights, rescale, widen_row};
 use crate::backend::cpu::simd::{Vector, Widen, vectorize};
 
 vectorize! {
-    /// As [`portable::attend`](super::portable::attend), but for maxima: they are in units of ln 2.
+    /// As [`portable::attend`](super::portable::attend), but for maxima: they are in units of ln 2. `keys` begins at a
+    /// multiple of 64.
     ///
     /// # Safety
     /// The processor has the instruction set.
     pub(super) unsafe fn attend<T: Widen>(
-        a: &Rows<'_, T>,
+        g: &Group<'_, T>,
         rows: Range<usize>,
+        row_of: &dyn Fn(usize) -> (usize, usize),
         keys: Range<usize>,
         o: &mut [f32],
         state: &mut [Softmax],
@@ -28,28 +30,62 @@ vectorize! {
 /// The processor has the instruction set of `V`.
 #[inline(always)]
 unsafe fn attend_with<V: Vector, T: Widen>(
-    a: &Rows<'_, T>,
+    g: &Group<'_, T>,
     rows: Range<usize>,
+    row_of: &dyn Fn(usize) -> (usize, usize),
     keys: Range<usize>,
     o: &mut [f32],
     state: &mut [Softmax],
     scratch: &mut Scratch,
 ) {
-    let (d, stride) = (a.head_dim, a.head_dim.next_multiple_of(V::LANES));
+    // SAFETY: by the caller's word.
+    unsafe { walk::<V, T, false>(g, rows.clone(), row_of, keys.clone(), o, state, scratch) };
+    // Values that are NaN or infinite spoil the rows that see them, and, by a weight of zero, those that do not: what is not
+    // finite is done again with care.
+    for (i, r) in rows.enumerate() {
+        let at = i * g.v_dim..(i + 1) * g.v_dim;
+        if o[at.clone()].iter().all(|x| x.is_finite()) {
+            continue;
+        }
+        let (o, state) = (&mut o[at], &mut state[i..=i]);
+        // SAFETY: by the caller's word.
+        unsafe { walk::<V, T, true>(g, r..r + 1, row_of, keys.clone(), o, state, scratch) };
+    }
+}
+
+/// The way over the keys. `CAREFUL`: values of weight zero are not looked at.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn walk<V: Vector, T: Widen, const CAREFUL: bool>(
+    g: &Group<'_, T>,
+    rows: Range<usize>,
+    row_of: &dyn Fn(usize) -> (usize, usize),
+    keys: Range<usize>,
+    o: &mut [f32],
+    state: &mut [Softmax],
+    scratch: &mut Scratch,
+) {
+    let (d, stride) = (g.head_dim, g.head_dim.next_multiple_of(V::LANES));
+    let (v_dim, v_stride) = (g.v_dim, g.v_dim.next_multiple_of(V::LANES));
     let n = rows.len();
-    let [query, sums, weights] = scratch.pieces([n * stride, n * stride, n * BLOCK]);
-    for (row, query) in rows.clone().zip(query.chunks_exact_mut(stride)) {
+    let (mut k_space, mut v_space) = (Vec::new(), Vec::new());
+    let [query, sums, weights] = scratch.pieces([n * stride, n * v_stride, n * BLOCK]);
+    for (r, query) in rows.clone().zip(query.chunks_exact_mut(stride)) {
+        let (head, row) = row_of(r);
         // SAFETY: the instruction set by the caller's word.
         unsafe {
-            widen_row::<V, T>(&a.q[row * d..][..d], query);
-            rescale::<V>(query, a.scale * LOG2_E);
+            widen_row::<V, T>(g.query(head, row), query);
+            rescale::<V>(query, g.factor(LOG2_E));
         }
     }
     sums.fill(0.0);
     state.fill(Softmax::EMPTY);
     for first in keys.clone().step_by(BLOCK) {
         let n_keys = BLOCK.min(keys.end - first);
-        let (k, v) = (&a.k[first * d..][..n_keys * d], &a.v[first * d..][..n_keys * d]);
+        let k = g.keys(first, n_keys, &mut k_space);
+        let v = g.values(first, n_keys, &mut v_space);
         // SAFETY: the instruction set by the caller's word; the sizes are those of the pieces and slices above.
         unsafe {
             let mut r = 0;
@@ -61,35 +97,39 @@ unsafe fn attend_with<V: Vector, T: Widen>(
                     _ => scores::<V, T, 1, 4>(q, stride, k, d, w),
                 };
             }
-            let mut full = true;
-            for (i, row) in rows.clone().enumerate() {
-                let visible = a.visible(row).saturating_sub(first).min(n_keys);
-                full &= visible == n_keys;
-                let keep = block_of_weights::<V>(&mut weights[i * BLOCK..][..BLOCK], visible, &mut state[i]);
-                rescale::<V>(&mut sums[i * stride..][..stride], keep);
+            for (i, r) in rows.clone().enumerate() {
+                let (head, row) = row_of(r);
+                let weights = &mut weights[i * BLOCK..][..BLOCK];
+                if !g.is_plain() {
+                    g.finish_scores(head, row, first, &mut weights[..n_keys], LOG2_E);
+                }
+                let seen = g.visible(row);
+                let seen = seen.start.saturating_sub(first).min(n_keys)..seen.end.saturating_sub(first).min(n_keys);
+                let keep = block_of_weights::<V>(weights, seen, &mut state[i]);
+                rescale::<V>(&mut sums[i * v_stride..][..v_stride], keep);
             }
-            if full {
-                let mut r = 0;
-                while r < n {
-                    let (w, o) = (weights.as_ptr().add(r * BLOCK), sums.as_mut_ptr().add(r * stride));
-                    r += match n - r {
-                        4.. => add_values::<V, T, 4, 2>(w, v, n_keys, d, o, stride),
-                        2.. => add_values::<V, T, 2, 4>(w, v, n_keys, d, o, stride),
-                        _ => add_values::<V, T, 1, 8>(w, v, n_keys, d, o, stride),
-                    };
+            if CAREFUL {
+                for r in 0..n {
+                    for key in (0..n_keys).filter(|key| weights[r * BLOCK + key] != 0.0) {
+                        let (w, o) = (weights.as_ptr().add(r * BLOCK + key), sums.as_mut_ptr().add(r * v_stride));
+                        add_values::<V, T, 1, 8>(w, &v[key * v_dim..][..v_dim], 1, v_dim, o, v_stride);
+                    }
                 }
-            } else {
-                // Near the end rows see different keys; what a row must not see does not come near it, be it NaN.
-                for (i, row) in rows.clone().enumerate() {
-                    let visible = a.visible(row).saturating_sub(first).min(n_keys);
-                    let (w, o) = (weights.as_ptr().add(i * BLOCK), sums.as_mut_ptr().add(i * stride));
-                    add_values::<V, T, 1, 8>(w, v, visible, d, o, stride);
-                }
+                continue;
+            }
+            let mut r = 0;
+            while r < n {
+                let (w, o) = (weights.as_ptr().add(r * BLOCK), sums.as_mut_ptr().add(r * v_stride));
+                r += match n - r {
+                    4.. => add_values::<V, T, 4, 2>(w, v, n_keys, v_dim, o, v_stride),
+                    2.. => add_values::<V, T, 2, 4>(w, v, n_keys, v_dim, o, v_stride),
+                    _ => add_values::<V, T, 1, 8>(w, v, n_keys, v_dim, o, v_stride),
+                };
             }
         }
     }
-    for (o, sums) in o.chunks_exact_mut(d).zip(sums.chunks_exact(stride)) {
-        o.copy_from_slice(&sums[..d]);
+    for (o, sums) in o.chunks_exact_mut(v_dim).zip(sums.chunks_exact(v_stride)) {
+        o.copy_from_slice(&sums[..v_dim]);
     }
 }
 
