@@ -74,6 +74,12 @@ impl IsaToken {
         self.0
     }
 
+    /// The level that every machine has.
+    #[must_use]
+    pub const fn portable() -> IsaToken {
+        IsaToken(Isa::Portable)
+    }
+
     /// Tokens of every level that this machine has, lowest first.
     #[must_use]
     pub fn available() -> Vec<IsaToken> {
