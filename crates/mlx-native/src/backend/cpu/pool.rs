@@ -298,9 +298,10 @@ mod tests {
     }
 
     fn encode(encoder: &mut CommandEncoder, p: &ComputePipelineState, x: &crate::MlxBuffer) {
-        let one = MTLSize::new(1, 1, 1);
+        // Three threadgroups: up to three parts.
+        let (grid, group) = (MTLSize::new(3, 1, 1), MTLSize::new(1, 1, 1));
         encoder
-            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], one, one)
+            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], grid, group)
             .unwrap();
     }
 
