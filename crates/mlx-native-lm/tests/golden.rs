@@ -43,6 +43,7 @@ fn devices() -> Vec<MlxDevice> {
         all.push(MlxDevice::with_config(DeviceKind::Emulator, &config).unwrap());
     }
     all.extend(MlxDevice::open(DeviceKind::Metal).ok());
+    all.extend(MlxDevice::open(DeviceKind::Cuda).ok());
     all
 }
 

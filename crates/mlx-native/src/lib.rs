@@ -56,7 +56,7 @@ pub use backend::Allocation;
 pub use backend::cpu::Isa;
 pub use buffer::{HostRead, HostWrite, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
-pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
+pub use config::{Config, CudaConfig, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
 pub use device::{DeviceRef, MlxDevice};
 pub use device_kind::DeviceKind;
 pub use dtype::DType;

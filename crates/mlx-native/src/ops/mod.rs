@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 
 use crate::backend::cpu::CpuBody;
 
@@ -46,12 +47,11 @@ operators! {
     argmax,
     attention,
     copy,
-    embedding,
+    embed,
     kv_append,
     layer_norm,
+    linear,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
     rowwise,

@@ -144,7 +144,7 @@ impl Builder<'_, '_> {
 
     /// A loaded matrix, applied.
     pub fn apply(&mut self, matrix: Arc<Linear>, x: Value) -> Value {
-        let y = self.value(matrix.outputs);
+        let y = self.value(matrix.weight.rows() as usize);
         self.push(Step::Linear { matrix, x, y });
         y
     }
