@@ -34,12 +34,14 @@ struct LinearCase {
     bias: bool,
     kind: Kind,
     special: Special,
+    /// Not for the emulator, where every format, group size and dtype is another thing to compile.
+    on_host: bool,
 }
 
 impl LinearCase {
     fn new(dtype: DType, m: u32, n: u32, k: u32, format: WeightFormat) -> Self {
         let weight = WeightCase::new(format, n, k);
-        LinearCase { dtype, m, weight, bias: false, kind: Kind::Linear, special: Special::Nothing }
+        LinearCase { dtype, m, weight, bias: false, kind: Kind::Linear, special: Special::Nothing, on_host: false }
     }
 
     fn gathered(self, experts: u32, x_rows: u32, rows_per_x: u32, chosen: bool, sorted: bool) -> Self {
@@ -169,7 +171,7 @@ impl Case for LinearCase {
 
     fn is_small(&self) -> bool {
         let (m, n, k) = self.extents();
-        m * n * k <= 150_000
+        !self.on_host && m * n * k <= 60_000
     }
 
     fn cost(&self) -> Option<(f64, f64)> {
@@ -185,9 +187,9 @@ impl Case for LinearCase {
 }
 
 /// One rounding, and sums of `k` products of size 1 in f32, up to 256 of them one after the other: the sum grows like
-/// `sqrt(k)` and each addition is off by half a unit of it.
+/// `sqrt(k)` and each addition is off by half a unit of it; twice that for the unlucky element.
 fn tolerance(dtype: DType, k: usize) -> Tolerance {
-    Tolerance::accumulated(dtype, 6e-6 * (k as f64).sqrt())
+    Tolerance::accumulated(dtype, 1.2e-5 * (k as f64).sqrt())
 }
 
 /// Inputs of a golden file; the reference must agree with what MLX computed from them.
@@ -328,11 +330,12 @@ fn every_shape() -> Vec<LinearCase> {
     for n in [1, 7, 8, 33, 65, 128] {
         for m in [1, 2, 3, 5, 8, 9, 33, 65] {
             let formats = every_format(index);
-            for format in [formats[index % formats.len()], WeightFormat::affine(4, 64, DType::BF16).expect("MLX has it")] {
+            let four = WeightFormat::affine(4, 64, DType::BF16).expect("MLX has it");
+            for (format, on_host) in [(formats[index % formats.len()], true), (four, false)] {
                 let dtype = [DType::F32, DType::BF16][index / 2 % 2];
                 let k = columns(format, [1, 65, 192, 4130][(index + index / 4) % 4]);
                 index += 1;
-                cases.push(LinearCase::new(dtype, m, n, k, format));
+                cases.push(LinearCase { on_host, ..LinearCase::new(dtype, m, n, k, format) });
             }
         }
     }
