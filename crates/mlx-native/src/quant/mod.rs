@@ -9,14 +9,17 @@
 
 pub mod affine;
 mod bitstream;
+pub mod floats;
 mod format;
 pub mod ggml;
+mod parallel;
 mod weight;
 
 pub use affine::AffineFormat;
 pub use bitstream::{pack_codes, packed_words, unpack_codes};
 #[cfg(test)]
 pub(crate) use format::KERNEL_PARTS;
+pub use floats::FloatFormat;
 pub use format::{Plane, Planes, WeightFormat};
 pub use ggml::GgmlType;
 pub use weight::Weight;
