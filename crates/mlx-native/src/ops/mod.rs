@@ -55,6 +55,7 @@ operators! {
     matmul,
     rms_norm,
     rope,
+    route,
     rowwise,
     sample,
     sdpa,
@@ -62,4 +63,5 @@ operators! {
     silu_mul,
     softmax,
     step,
+    weighted_sum,
 }
