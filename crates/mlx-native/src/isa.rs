@@ -74,6 +74,12 @@ impl IsaToken {
         self.0
     }
 
+    /// The token of the highest level of this machine.
+    #[must_use]
+    pub fn best() -> IsaToken {
+        IsaToken(Isa::best())
+    }
+
     /// Tokens of every level that this machine has, lowest first.
     #[must_use]
     pub fn available() -> Vec<IsaToken> {

@@ -34,7 +34,7 @@ pub(super) type Sums = [[f32; CLAIM]; MAX_ROWS];
 pub(super) struct Format {
     pub coding: Functions,
     /// `dots_on` of the coding, or of plain numbers where the coding is unpacked to memory first.
-    dots: unsafe fn(Isa, usize, &Dots<'_>, &mut Scratch, &mut Sums),
+    dots: unsafe fn(IsaToken, usize, &Dots<'_>, &mut Scratch, &mut Sums),
 }
 
 impl Format {
