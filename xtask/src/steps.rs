@@ -4,15 +4,9 @@
 
 use crate::check_metal;
 use crate::cuda;
+use crate::features::{COMPUTE_FEATURES, FEATURES, has_prove};
 use crate::install::{AARCH64, Need};
 use crate::shell::{Cmd, on_path, root, target_dir};
-
-/// The features that the tests need: the emulator is a device, `testing` holds the cases.
-/// They are named by the crates that pass them on, for commands over the whole workspace.
-pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
-
-/// The same features, for commands over `mlx-native` alone.
-pub const COMPUTE_FEATURES: &str = "testing,emulator,cuda";
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,13 +173,6 @@ pub const STEPS: &[Step] = &[
         plan: prove,
     },
 ];
-
-/// The test program that runs every case of every kernel on every device. It has `test = false`, so that `cargo test`
-/// leaves it to its own step.
-pub fn has_prove() -> bool {
-    let tests = root().join("crates/mlx-native/tests");
-    tests.join("prove.rs").is_file() || tests.join("prove/main.rs").is_file()
-}
 
 /// The fuzz targets are a workspace of their own: their runtime is no business of anybody who builds the libraries.
 fn has_fuzz() -> bool {

@@ -7,7 +7,8 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlx_native::testing::{kernel_table, prove, suites, test_devices, time_table};
+use mlx_native::ops::suites;
+use mlx_native::testing::{kernel_table, prove, test_devices, time_table};
 
 /// Cases named in the table of times.
 const SLOWEST: usize = 25;

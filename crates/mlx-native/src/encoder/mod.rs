@@ -417,6 +417,17 @@ impl CommandEncoder {
         Ok(())
     }
 
+    /// The list as it stands, for somebody who submits it himself.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit), for an encoder that was committed or is capturing.
+    pub(crate) fn into_work(self) -> Result<(Arc<dyn Backend>, Work)> {
+        if self.submission.is_some() || self.capture.is_some() {
+            return invalid!("prepare: the encoder was committed, or is capturing");
+        }
+        Ok((self.backend, self.work))
+    }
+
     /// [`commit`](Self::commit), then [`wait_until_completed`](Self::wait_until_completed).
     ///
     /// # Errors

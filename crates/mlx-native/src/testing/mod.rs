@@ -12,6 +12,7 @@ mod golden;
 mod prove;
 mod rng;
 mod tensor;
+mod weights;
 
 use std::fmt::Debug;
 
@@ -29,14 +30,15 @@ pub use golden::Golden;
 pub use prove::{CaseTime, Proof, SuiteEnd, kernel_table, prove, time_table};
 pub use rng::Rng;
 pub use tensor::{Tensor, rounded};
+pub(crate) use weights::{WeightCase, every_format};
 
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result};
-use crate::kernel::KernelRegistry;
-use crate::ops::Op;
+use crate::registry::KernelRegistry;
+use crate::registry::Op;
 
 /// The floating-point dtypes.
 pub const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
@@ -119,12 +121,6 @@ impl Suite {
     pub fn kernel_names(&self) -> impl Iterator<Item = &'static str> {
         self.op.kernels.iter().map(|k| k.0)
     }
-}
-
-/// Every suite of the library.
-#[must_use]
-pub fn suites() -> Vec<Suite> {
-    crate::ops::suites()
 }
 
 /// What a case left behind on a device.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::{Case, Prepared, Rng, Suite, TestDevice, test_devices};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 /// The column of inputs and reference in the table of times.
 const REFERENCE: &str = "inputs and reference";

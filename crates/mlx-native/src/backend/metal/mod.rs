@@ -25,8 +25,7 @@
 //! Command buffers hold no references (that is what they cost most time with). The list of work does, and it is dropped
 //! when the last of its command buffers has ended.
 
-mod class;
-pub use class::{CommandBounds, GpuArchitecture, GpuClass};
+pub use crate::profile::{CommandBounds, GpuArchitecture, GpuClass};
 
 macro_rules! where_it_compiles {
     ($($item:item)*) => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::class::CommandBounds;
+use crate::profile::CommandBounds;
 use super::encode::{EncodeLimits, encode};
 use super::failure::command_buffer_error;
 use super::gpu::{Commands, Ended, Gpu};

@@ -17,8 +17,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
 use crate::metal::MTLSize;
+use crate::registry::KernelRegistry;
 
 /// A device over the stand-in, and its log.
 struct Bench {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use super::super::class::CommandBounds;
 use super::super::executing::{self, MetalHost, MetalHostDefect as Defect, MetalHostOrder};
 use super::super::gpu::{Commands, Gpu};
 use crate::config::Config;
@@ -13,8 +12,9 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
 use crate::metal::MTLSize;
+use crate::profile::CommandBounds;
+use crate::registry::KernelRegistry;
 use crate::testing::assert_invalid;
 use crate::{KernelArg::Buffer, MlxBuffer};
 

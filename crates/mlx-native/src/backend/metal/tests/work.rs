@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::class::CommandBounds;
 use super::super::gpu::GpuError;
 use super::super::recording::{Call, facts, plain_end};
 use super::Bench;
@@ -12,6 +11,7 @@ use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::MlxError;
 use crate::metal::MTLSize;
+use crate::profile::CommandBounds;
 use crate::testing::assert_invalid;
 
 fn bounds(in_flight: u32) -> CommandBounds {
