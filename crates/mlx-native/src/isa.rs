@@ -74,10 +74,10 @@ impl IsaToken {
         self.0
     }
 
-    /// The level that every machine has.
+    /// The token of the highest level of this machine.
     #[must_use]
-    pub const fn portable() -> IsaToken {
-        IsaToken(Isa::Portable)
+    pub fn best() -> IsaToken {
+        IsaToken(Isa::best())
     }
 
     /// Tokens of every level that this machine has, lowest first.

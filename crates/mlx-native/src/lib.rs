@@ -99,6 +99,7 @@ mod recorder;
 mod registry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod vector;
 pub mod weights;
 
 pub use backend::Allocation;

@@ -45,6 +45,7 @@ operators! {
     matmul,
     rms_norm,
     rope,
+    route,
     rowwise,
     sample,
     sdpa,
@@ -52,4 +53,5 @@ operators! {
     silu_mul,
     softmax,
     step,
+    weighted_sum,
 }

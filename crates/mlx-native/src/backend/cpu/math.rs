@@ -146,7 +146,7 @@ mod tests {
             self.0.iter().map(|x| (self.1)(*x)).collect()
         }
     }
-    use crate::backend::cpu::vector::Vectorised;
+    use crate::vector::Vectorised;
 
     #[test]
     fn exp_is_near_on_every_instruction_set() {

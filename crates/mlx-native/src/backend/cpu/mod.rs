@@ -10,7 +10,6 @@ mod pool;
 pub(crate) mod prefetch;
 pub(crate) mod simd;
 mod transfer;
-pub(crate) mod vector;
 
 use std::fmt;
 use std::sync::Arc;

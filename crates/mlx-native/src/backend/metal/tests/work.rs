@@ -84,7 +84,7 @@ fn copies_have_an_encoder_of_their_own_and_barriers_between_them_another() {
     b.copy(&mut encoder, &x, &y);
     encoder.copy_bytes(&y, 0, &z, 8, 8).unwrap();
     encoder.fill_bytes(&x, 4, 8, 7).unwrap();
-    encoder.copy_bytes(&z, 0, &x, 0, 4).unwrap();
+    encoder.copy_bytes(&z, 8, &x, 0, 4).unwrap();
     b.copy(&mut encoder, &x, &y);
     encoder.commit_and_wait().unwrap();
     let calls = b.calls().remove(0);
@@ -96,7 +96,7 @@ fn copies_have_an_encoder_of_their_own_and_barriers_between_them_another() {
         Call::Copy((1, 0), (2, 8), 8),
         Call::Fill(0, 4..12, 7),
         Call::Encoder { copies: true },
-        Call::Copy((2, 0), (0, 0), 4),
+        Call::Copy((2, 8), (0, 0), 4),
         Call::Encoder { copies: false },
         Call::Pipeline("copy".into()),
     ];
