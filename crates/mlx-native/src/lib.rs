@@ -90,6 +90,7 @@ pub mod gguf;
 pub mod graph;
 mod isa;
 pub mod kernel;
+mod label;
 mod library;
 pub mod metal;
 pub mod ops;

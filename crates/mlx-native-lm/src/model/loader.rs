@@ -8,6 +8,7 @@ use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
 use super::linear::{Embedding, Linear};
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 use crate::spec::{Matrix, Rows};
@@ -272,8 +273,4 @@ impl<'a> Loader<'a> {
 fn rows_of(buffer: &MlxBuffer, columns: usize, first: usize, rows: usize) -> Result<MlxBuffer> {
     let offset = first * columns * buffer.dtype().size_of();
     Ok(buffer.view(offset, buffer.dtype(), vec![rows, columns])?)
-}
-
-pub(super) fn u32_of(n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| LmError::InvalidArgument(format!("{n} exceeds 32 bits")))
 }

@@ -3,6 +3,7 @@
 mod build;
 mod linear;
 mod loader;
+mod number;
 mod plan;
 mod program;
 mod rotation;
@@ -239,7 +240,7 @@ impl Decoder {
     fn write_inputs(&mut self, tokens: &[u32], start: usize) -> Result<()> {
         self.ids.write(0, tokens)?;
         let positions = start..start + tokens.len();
-        let words: Vec<u32> = positions.clone().map(loader::u32_of).collect::<Result<_>>()?;
+        let words: Vec<u32> = positions.clone().map(number::u32_of).collect::<Result<_>>()?;
         self.positions.write(0, &words)?;
         for (t, buffer) in self.built.temperatures.iter().zip(&mut self.temperatures) {
             let factor = |p: usize| 1.0 + t.scale * (1.0 + ((p + t.shift) / t.every) as f32).ln();

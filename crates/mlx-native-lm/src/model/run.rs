@@ -13,7 +13,7 @@ use mlx_native::ops::sdpa::{MAX_HEAD_DIM, SdpaParams, sdpa};
 use mlx_native::ops::short_conv::{ShortConvParams, short_conv};
 
 use super::linear::Recorder;
-use super::loader::u32_of;
+use super::number::u32_of;
 use super::program::{
     AttendStep, ConvStep, NormStep, Operand, Program, RopeStep, RowwiseStep, ScanStep, Source, Step, Value,
 };

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use mlx_native::ops::copy::{CopyParams, copy};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
 
-use super::loader::u32_of;
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 
 /// Capacity is a multiple of this many positions.

@@ -4,6 +4,7 @@ use super::KernelArg;
 use crate::backend::{CopyBytes, FillBytes, Place};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::kernel::ComputePipelineState;
+use crate::label::CapturedOpKind;
 use crate::metal::MTLSize;
 
 /// What is bound to an argument of a captured dispatch.
@@ -56,31 +57,6 @@ pub enum DispatchKind {
     Threads,
     /// In threadgroups.
     ThreadGroups,
-}
-
-/// What a captured dispatch is, as far as the graph's passes care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CapturedOpKind {
-    /// RMS norm.
-    RmsNorm,
-    /// Elementwise multiplication.
-    ElemMul,
-    /// Elementwise addition.
-    ElemAdd,
-    /// Scaled dot-product attention.
-    Sdpa,
-    /// Softmax.
-    Softmax,
-    /// Anything else.
-    Other,
-}
-
-impl CapturedOpKind {
-    /// Whether the reorder pass may move it forward past others.
-    #[must_use]
-    pub fn is_reorderable(&self) -> bool {
-        !matches!(self, CapturedOpKind::Sdpa | CapturedOpKind::Softmax)
-    }
 }
 
 /// One step of a captured list.

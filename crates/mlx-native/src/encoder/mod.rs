@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding, Transfer};
+pub use crate::label::CapturedOpKind;
+pub use capture::{CapturedNode, DispatchKind, RecordedBinding, Transfer};
 pub use counters::{dispatch_count, reset_counters, sync_count};
 pub(crate) use hazards::HazardTracker;
 

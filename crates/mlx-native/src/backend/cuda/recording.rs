@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::compile::{Finder, TextCompiler};
+use super::compile::Finder;
 use super::gpu::{Address, Facts, Failure, FunctionFacts, Gpu, Launch};
 use super::nvrtc::Output;
+use super::nvrtc::TextCompiler;
 
 /// A call that went into the stream of work.
 #[derive(Debug, Clone, PartialEq)]
