@@ -55,4 +55,5 @@ operators! {
     sdpa,
     silu_mul,
     softmax,
+    step,
 }
