@@ -48,6 +48,7 @@ pub mod ops;
 pub mod quant;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod turboquant;
 pub mod weights;
 
 pub use backend::cpu::Isa;

@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod published;
 
 use crate::backend::cpu::CpuBody;
 
@@ -44,16 +45,51 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    argsort,
     copy,
+    elementwise,
     embedding,
+    flash_attn_vec_tq,
+    fused_head_norm_rope,
+    fused_norm_add,
+    gather,
+    gelu,
+    hadamard,
+    hadamard_quantize_kv,
     kv_append,
+    kv_cache_copy,
     matmul,
+    moe_dispatch,
+    moe_gate,
     quantized_embedding,
     quantized_matmul,
     rms_norm,
     rope,
     sdpa,
     silu_mul,
+    softcap,
     softmax,
+    softmax_sample,
     step,
+}
+
+/// Modules of 0.1 that have no operator of their own: adapters of others, in a folder of that name.
+macro_rules! published_modules {
+    ($($(#[$doc:meta])* $module:ident),* $(,)?) => {
+        $($(#[$doc])* pub mod $module {
+            mod published;
+            pub use published::*;
+        })*
+    };
+}
+
+published_modules! {
+    /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
+    fwht_standalone,
+    /// 0.1's norm of a sum, in bf16: [`fused_norm_add`].
+    fused_residual_norm,
+    /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
+    gather_bench,
+    /// 0.1's transposes: [`copy`] with strides.
+    transpose,
 }

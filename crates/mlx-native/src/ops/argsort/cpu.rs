@@ -1,13 +1,13 @@
 //! Body of `argsort` for the CPU: each row's columns, sorted by a key in which no two are equal.
 
-use super::ArgsortParams;
+use super::KernelParams;
 use crate::backend::cpu::{Element, Launch};
 
 /// Elements in which a part claims rows, at least.
 const CLAIM: usize = 1024;
 
 pub(super) fn argsort<T: Element>(launch: &Launch<'_>, _part: usize, _parts: usize) {
-    let p: ArgsortParams = launch.params(2);
+    let p: KernelParams = launch.params(2);
     let (rows, cols) = (p.rows as usize, p.cols as usize);
     let (x, output) = (launch.input::<T>(0), launch.output::<u32>(1));
     let flip = if p.descending != 0 { u32::MAX } else { 0 };

@@ -75,7 +75,11 @@ inline void rotate(threadgroup float *values, uint dim, uint thread_index, uint 
     device float *own = partial + (ulong(head) * p.n_splits + group.y) * (dim + 2);
     for (uint i = thread_index; i < dim; i += n_threads) {
         query[i] = q[ulong(head) * dim + i];
-        own[i] = 0.0f;
+    }
+    // A thread reads and writes the same coordinates of the sums from here to the end.
+    for (uint i = thread_index; i < dim / 2; i += n_threads) {
+        own[2 * i] = 0.0f;
+        own[2 * i + 1] = 0.0f;
     }
     rotate(query, dim, thread_index, n_threads);
     const float unit = 1.0f / precise::sqrt(float(dim));
@@ -124,7 +128,7 @@ inline void rotate(threadgroup float *values, uint dim, uint thread_index, uint 
             own[2 * i + 1] = odd;
         }
         largest = new_largest;
-        threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
     }
     if (thread_index == 0) {
         own[dim] = largest;

@@ -20,7 +20,8 @@ pub(super) fn fused_norm<T: Element>(launch: &Launch<'_>, part: usize, parts: us
         let source = &launch.input::<T>(index)[..len];
         T::widen(source, &mut values[..len]);
         if len == 1 {
-            values.fill(values[0]);
+            let only = values[0];
+            values.fill(only);
         }
         values
     };
