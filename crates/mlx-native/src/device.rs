@@ -15,6 +15,7 @@ use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::Kernel;
+use crate::metal::CommandQueue;
 
 /// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
 #[derive(Debug)]
@@ -198,6 +199,13 @@ impl MlxDevice {
     #[must_use]
     pub fn metal_device(&self) -> &DeviceRef {
         &self.shared
+    }
+
+    /// What the published interface calls the queue.
+    #[must_use]
+    pub fn metal_queue(&self) -> &CommandQueue {
+        static QUEUE: CommandQueue = CommandQueue::new();
+        &QUEUE
     }
 
     /// The name of the processor or GPU.

@@ -51,6 +51,7 @@ pub mod quant;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod turboquant;
+pub mod weight;
 pub mod weights;
 
 pub use backend::Allocation;
@@ -67,6 +68,24 @@ pub use encoder::{
 };
 pub use error::{MlxError, Result};
 pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
-pub use graph::{ComputeGraph, GraphExecutor, GraphSession};
+pub use graph::{ComputeGraph, GraphExecutor, GraphSession, OpKind};
 pub use kernel::{ConstantValue, KernelRegistry};
 pub use metal::MTLSize;
+pub use ops::quantized_matmul_ggml::{GgmlQuantizedMatmulParams, GgmlType, quantized_matmul_ggml};
+pub use ops::quantized_matmul_id_ggml::{GgmlQuantizedMatmulIdParams, quantized_matmul_id_ggml};
+pub use weight::{
+    QuantizationConfig, QuantizedWeight, SafetensorsFile, TensorQuantConfig, load_quantized_weights,
+    safetensors_to_metal_buffer,
+};
+
+/// Fails to compile unless the type is `Send` and `Sync`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! static_assertions_send_sync {
+    ($type:ty) => {
+        const _: () = {
+            const fn is_send_and_sync<T: Send + Sync>() {}
+            is_send_and_sync::<$type>()
+        };
+    };
+}

@@ -11,7 +11,7 @@ mod source;
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use smallvec::SmallVec;
 
@@ -20,6 +20,7 @@ pub(crate) use source::SourceText;
 
 use crate::backend::PipelineBody;
 use crate::backend::cpu::CpuBody;
+use crate::error::{MlxError, Result};
 use msl::{Access, KernelSignature};
 
 /// The value of one function constant, `constant T name [[function_constant(index)]]` in the kernel's text.
@@ -80,6 +81,8 @@ pub struct ComputePipelineState(Arc<ComputePipelineStateRef>);
 
 /// What a [`ComputePipelineState`] points to.
 pub struct ComputePipelineStateRef {
+    /// What owns it.
+    this: Weak<ComputePipelineStateRef>,
     kernel: Kernel,
     constants: Constants,
     /// Bit `i` is set when argument `i` is declared; when it must be bound; when the kernel may write it.
@@ -113,7 +116,8 @@ impl ComputePipelineState {
             .signature
             .max_threads
             .map_or(max_threads, |m| m.min(max_threads));
-        ComputePipelineState(Arc::new(ComputePipelineStateRef {
+        ComputePipelineState(Arc::new_cyclic(|this| ComputePipelineStateRef {
+            this: this.clone(),
             kernel,
             constants,
             declared,
@@ -127,6 +131,15 @@ impl ComputePipelineState {
 }
 
 impl ComputePipelineStateRef {
+    /// A handle of this pipeline.
+    pub(crate) fn handle(&self) -> Result<ComputePipelineState> {
+        // Whoever has a reference got it from a handle.
+        self.this
+            .upgrade()
+            .map(ComputePipelineState)
+            .ok_or_else(|| MlxError::KernelNotFound(self.label().to_owned()))
+    }
+
     /// The kernel's name.
     #[must_use]
     pub fn label(&self) -> &str {

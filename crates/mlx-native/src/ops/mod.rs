@@ -47,6 +47,7 @@ operators! {
     argmax,
     argsort,
     copy,
+    decoded_matmul,
     elementwise,
     embedding,
     flash_attn_vec_tq,
@@ -84,12 +85,20 @@ macro_rules! published_modules {
 }
 
 published_modules! {
+    /// 0.1's dense products: [`matmul`].
+    dense_gemm,
+    /// 0.1's encoder methods as functions.
+    encode_helpers,
     /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
     fwht_standalone,
     /// 0.1's norm of a sum, in bf16: [`fused_norm_add`].
     fused_residual_norm,
     /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
     gather_bench,
+    /// 0.1's products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_ggml,
+    /// 0.1's routed products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_id_ggml,
     /// 0.1's transposes: [`copy`] with strides.
     transpose,
 }

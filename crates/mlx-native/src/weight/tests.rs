@@ -7,7 +7,7 @@ use super::*;
 /// A safetensors file of u32, f32 and other tensors, given as (name, type, shape, bytes).
 fn write(path: &Path, tensors: &[(&str, &str, &[usize], Vec<u8>)]) {
     let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
+    let mut data: Vec<u8> = Vec::new();
     for (name, kind, shape, bytes) in tensors {
         let entry = serde_json::json!({
             "dtype": kind, "shape": shape, "data_offsets": [data.len(), data.len() + bytes.len()],

@@ -299,7 +299,7 @@ mod tests {
     fn encode(encoder: &mut CommandEncoder, p: &ComputePipelineState, x: &crate::MlxBuffer) {
         let one = MTLSize::new(1, 1, 1);
         encoder
-            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], one, one)
+            .try_encode_with_args(p, &[(0, KernelArg::Buffer(x))], one, one)
             .unwrap();
     }
 
@@ -357,7 +357,7 @@ mod tests {
                         let mut encoder = device.command_encoder().unwrap();
                         encode(&mut encoder, &good, &x);
                         encode(&mut encoder, &good, &x);
-                        encoder.commit().unwrap();
+                        encoder.try_commit().unwrap();
                     }
                 });
             }

@@ -98,7 +98,7 @@ pub fn argsort(
         descending: params.descending.into(),
         later_first: params.later_first.into(),
     };
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -123,7 +123,7 @@ pub fn copy(
     check::holds("copy", "output", output, n_elements as usize)?;
     check::disjoint("copy", ("output", output), &[("x", x)])?;
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),
@@ -191,7 +191,7 @@ pub fn copy_strided(
         _ => "copy_strided_32",
     };
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

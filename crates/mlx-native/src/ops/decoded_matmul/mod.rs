@@ -190,7 +190,7 @@ pub fn decoded_matmul(
         bindings.extend([(2, KernelArg::Buffer(scales)), (3, KernelArg::Buffer(biases))]);
     }
     bindings.extend(ids.map(|ids| (4, KernelArg::Buffer(ids))));
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(n.div_ceil(COLUMNS_PER_GROUP)), u64::from(m), 1),
@@ -300,7 +300,7 @@ pub fn decoded_rows(
     check::dtype(OP, "output", output, &[DType::F32])?;
     check::holds(OP, "output", output, check::product(OP, "output", &[n_tokens, k])?)?;
     let pipeline = registry.get_pipeline("decoded_rows", device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(ids)),

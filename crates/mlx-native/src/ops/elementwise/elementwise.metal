@@ -17,6 +17,8 @@ struct ScaleParams {
     uint row;
 };
 
+// in place: elementwise_mul(output = a, output = b)
+// in place: scalar_mul(output = x)
 template <typename T>
 [[kernel]] void elementwise_mul(device const T *a [[buffer(0)]],
                                 device const T *b [[buffer(1)]],

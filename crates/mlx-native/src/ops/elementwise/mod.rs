@@ -100,12 +100,13 @@ pub fn mul(
     check::holds(OP, "a", a, n)?;
     check::holds(OP, "b", b, b_len)?;
     check::holds(OP, "output", output, n)?;
-    check::in_place_or_disjoint(OP, ("output", output, n), ("a", a, n))?;
-    check::in_place_or_disjoint(OP, ("output", output, n), ("b", b, b_len))?;
+    if b_elements < n_elements && output.mem_range() == b.mem_range() {
+        return invalid!("{OP}: output and b share memory, and b is repeated");
+    }
     let kernel = check::by_float(dtype, ["elementwise_mul_f32", "elementwise_mul_f16", "elementwise_mul_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemMul);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(a)),
@@ -141,10 +142,9 @@ pub fn scale(
     let n = n_elements as usize;
     check::holds(OP, "x", x, n)?;
     check::holds(OP, "output", output, n)?;
-    check::in_place_or_disjoint(OP, ("output", output, n), ("x", x, n))?;
     let kernel = check::by_float(dtype, ["scalar_mul_f32", "scalar_mul_f16", "scalar_mul_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

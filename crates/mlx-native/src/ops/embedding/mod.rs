@@ -89,7 +89,7 @@ pub fn embedding(
     check::holds(OP, "output", output, output_len)?;
     check::disjoint(OP, ("output", output), &[("ids", ids), ("table", table)])?;
     let pipeline = registry.get_pipeline(kernel_for(table.dtype(), output.dtype()), device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(ids)),

@@ -138,7 +138,7 @@ pub fn sdpa_tq(
     let threads = u64::from(params.head_dim / 2).next_multiple_of(32).clamp(128, 512);
     let pipeline = registry.get_pipeline("tq_partial", device)?;
     encoder.set_op_kind(CapturedOpKind::Sdpa);
-    encoder.encode_threadgroups_with_args_and_shared(
+    encoder.try_encode_threadgroups_with_args_and_shared(
         pipeline,
         &[
             (0, KernelArg::Buffer(q)),
@@ -154,7 +154,7 @@ pub fn sdpa_tq(
         MTLSize::new(threads, 1, 1),
     )?;
     let pipeline = registry.get_pipeline("tq_reduce", device)?;
-    encoder.encode_threadgroups_with_args_and_shared(
+    encoder.try_encode_threadgroups_with_args_and_shared(
         pipeline,
         &[
             (0, KernelArg::Buffer(partial)),

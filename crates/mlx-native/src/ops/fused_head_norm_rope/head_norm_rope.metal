@@ -31,6 +31,7 @@ constant bool has_factors [[function_constant(4)]];
 constant bool has_theta_buffer [[function_constant(5)]];
 constant bool interleaved [[function_constant(6)]];
 
+// in place: head_norm_rope(output = x)
 template <typename T>
 [[kernel]] void head_norm_rope(device const T *x [[buffer(0)]],
                                device T *output [[buffer(1)]],

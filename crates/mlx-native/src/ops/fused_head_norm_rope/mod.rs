@@ -200,7 +200,7 @@ pub fn head_norm_rope(
         (7, theta_buffer),
     ];
     bindings.extend(optional.into_iter().filter_map(|(i, b)| Some((i, KernelArg::Buffer(b?)))));
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(n_rows.div_ceil(ROWS_PER_GROUP)), 1, 1),
@@ -237,7 +237,6 @@ fn check_arguments(
     check::same_float(OP, &[("x", x), ("output", output)])?;
     check::holds(OP, "x", x, len)?;
     check::holds(OP, "output", output, len)?;
-    check::in_place_or_disjoint(OP, ("output", output, len), ("x", x, len))?;
     let mut operands: Vec<(&str, &MlxBuffer, DType, usize)> = Vec::new();
     if let Some(HeadNorm { weight, eps }) = norm {
         if !eps.is_finite() || eps < 0.0 {

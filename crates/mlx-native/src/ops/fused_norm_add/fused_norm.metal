@@ -22,6 +22,7 @@ constant bool has_weight [[function_constant(1)]];
 constant bool writes_sum [[function_constant(2)]];
 constant bool has_scalar [[function_constant(3)]];
 
+// in place: fused_norm(output = residual, output = x, sum = residual, sum = x)
 template <typename T>
 [[kernel]] void fused_norm(device const T *residual [[buffer(0)]],
                            device const T *x [[buffer(1)]],

@@ -143,7 +143,7 @@ fn encode(
     }
     check::holds(op, "output", output, check::product(op, "output", &[n_indices, row_width])?)?;
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(inputs[0].1)),

@@ -22,6 +22,7 @@ inline float gelu_tanh(float x) {
     return x * ((t < 0.0f ? e : 1.0f) / (1.0f + e));
 }
 
+// in place: gelu(output = x, output = up)
 template <typename T>
 [[kernel]] void gelu(device const T *x [[buffer(0)]],
                      device const T *up [[buffer(1), function_constant(has_up)]],

@@ -14,6 +14,7 @@ struct HadamardParams {
     float scale;
 };
 
+// in place: hadamard(output = x)
 template <typename T>
 [[kernel]] void hadamard(device const T *x [[buffer(0)]],
                          device T *output [[buffer(1)]],

@@ -87,10 +87,9 @@ pub fn hadamard(
     let dtype = check::same_float(OP, &[("x", x), ("output", output)])?;
     check::holds(OP, "x", x, len)?;
     check::holds(OP, "output", output, len)?;
-    check::in_place_or_disjoint(OP, ("output", output, len), ("x", x, len))?;
     let kernel = check::by_float(dtype, ["hadamard_f32", "hadamard_f16", "hadamard_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_threadgroups_with_args_and_shared(
+    encoder.try_encode_threadgroups_with_args_and_shared(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -117,7 +117,7 @@ pub fn hadamard_quantize_kv(
     let pipeline = registry.get_pipeline(kernel, device)?;
     let kernel_params =
         KernelParams { head_dim, n_kv_heads, position, capacity, is_ring: is_ring.into(), n_tokens };
-    encoder.encode_threadgroups_with_args_and_shared(
+    encoder.try_encode_threadgroups_with_args_and_shared(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

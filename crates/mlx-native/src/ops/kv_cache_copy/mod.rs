@@ -117,7 +117,7 @@ pub fn kv_cache_copy(
     check::disjoint(OP, ("cache", cache), &[("x", x)])?;
     let pipeline = registry.get_pipeline(kernel, device)?;
     let params = KernelParams { n_heads, head_dim, n_tokens, capacity, position, is_ring: is_ring.into() };
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -98,7 +98,7 @@ pub fn zero(
     check::dtype(OP, "output", output, &[DType::F32, DType::U32, DType::I32])?;
     check::holds(OP, "output", output, n_words as usize)?;
     let pipeline = registry.get_pipeline("zero_buffer", device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(output)),
@@ -132,7 +132,7 @@ pub fn accumulate(
     check::disjoint(OP, ("sum", sum), &[("x", x)])?;
     let kernel = check::by_float(dtype, ["moe_accumulate_f32", "moe_accumulate_f16", "moe_accumulate_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(sum)),
@@ -173,7 +173,7 @@ pub fn weighted_sum(
     let kernel =
         check::by_float(dtype, ["moe_weighted_sum_f32", "moe_weighted_sum_f16", "moe_weighted_sum_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -120,7 +120,7 @@ pub fn moe_route(
         (4, KernelArg::Bytes(as_bytes(&kernel_params))),
     ];
     bindings.extend(scale.map(|s| (1, KernelArg::Buffer(s))));
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(params.n_tokens), 1, 1),
@@ -187,7 +187,7 @@ pub fn moe_gate_route(
         (7, KernelArg::Bytes(as_bytes(&kernel_params))),
     ];
     bindings.extend(scale.map(|s| (3, KernelArg::Buffer(s))));
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(params.n_tokens), 1, 1),
@@ -230,7 +230,7 @@ pub fn weigh_sorted(
         (5, KernelArg::Bytes(as_bytes(&kernel_params))),
     ];
     bindings.extend(scale.map(|s| (2, KernelArg::Buffer(s))));
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(params.n_tokens), 1, 1),

@@ -104,7 +104,7 @@ pub fn quantized_embedding(
     )?;
     let pipeline = registry.get_pipeline(kernel_name(output.dtype(), scales.dtype(), bits), device)?;
     encoder.set_op_kind(CapturedOpKind::Other);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(ids)),

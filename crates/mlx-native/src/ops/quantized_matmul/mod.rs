@@ -116,7 +116,7 @@ pub fn quantized_matmul(
     let pipeline = registry.get_pipeline_with_constants(name, device, &[(GROUP_SIZE_CONSTANT, group_size.into())])?;
     encoder.set_op_kind(CapturedOpKind::Other);
     let (grid, group) = kernel.launch(params);
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -1,6 +1,6 @@
 //! Bodies of `rms_norm` for the CPU. Both kernels have the same one: rows are shared among the parts.
 
-use super::{HAS_EPS_BUFFER, HAS_FACTOR, HAS_WEIGHT, ROUNDS_ONCE, RmsNormParams};
+use super::{HAS_EPS_BUFFER, HAS_FACTOR, HAS_NORMED, HAS_WEIGHT, ROUNDS_ONCE, RmsNormParams};
 use crate::backend::cpu::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 
@@ -18,6 +18,7 @@ pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize,
         // What is not given is as in the plain norm.
         weight: launch.flag_or(HAS_WEIGHT, true).then(|| launch.input::<W>(1)),
         factor: launch.flag(HAS_FACTOR).then(|| launch.input::<T>(5)),
+        normed: launch.flag(HAS_NORMED).then(|| launch.output::<T>(6)),
         rounds_once: launch.flag(ROUNDS_ONCE),
     };
     let eps = if launch.flag(HAS_EPS_BUFFER) { launch.input::<f32>(4)[0] } else { p.eps };
@@ -36,6 +37,8 @@ pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize,
 struct Factors<'a, T, W> {
     weight: Option<&'a [W]>,
     factor: Option<&'a [T]>,
+    /// Where the row before the factor is kept.
+    normed: Option<Output<'a, T>>,
     rounds_once: bool,
 }
 
@@ -59,7 +62,7 @@ unsafe fn sum_of_squares<T: Element>(launch: &Launch<'_>, x: Output<'_, T>, star
 }
 
 /// # Safety
-/// Only the caller may use these elements of `x` and of `output`.
+/// Only the caller may use these elements of `x`, of `output` and of `factors.normed`.
 unsafe fn normalise<T: Element, W: Element>(
     x: Output<'_, T>,
     factors: &Factors<'_, T, W>,
@@ -87,6 +90,10 @@ unsafe fn normalise<T: Element, W: Element>(
             round(values);
             W::widen(&weight[done..done + len], by);
             values.iter_mut().zip(&*by).for_each(|(v, w)| *v *= *w);
+        }
+        if let Some(normed) = factors.normed {
+            // SAFETY: by the caller's word.
+            unsafe { normed.store(start + done, values) };
         }
         if let Some(factor) = factors.factor {
             round(values);

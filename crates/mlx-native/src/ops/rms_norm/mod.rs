@@ -63,11 +63,12 @@ pub struct RmsNormParams {
     pub eps: f32,
 }
 
-/// Indices of the function constants.
-const HAS_WEIGHT: u32 = 0;
-const ROUNDS_ONCE: u32 = 1;
-const HAS_FACTOR: u32 = 2;
-const HAS_EPS_BUFFER: u32 = 3;
+/// Indices of the function constants; the graph's fusion sets them too.
+pub(crate) const HAS_WEIGHT: u32 = 0;
+pub(crate) const ROUNDS_ONCE: u32 = 1;
+pub(crate) const HAS_FACTOR: u32 = 2;
+pub(crate) const HAS_EPS_BUFFER: u32 = 3;
+pub(crate) const HAS_NORMED: u32 = 4;
 /// Rows up to this length are normalised by one simdgroup each.
 const SHORT_ROW: u32 = 256;
 /// Rows that one threadgroup of the kernel for short rows normalises.
@@ -105,6 +106,8 @@ pub struct RmsNormOptions<'a> {
     pub factor: Option<&'a MlxBuffer>,
     /// An f32 buffer whose first element counts instead of `params.eps`, read when the work runs.
     pub eps: Option<&'a MlxBuffer>,
+    /// `[rows, dim]`, of the dtype of `x`: where the row is kept as it is before `factor`. Only with a factor.
+    pub normed: Option<&'a MlxBuffer>,
     /// Whether everything is computed in f32 and rounded once; otherwise the normalised value is rounded, and again after each
     /// product, as MLX does it.
     pub rounds_once: bool,
@@ -125,7 +128,7 @@ pub fn rms_norm_with(
 ) -> Result<()> {
     let RmsNormParams { rows, dim, .. } = *params;
     check_arguments(x, options, output, params)?;
-    let RmsNormOptions { weight, factor, eps, rounds_once } = *options;
+    let RmsNormOptions { weight, factor, eps, normed, rounds_once } = *options;
     let is_short = dim <= SHORT_ROW;
     let is_mixed = weight.is_some_and(|w| w.dtype() != x.dtype());
     let names = match (is_short, is_mixed) {
@@ -139,6 +142,7 @@ pub fn rms_norm_with(
         (ROUNDS_ONCE, rounds_once.into()),
         (HAS_FACTOR, factor.is_some().into()),
         (HAS_EPS_BUFFER, eps.is_some().into()),
+        (HAS_NORMED, normed.is_some().into()),
     ];
     let pipeline =
         registry.get_pipeline_with_constants(check::by_float(x.dtype(), names), device, &constants)?;
@@ -147,18 +151,20 @@ pub fn rms_norm_with(
     } else {
         (rows, check::row_threads(dim))
     };
-    let mut bindings: SmallVec<[(u64, KernelArg<'_>); 6]> = smallvec![
+    let mut bindings: SmallVec<[(u64, KernelArg<'_>); 7]> = smallvec![
         (0, KernelArg::Buffer(x)),
-        (1, KernelArg::Buffer(weight.unwrap_or(x))),
+        // Something that is not read.
+        (1, weight.map_or(KernelArg::Bytes(&[0; 16]), KernelArg::Buffer)),
         (2, KernelArg::Buffer(output)),
         (3, KernelArg::Bytes(as_bytes(params))),
     ];
     bindings.extend(eps.map(|b| (4, KernelArg::Buffer(b))));
     bindings.extend(factor.map(|b| (5, KernelArg::Buffer(b))));
+    bindings.extend(normed.map(|b| (6, KernelArg::Buffer(b))));
     if weight.is_some() && factor.is_none() {
         encoder.set_op_kind(CapturedOpKind::RmsNorm);
     }
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &bindings,
         MTLSize::new(u64::from(groups), 1, 1),
@@ -191,11 +197,17 @@ fn check_arguments(
         check::holds(OP, "factor", factor, len)?;
         check::disjoint(OP, ("output", output), &[("factor", factor)])?;
     }
+    if let Some(normed) = options.normed {
+        if options.factor.is_none() {
+            return invalid!("{OP}: normed: it is what the output is without a factor");
+        }
+        check::dtype(OP, "normed", normed, &[dtype])?;
+        check::holds(OP, "normed", normed, len)?;
+    }
     if let Some(eps) = options.eps {
         check::dtype(OP, "eps", eps, &[DType::F32])?;
         check::holds(OP, "eps", eps, 1)?;
         check::disjoint(OP, ("output", output), &[("eps", eps)])?;
     }
-    check::holds(OP, "output", output, len)?;
-    check::in_place_or_disjoint(OP, ("output", output, len), ("x", x, len))
+    check::holds(OP, "output", output, len)
 }

@@ -49,6 +49,7 @@ impl Norm<'_> {
             weight: weight.as_ref(),
             factor: factor.as_ref(),
             eps: Some(&eps),
+            normed: None,
             rounds_once: true,
         };
         let params = RmsNormParams { rows: self.rows, dim: self.dim, eps: 0.0 };

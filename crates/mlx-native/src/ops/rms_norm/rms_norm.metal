@@ -2,7 +2,7 @@
 //
 // Everything is f32 up to the normalised value, which is rounded to T; its product with the weight is rounded again. With
 // rounds_once only the end result is rounded. `output` may be `x`: an element is written by the thread that read it, after the
-// sum is complete.
+// sum is complete. With a factor the row before it may be kept in `normed`.
 //
 // rms_norm_*:      one threadgroup for each row; any multiple of 32 threads.
 // rms_norm_rows_*: one simdgroup for each row, for short rows; any multiple of 32 threads.
@@ -21,12 +21,16 @@ constant bool has_weight_given [[function_constant(0)]];
 constant bool rounds_once_given [[function_constant(1)]];
 constant bool has_factor_given [[function_constant(2)]];
 constant bool has_eps_buffer_given [[function_constant(3)]];
+constant bool has_normed_given [[function_constant(4)]];
 // Without a weight, `weight` is bound to something that is not read.
 constant bool has_weight = is_function_constant_defined(has_weight_given) ? has_weight_given : true;
 constant bool rounds_once = is_function_constant_defined(rounds_once_given) ? rounds_once_given : false;
 constant bool has_factor = is_function_constant_defined(has_factor_given) ? has_factor_given : false;
 constant bool has_eps_buffer = is_function_constant_defined(has_eps_buffer_given) ? has_eps_buffer_given : false;
+constant bool has_normed = is_function_constant_defined(has_normed_given) ? has_normed_given : false;
 
+// in place: rms_norm(output = x)
+// in place: rms_norm_rows(output = x)
 template <typename T>
 float sum_of_squares(device const T *x, uint first, uint step, uint dim) {
     float sum = 0.0f;
@@ -38,13 +42,16 @@ float sum_of_squares(device const T *x, uint first, uint step, uint dim) {
 }
 
 template <typename T, typename W>
-void normalise(device const T *x, device const W *weight, device const T *factor, device T *output, float inverse, uint first,
-               uint step, uint dim) {
+void normalise(device const T *x, device const W *weight, device const T *factor, device T *normed, device T *output,
+               float inverse, uint first, uint step, uint dim) {
     for (uint i = first; i < dim; i += step) {
         float v = float(x[i]) * inverse;
         v = rounds_once ? v : float(T(v));
         if (has_weight) {
             v *= float(weight[i]);
+        }
+        if (has_normed) {
+            normed[i] = T(v);
         }
         if (has_factor) {
             v = rounds_once ? v : float(T(v));
@@ -61,6 +68,7 @@ template <typename T, typename W>
                          constant RmsNormParams &p [[buffer(3)]],
                          device const float *eps_buffer [[buffer(4), function_constant(has_eps_buffer)]],
                          device const T *factor [[buffer(5), function_constant(has_factor)]],
+                         device T *normed [[buffer(6), function_constant(has_normed)]],
                          uint row [[threadgroup_position_in_grid]],
                          uint thread_index [[thread_position_in_threadgroup]],
                          uint n_threads [[threads_per_threadgroup]],
@@ -84,7 +92,11 @@ template <typename T, typename W>
     if (has_factor) {
         factors = factor + start;
     }
-    normalise(x + start, weight, factors, output + start, inverse, thread_index, n_threads, p.dim);
+    device T *normed_row = output;
+    if (has_normed) {
+        normed_row = normed + start;
+    }
+    normalise(x + start, weight, factors, normed_row, output + start, inverse, thread_index, n_threads, p.dim);
 }
 
 template <typename T, typename W>
@@ -94,6 +106,8 @@ template <typename T, typename W>
                               constant RmsNormParams &p [[buffer(3)]],
                               device const float *eps_buffer [[buffer(4), function_constant(has_eps_buffer)]],
                               device const T *factor [[buffer(5), function_constant(has_factor)]],
+                              device T *normed [[buffer(6), function_constant(has_normed)]],
+                         device T *normed [[buffer(6), function_constant(has_normed)]],
                               uint group [[threadgroup_position_in_grid]],
                               uint lane [[thread_index_in_simdgroup]],
                               uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -113,7 +127,11 @@ template <typename T, typename W>
     if (has_factor) {
         factors = factor + start;
     }
-    normalise(x + start, weight, factors, output + start, inverse, lane, 32, p.dim);
+    device T *normed_row = output;
+    if (has_normed) {
+        normed_row = normed + start;
+    }
+    normalise(x + start, weight, factors, normed_row, output + start, inverse, lane, 32, p.dim);
 }
 
 template [[host_name("rms_norm_f32")]] [[kernel]] decltype(rms_norm<float, float>) rms_norm<float, float>;

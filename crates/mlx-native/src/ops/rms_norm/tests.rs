@@ -152,7 +152,8 @@ impl Case for OptionsCase {
     }
 
     fn outputs(&self) -> Outputs {
-        vec![(self.dtype, vec![self.rows as usize, self.dim as usize])]
+        let output = (self.dtype, vec![self.rows as usize, self.dim as usize]);
+        if self.has_factor { vec![output.clone(), output] } else { vec![output] }
     }
 
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
@@ -161,16 +162,17 @@ impl Case for OptionsCase {
         let weight = self.weight.and_then(|_| rest.next());
         let factor = if self.has_factor { rest.next() } else { None };
         let eps = if self.has_eps_buffer { BUFFER_EPS } else { 1e-5 };
-        let mut out = Vec::new();
+        let (mut out, mut normed) = (Vec::new(), Vec::new());
         for (row, x) in inputs[0].to_f64().chunks(dim).enumerate() {
             let mean = x.iter().map(|v| v * v).sum::<f64>() / dim as f64;
             let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
             for (i, v) in x.iter().enumerate() {
                 let w = weight.as_ref().map_or(1.0, |w| w[i]);
+                normed.push(v * inverse * w);
                 out.push(v * inverse * w * factor.as_ref().map_or(1.0, |f| f[row * dim + i]));
             }
         }
-        vec![out]
+        if self.has_factor { vec![out, normed] } else { vec![out] }
     }
 
     fn encode(&self, c: &mut Context<'_>) -> Result<()> {
@@ -179,6 +181,7 @@ impl Case for OptionsCase {
             weight: self.weight.and_then(|_| rest.next()),
             factor: if self.has_factor { rest.next() } else { None },
             eps: if self.has_eps_buffer { rest.next() } else { None },
+            normed: c.outputs.get(1),
             rounds_once: true,
         };
         let params = RmsNormParams { rows: self.rows, dim: self.dim, eps: 1e-5 };

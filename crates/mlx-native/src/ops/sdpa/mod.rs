@@ -182,7 +182,7 @@ impl Call<'_> {
         let args = if has_rows { &args[..] } else { &args[..5] };
         let pipeline = self.registry.get_pipeline_with_constants(self.route.kernel, self.device, constants)?;
         encoder.set_op_kind(CapturedOpKind::Sdpa);
-        encoder.encode_threadgroups_with_args(pipeline, args, grid, group)
+        encoder.try_encode_threadgroups_with_args(pipeline, args, grid, group)
     }
 
     /// One kernel for the parts, one that merges them; the parts lie in scratch memory of the registry.
@@ -205,7 +205,7 @@ impl Call<'_> {
             &[(ROWS, ConstantValue::U32(self.route.rows))],
         )?;
         encoder.set_op_kind(CapturedOpKind::Sdpa);
-        encoder.encode_threadgroups_with_args(
+        encoder.try_encode_threadgroups_with_args(
             pipeline,
             &[
                 (0, KernelArg::Buffer(q)),
@@ -221,7 +221,7 @@ impl Call<'_> {
         )?;
         let merge = self.registry.get_pipeline(self.route.merge.unwrap_or_default(), self.device)?;
         encoder.set_op_kind(CapturedOpKind::Sdpa);
-        encoder.encode_threadgroups_with_args(
+        encoder.try_encode_threadgroups_with_args(
             merge,
             &[
                 (0, KernelArg::Buffer(&sums)),

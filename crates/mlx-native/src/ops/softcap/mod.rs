@@ -72,10 +72,9 @@ pub fn softcap(
     let dtype = check::same_float(OP, &[("x", x), ("output", output)])?;
     check::holds(OP, "x", x, n)?;
     check::holds(OP, "output", output, n)?;
-    check::in_place_or_disjoint(OP, ("output", output, n), ("x", x, n))?;
     let kernel = check::by_float(dtype, ["softcap_f32", "softcap_f16", "softcap_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -11,6 +11,7 @@ struct SoftcapParams {
     uint n_elements;
 };
 
+// in place: softcap(output = x)
 template <typename T>
 [[kernel]] void softcap(device const T *x [[buffer(0)]],
                         device T *output [[buffer(1)]],

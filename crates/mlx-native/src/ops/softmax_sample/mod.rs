@@ -96,7 +96,7 @@ pub fn softmax_sample(
     }
     let pipeline = registry.get_pipeline("softmax_sample_f32", device)?;
     let kernel_params = KernelParams { n_elements, temperature, random };
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(logits)),
