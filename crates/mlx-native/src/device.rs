@@ -76,6 +76,9 @@ impl MlxDevice {
     /// # Errors
     /// As `new`; also [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
     pub fn best(config: &Config) -> Result<Self> {
+        if cfg!(feature = "default-emulator") {
+            return Self::with_config(DeviceKind::Emulator, config);
+        }
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
         } else {

@@ -1,7 +1,7 @@
 //! Names of kernels to texts, and to the pipelines that devices made of them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{ComputePipelineState, ConstantValue, Constants, Kernel, SourceText};
@@ -11,6 +11,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::{DeviceRef, MlxDevice};
 use crate::dtype::DType;
 use crate::error::{MlxError, Result};
+use crate::ops::published_names::{self, PublishedName};
 use crate::ops;
 
 /// Maps kernel names to Metal texts, and caches the pipelines made of them, per device kind and function constants.
@@ -31,6 +32,8 @@ pub struct KernelRegistry {
     entries: HashMap<Arc<str>, Entry>,
     /// Texts of this library by address, so that a text with several kernels is parsed once.
     texts: HashMap<(usize, usize), Arc<SourceText>>,
+    /// Names that a text was registered under at run time: they mean that text alone.
+    own: HashSet<Arc<str>>,
     /// Memory for intermediate results, one piece for each device.
     scratch: Vec<(Arc<dyn Backend>, MlxBuffer)>,
 }
@@ -65,6 +68,7 @@ impl KernelRegistry {
         let mut registry = KernelRegistry {
             entries: HashMap::new(),
             texts: HashMap::new(),
+            own: HashSet::new(),
             scratch: Vec::new(),
         };
         for op in ops::all() {
@@ -99,6 +103,7 @@ impl KernelRegistry {
     pub fn register_source(&mut self, name: impl Into<String>, source: impl Into<Cow<'static, str>>) {
         let name: Arc<str> = Arc::from(name.into());
         let source = Arc::new(SourceText::new(source.into()));
+        self.own.insert(name.clone());
         self.entries.insert(
             name.clone(),
             Entry {
@@ -137,6 +142,10 @@ impl KernelRegistry {
     ) -> Result<&ComputePipelineState> {
         let device = device.as_ref();
         let domain = device.backend().pipeline_domain();
+        let (name, constants) = match self.published(name).filter(|_| constants.is_empty()) {
+            Some(published) => (kernel_of(published)?, published.constants),
+            None => (name, constants),
+        };
         let entry = self
             .entries
             .get_mut(name)
@@ -188,7 +197,12 @@ impl KernelRegistry {
     /// Whether a text is registered under `name`.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entries.contains_key(name) || self.published(name).is_some()
+    }
+
+    /// What a name of 0.1 stands for, unless a text of one's own has taken its place.
+    fn published(&self, name: &str) -> Option<&'static PublishedName> {
+        published_names::find(name).filter(|_| !self.own.contains(name))
     }
 
     /// The registered names, in no particular order.
@@ -202,6 +216,8 @@ impl KernelRegistry {
     /// [`MlxError::KernelNotFound`]; [`MlxError::ShaderCompilationError`] when the text cannot be parsed or does not
     /// define the kernel.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
+        let published = self.published(name).filter(|_| !self.entries.contains_key(name));
+        let name = published.map_or(Ok(name), kernel_of)?;
         let entry = self
             .entries
             .get(name)
@@ -212,7 +228,16 @@ impl KernelRegistry {
     /// Whether some pipeline of kernel `name` has been made.
     #[must_use]
     pub fn is_cached(&self, name: &str) -> bool {
-        self.entries.get(name).is_some_and(|e| !e.pipelines.is_empty())
+        let (name, constants) = match self.published(name) {
+            Some(published) if !self.entries.contains_key(name) => {
+                (published.kernel.unwrap_or_default(), Some(published.constants))
+            }
+            _ => (name, None),
+        };
+        self.entries.get(name).is_some_and(|e| {
+            let mut pipelines = e.pipelines.iter();
+            pipelines.any(|p| constants.is_none_or(|constants| p.constants[..] == *constants))
+        })
     }
 
     /// Number of pipelines made so far.
@@ -221,11 +246,20 @@ impl KernelRegistry {
         self.entries.values().map(|e| e.pipelines.len()).sum()
     }
 
-    /// Number of registered names.
+    /// Number of registered names, those of 0.1 included.
     #[must_use]
     pub fn source_count(&self) -> usize {
-        self.entries.len()
+        let published = published_names::NAMES.iter().filter(|n| !self.entries.contains_key(n.name)).count();
+        self.entries.len() + published
     }
+}
+
+/// Our kernel behind a name of 0.1.
+fn kernel_of(published: &PublishedName) -> Result<&'static str> {
+    published.kernel.ok_or_else(|| MlxError::ShaderCompilationError {
+        name: published.name.to_owned(),
+        message: "its text is empty, as in 0.1".to_owned(),
+    })
 }
 
 fn describe(entry: &Entry) -> Result<Kernel> {

@@ -10,6 +10,7 @@
 
 pub(crate) mod check;
 pub(crate) mod published;
+pub(crate) mod published_names;
 
 use crate::backend::cpu::CpuBody;
 
