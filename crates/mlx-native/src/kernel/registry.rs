@@ -217,7 +217,10 @@ impl KernelRegistry {
     /// define the kernel.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let published = self.published(name).filter(|_| !self.entries.contains_key(name));
-        let name = published.map_or(Ok(name), kernel_of)?;
+        let name = match published {
+            Some(published) => kernel_of(published)?,
+            None => name,
+        };
         let entry = self
             .entries
             .get(name)
