@@ -2,6 +2,7 @@
 //!
 //! Everything comes from package registries: Debian's by `apt-get`, crates.io by `cargo install`, PyPI by `pip`.
 
+use crate::cuda;
 use crate::shell::{Cmd, Result, on_path};
 
 /// The cargo-deny that is built when none is installed. Its debug build takes a minute on two cores, the release build
@@ -25,6 +26,8 @@ pub enum Need {
     Venv,
     /// The compiler and the stub SDK of the Mac check, in the user's cache folder.
     Darwin,
+    /// NVIDIA's compiler and assembler, in the target folder.
+    Nvrtc,
 }
 
 impl Need {
@@ -37,6 +40,7 @@ impl Need {
             Self::Pip => "Python 3 with pip",
             Self::Venv => "Python 3 with venv",
             Self::Darwin => "the compiler of the Mac check",
+            Self::Nvrtc => "NVRTC and ptxas",
         }
     }
 
@@ -54,6 +58,7 @@ impl Need {
                 .args(["-c", "import venv, ensurepip"])
                 .succeeds(),
             Self::Darwin => Cmd::line("tools/check-darwin.sh ready").succeeds(),
+            Self::Nvrtc => cuda::is_installed(),
         }
     }
 
@@ -75,6 +80,10 @@ impl Need {
                 // It downloads packages of Debian's by version: an old list names versions that are gone.
                 apt(&["update"])?;
                 Cmd::line("tools/check-darwin.sh setup").run()
+            }
+            Self::Nvrtc => {
+                ensure(&[Self::Pip], true)?;
+                cuda::install()
             }
         }
     }
@@ -136,6 +145,7 @@ mod tests {
             Need::CargoDeny,
             Need::Pip,
             Need::Venv,
+            Need::Nvrtc,
         ] {
             match ensure(&[need], false) {
                 Ok(()) => assert!(need.is_there()),

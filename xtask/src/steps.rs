@@ -3,6 +3,7 @@
 //! The order is: what fails quickest first, what shows most last. A step is data; adding one is adding a row.
 
 use crate::check_metal;
+use crate::cuda;
 use crate::install::Need;
 use crate::shell::{Cmd, root, target_dir};
 
@@ -11,7 +12,7 @@ use crate::shell::{Cmd, root, target_dir};
 pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
 
 /// The same features, for commands over `mlx-native` alone.
-pub const COMPUTE_FEATURES: &str = "testing,emulator";
+pub const COMPUTE_FEATURES: &str = "testing,emulator,cuda";
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,14 @@ pub const STEPS: &[Step] = &[
         counts: Counts::Nothing,
         plan: metal,
     },
+    Step {
+        name: "cuda",
+        what: "every kernel compiles for NVIDIA GPUs",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: cuda_offline,
+    },
     // Last, because its table of kernels and devices is what a reader wants to find at the end.
     Step {
         name: "prove",
@@ -267,6 +276,13 @@ fn metal(_: Level) -> Plan {
     let mut commands = check_metal::commands();
     commands.push(Cmd::line("cargo xtask check-metal --self-test"));
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
+}
+
+fn cuda_offline(_: Level) -> Plan {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Plan::Skip("the compiler is fetched for Linux on x86-64 only");
+    }
+    Plan::Run(cuda::OFFLINE_NEEDS.to_vec(), cuda::offline_commands())
 }
 
 fn prove(level: Level) -> Plan {

@@ -32,7 +32,7 @@ pub fn run(options: &Generate) -> Result<()> {
         sampling: sampling(options),
         stop_ids: model.stop_ids(&options.extra_eos_token)?,
     };
-    let mut cache = model.decoder().new_cache(prompt_ids.len())?;
+    let mut cache = model.decoder().new_state(prompt_ids.len())?;
     let (decoder, tokenizer) = model.parts();
     let mut out = Out {
         stdout: std::io::stdout(),

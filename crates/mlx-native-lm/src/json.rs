@@ -46,6 +46,25 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The objects of the list under `key`, with errors that begin with `path`; none when absent.
+    pub(crate) fn objects(&self, key: &str, path: &'a str) -> Result<Vec<Fields<'a>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(Vec::new());
+        };
+        let object = |v: &'a Value| {
+            v.as_object().map(|map| Fields {
+                file: self.file,
+                path,
+                map,
+            })
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(object).collect::<Option<Vec<_>>>());
+        list.flatten()
+            .ok_or_else(|| self.wrong(key, value, "a list of objects"))
+    }
+
     /// The keys and values.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.map.iter().map(|(key, value)| (key.as_str(), value))

@@ -151,10 +151,10 @@ fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> 
         DeviceKind::Cpu | DeviceKind::Emulator | DeviceKind::Null => DType::F32,
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
-    let config = folder.decoder_config()?;
+    let spec = folder.decoder_spec()?;
     Decoder::new(
         device,
-        config,
+        spec,
         weights,
         folder.quantization(),
         dtype,

@@ -43,6 +43,7 @@ fn devices() -> Vec<MlxDevice> {
         all.push(MlxDevice::with_config(DeviceKind::Emulator, &config).unwrap());
     }
     all.extend(MlxDevice::open(DeviceKind::Metal).ok());
+    all.extend(MlxDevice::open(DeviceKind::Cuda).ok());
     all
 }
 
@@ -61,8 +62,8 @@ fn options() -> ModelOptions {
 const LOGITS: f32 = 2e-3;
 
 fn check(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
-    let vocab = model.decoder().config().vocab_size;
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
+    let vocab = model.decoder().spec().vocab_size;
     let all = model
         .decoder_mut()
         .forward_all(&case.prompt_ids, &mut cache)
@@ -92,7 +93,7 @@ fn check(model: &mut Model, case: &Case, name: &str) {
 }
 
 fn greedy(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
     let options = GenerateOptions {
         max_tokens: case.greedy_ids.len(),
         sampling: SamplingParams {
@@ -187,9 +188,9 @@ fn tiny(decoder: &mut mlx_native_lm::Decoder, case: &Case, name: &str) {
             );
         }
     };
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     near(&decoder.forward(&case.prompt_ids, &mut cache).unwrap());
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     let (last, front) = case.prompt_ids.split_last().unwrap();
     for chunk in front.chunks(7) {
         decoder.feed(chunk, &mut cache).unwrap();
@@ -215,7 +216,7 @@ fn a_cache_that_grows_holds_what_it_held() {
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
     let tokens: Vec<u32> = (0..600).map(|i| i * 7 % 131).collect();
     let run = |decoder: &mut mlx_native_lm::Decoder, room: usize| {
-        let mut cache = decoder.new_cache(room).unwrap();
+        let mut cache = decoder.new_state(room).unwrap();
         let before = cache.capacity();
         for chunk in tokens.chunks(100) {
             decoder.feed(chunk, &mut cache).unwrap();
@@ -243,13 +244,13 @@ fn misuse_of_a_decoder_is_an_error() {
         ..options()
     };
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &few).unwrap();
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     assert_eq!(decoder.chunk(), 4);
     assert!(decoder.forward(&[], &mut cache).is_err());
     assert!(decoder.forward(&[1; 5], &mut cache).is_err());
     let error = decoder.forward(&[1, 131], &mut cache).unwrap_err().to_string();
     assert!(error.contains("131"), "{error}");
     assert!(cache.is_empty(), "a refused call leaves the cache as it was");
-    assert!(decoder.new_cache(usize::MAX).is_err());
+    assert!(decoder.new_state(usize::MAX).is_err());
     assert_eq!(decoder.forward(&[1, 2], &mut cache).unwrap().len(), 131);
 }

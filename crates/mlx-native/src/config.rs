@@ -13,13 +13,47 @@ pub struct Config {
     pub threads: Option<usize>,
     /// `cpu`: highest instruction set to use; `None` = the best this machine has.
     pub isa: Option<Isa>,
-    /// Folder for compiled kernels (`emulator` objects, `metal` binary archives); `None` = `mlx-native` in the user's
+    /// Folder for compiled kernels (`emulator` objects, `metal` binary archives, `cuda` machine code); `None` = `mlx-native` in the user's
     /// cache folder, or the temporary folder where there is none.
     pub cache_dir: Option<PathBuf>,
     /// `emulator`: how kernels are compiled and scheduled.
     pub emulator: EmulatorConfig,
     /// `metal`: memory, command buffers, traces.
     pub metal: MetalConfig,
+    /// `cuda`: which GPU, its memory, its compiler.
+    pub cuda: CudaConfig,
+}
+
+/// Settings of the `cuda` device.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CudaConfig {
+    /// Which GPU, in the order in which the driver counts them, from 0.
+    pub device: usize,
+    /// The library NVRTC, which compiles kernels; `None` = looked for by name, in the toolkit's folders and where pip puts
+    /// it. It is loaded when a kernel is first compiled.
+    pub nvrtc: Option<PathBuf>,
+    /// Keep compiled kernels in the folder for compiled kernels.
+    pub cache: bool,
+    /// The most bytes to use on the GPU, weights included; `None` = what it has.
+    pub memory_limit: Option<usize>,
+    /// Run lists of many kernels as graphs, which costs the processor a fraction of the time.
+    pub graphs: bool,
+    /// Wait after every kernel, so that a failure while work runs names the kernel. Much slower.
+    pub synchronous: bool,
+}
+
+impl Default for CudaConfig {
+    fn default() -> Self {
+        CudaConfig {
+            device: 0,
+            nvrtc: None,
+            cache: true,
+            memory_limit: None,
+            graphs: true,
+            synchronous: false,
+        }
+    }
 }
 
 /// Settings of the `metal` device.

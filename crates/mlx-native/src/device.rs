@@ -63,7 +63,8 @@ pub struct MlxDevice {
 }
 
 impl MlxDevice {
-    /// Opens the best device of this machine: the GPU on a Mac, the processor elsewhere.
+    /// Opens the best device of this machine: the GPU on a Mac, an NVIDIA GPU where there is one and the library was built
+    /// with the cargo feature `cuda`, the processor elsewhere.
     ///
     /// # Errors
     /// [`MlxError::DeviceNotFound`] when none can be opened.
@@ -81,10 +82,15 @@ impl MlxDevice {
         }
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
+        } else if cfg!(feature = "cuda") {
+            DeviceKind::Cuda
         } else {
             DeviceKind::Cpu
         };
-        Self::with_config(best, config).or_else(|_| Self::with_config(DeviceKind::Cpu, config))
+        Self::with_config(best, config).or_else(|why| {
+            tracing::debug!(%why, "the processor is taken");
+            Self::with_config(DeviceKind::Cpu, config)
+        })
     }
 
     /// Opens a device of the kind `kind` with default settings.
@@ -106,11 +112,7 @@ impl MlxDevice {
             DeviceKind::Null => Arc::new(NullBackend::new()),
             DeviceKind::Emulator => emulator(config)?,
             DeviceKind::Metal => metal(config)?,
-            DeviceKind::Cuda => {
-                return Err(MlxError::DeviceNotFound(
-                    "cuda: this version has no CUDA backend".to_owned(),
-                ));
-            }
+            DeviceKind::Cuda => cuda(config)?,
         };
         tracing::debug!(kind = %kind, name = backend.name(), "device opened");
         Ok(Self::of(backend))
@@ -259,6 +261,18 @@ fn emulator(config: &Config) -> Result<Arc<dyn Backend>> {
 fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
     Err(MlxError::DeviceNotFound(
         "emulator: built without the cargo feature `emulator`".to_owned(),
+    ))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(config: &Config) -> Result<Arc<dyn Backend>> {
+    crate::backend::cuda::open(config)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_config: &Config) -> Result<Arc<dyn Backend>> {
+    Err(MlxError::DeviceNotFound(
+        "cuda: built without the cargo feature `cuda`".to_owned(),
     ))
 }
 

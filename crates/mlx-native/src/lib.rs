@@ -58,7 +58,7 @@ pub use backend::Allocation;
 pub use backend::cpu::Isa;
 pub use buffer::{HostRead, HostWrite, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
-pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
+pub use config::{Config, CudaConfig, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
 pub use device::{DeviceRef, MlxDevice};
 pub use device_kind::DeviceKind;
 pub use dtype::DType;
@@ -71,7 +71,9 @@ pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession, OpKind};
 pub use kernel::{ConstantValue, KernelRegistry};
 pub use metal::MTLSize;
+pub use ops::quantized_matmul::{QuantizedMatmulParams, quantized_matmul, quantized_matmul_simd};
 pub use ops::quantized_matmul_ggml::{GgmlQuantizedMatmulParams, GgmlType, quantized_matmul_ggml};
+pub use ops::quantized_matmul_id::{QuantizedMatmulIdParams, quantized_matmul_id};
 pub use ops::quantized_matmul_id_ggml::{GgmlQuantizedMatmulIdParams, quantized_matmul_id_ggml};
 pub use weight::{
     QuantizationConfig, QuantizedWeight, SafetensorsFile, TensorQuantConfig, load_quantized_weights,

@@ -70,8 +70,12 @@
 
 mod allocation;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+pub(crate) mod fingerprint;
 pub(crate) mod host;
 mod memory;
 pub mod metal;

@@ -9,6 +9,7 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
 pub(crate) mod published;
 pub(crate) mod published_names;
 
@@ -50,7 +51,7 @@ operators! {
     copy,
     decoded_matmul,
     elementwise,
-    embedding,
+    embed,
     flash_attn_vec_tq,
     fused_head_norm_rope,
     fused_norm_add,
@@ -60,13 +61,14 @@ operators! {
     hadamard_quantize_kv,
     kv_append,
     kv_cache_copy,
+    layer_norm,
+    linear,
     matmul,
     moe_dispatch,
     moe_gate,
-    quantized_embedding,
-    quantized_matmul,
     rms_norm,
     rope,
+    rowwise,
     sdpa,
     silu_mul,
     softcap,
@@ -88,6 +90,8 @@ macro_rules! published_modules {
 published_modules! {
     /// 0.1's dense products: [`matmul`].
     dense_gemm,
+    /// 0.1's look-up of quantised rows: [`decoded_matmul`].
+    embedding,
     /// 0.1's encoder methods as functions.
     encode_helpers,
     /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
@@ -96,6 +100,10 @@ published_modules! {
     fused_residual_norm,
     /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
     gather_bench,
+    /// 0.1's products with affine codes: [`decoded_matmul`].
+    quantized_matmul,
+    /// 0.1's routed products with affine codes: [`decoded_matmul`].
+    quantized_matmul_id,
     /// 0.1's products with blocks of GGML: [`decoded_matmul`].
     quantized_matmul_ggml,
     /// 0.1's routed products with blocks of GGML: [`decoded_matmul`].

@@ -21,18 +21,18 @@ impl AffineFormat {
     /// Group sizes that the format has.
     pub const GROUP_SIZES: [u32; 3] = [32, 64, 128];
     /// Widths of codes that the format has, in bits.
-    pub const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+    pub const BITS: [u32; 7] = [1, 2, 3, 4, 5, 6, 8];
 
     /// The format of `bits`-bit codes in groups of `group_size`.
     ///
     /// # Errors
-    /// [`MlxError::InvalidArgument`] unless `group_size` is 32, 64 or 128 and `bits` 2, 3, 4, 5, 6 or 8.
+    /// [`MlxError::InvalidArgument`] unless `group_size` is 32, 64 or 128 and `bits` 1, 2, 3, 4, 5, 6 or 8.
     pub fn new(group_size: u32, bits: u32) -> Result<Self> {
         if !Self::GROUP_SIZES.contains(&group_size) {
             return invalid!("affine format: group_size is {group_size}, possible: 32, 64, 128");
         }
         if !Self::BITS.contains(&bits) {
-            return invalid!("affine format: bits is {bits}, possible: 2, 3, 4, 5, 6, 8");
+            return invalid!("affine format: bits is {bits}, possible: 1, 2, 3, 4, 5, 6, 8");
         }
         Ok(AffineFormat { group_size, bits })
     }
@@ -93,7 +93,7 @@ pub struct Quantized<S> {
 /// The rule, in f32, for each group with `n` the greatest code: the step `s` is `(max - min) / n`, at least 1e-7; the side
 /// of greater magnitude, `max` if equal, is the edge, and `s` is negative if that is `max`. The code of the edge,
 /// `q0 = edge / s` to nearest even, makes `s = edge / q0` and the bias the edge, so that zero has a code of its own; if
-/// `q0` is 0, the bias is 0. Codes are `(value - bias) / s` to nearest even, within `0..=n`; only then are `s` and the
+/// `q0` is 0, the bias is 0. With codes of one bit the bias is `min` and `s` stays. Codes are `(value - bias) / s` to nearest even, within `0..=n`; only then are `s` and the
 /// bias rounded to `S`. NaN takes no part in `max` and `min` and gets code 0.
 ///
 /// # Errors
@@ -133,6 +133,13 @@ fn quantize_group(values: &[f32], max_code: u32, codes: &mut [u8]) -> (f32, f32)
     let max = values.iter().fold(f32::NEG_INFINITY, |m, v| greater(m, *v));
     let min = values.iter().fold(f32::INFINITY, |m, v| lesser(m, *v));
     let step = greater((max - min) / n, SMALLEST_STEP);
+    if max_code == 1 {
+        // One bit has no code to spare for zero: the two codes are the two ends.
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = ((value - min) / step).round_ties_even().clamp(0.0, n) as u8;
+        }
+        return (step, min);
+    }
     let (edge, step) = if min.abs() > max.abs() {
         (min, step)
     } else {

@@ -73,13 +73,15 @@ pub fn test_devices() -> Vec<TestDevice> {
             }
         }
     }
-    if let Ok(device) = MlxDevice::open(DeviceKind::Metal) {
-        all.push(TestDevice {
-            name: "metal".to_owned(),
-            device,
-            small_only: false,
-            group: "metal",
-        });
+    for kind in [DeviceKind::Metal, DeviceKind::Cuda] {
+        if let Ok(device) = MlxDevice::open(kind) {
+            all.push(TestDevice {
+                name: kind.name().to_owned(),
+                device,
+                small_only: false,
+                group: kind.name(),
+            });
+        }
     }
     all
 }

@@ -12,9 +12,12 @@ mod golden;
 mod prove;
 mod rng;
 mod tensor;
+mod weights;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cuda")]
+pub use crate::backend::cuda::offline::{Offline, OfflineReport, compile_offline};
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
@@ -23,6 +26,7 @@ pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;
 pub use tensor::{Tensor, rounded};
+pub(crate) use weights::{WeightCase, every_format};
 
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;

@@ -74,6 +74,7 @@ pub use dispatch::{Launch, LaunchArgument, LaunchGrid, Report};
 pub use findings::{Finding, FindingKind, Severity};
 pub use lint::LintFinding;
 
+use crate::backend::fingerprint::Fingerprint;
 use crate::kernel::msl::MslError;
 use engine::Engine;
 use std::collections::HashMap;
@@ -188,7 +189,7 @@ impl Emulator {
             path: cache.clone(),
             source,
         })?;
-        let mut key = compile::Fingerprint::new();
+        let mut key = Fingerprint::new();
         for (name, text) in prelude::files() {
             key.add(&name);
             key.add(&text);

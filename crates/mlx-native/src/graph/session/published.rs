@@ -22,6 +22,40 @@ impl GraphSession<'_> {
         ops::rms_norm::dispatch_rms_norm(&mut self.encoder, registry, device, input, weight, output, params_buf, rows, dim)
     }
 
+    /// Records [`quantized_matmul`](crate::ops::quantized_matmul::quantized_matmul).
+    ///
+    /// # Errors
+    /// As the function.
+    pub fn quantized_matmul(
+        &mut self,
+        registry: &mut KernelRegistry,
+        device: &MlxDevice,
+        input: &MlxBuffer,
+        weight: &MlxBuffer,
+        scales: &MlxBuffer,
+        biases: &MlxBuffer,
+        params: &ops::quantized_matmul::QuantizedMatmulParams,
+    ) -> Result<MlxBuffer> {
+        ops::quantized_matmul::quantized_matmul(&mut self.encoder, registry, device, input, weight, scales, biases, params)
+    }
+
+    /// Records [`quantized_matmul_simd`](crate::ops::quantized_matmul::quantized_matmul_simd).
+    ///
+    /// # Errors
+    /// As the function.
+    pub fn quantized_matmul_simd(
+        &mut self,
+        registry: &mut KernelRegistry,
+        device: &MlxDevice,
+        input: &MlxBuffer,
+        weight: &MlxBuffer,
+        scales: &MlxBuffer,
+        biases: &MlxBuffer,
+        params: &ops::quantized_matmul::QuantizedMatmulParams,
+    ) -> Result<MlxBuffer> {
+        ops::quantized_matmul::quantized_matmul_simd(&mut self.encoder, registry, device, input, weight, scales, biases, params)
+    }
+
     /// Records [`quantized_matmul_ggml`](crate::ops::quantized_matmul_ggml::quantized_matmul_ggml).
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! [`parse`] reads the signatures out of a `.metal` text: which kernels it has, under which host names, with which
 //! bindings, threadgroup arguments and function constants. Pure Rust, the same on every machine; this is where the
 //! registry and the encoder learn which buffers a kernel writes. The module `rewrite` turns the same text into C++ that a host
-//! compiler accepts (for the emulator; the seam for other targets is `rewrite::Target`).
+//! compiler accepts (for the emulator), or to CUDA's.
 //!
 //! | step | file |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | kernels, parameters, instantiations, function constants | `declarations.rs` |
 //! | [`parse`] | this file |
 //! | a text with one kernel, and what of a text a kernel uses | `only.rs`, `reach.rs` |
-//! | `rewrite::rewrite` | `rewrite.rs`, `emit.rs` |
+//! | `rewrite::rewrite` | `rewrite.rs`, `swizzle.rs`, `emit.rs` |
 //!
 //! The text may come from a user at run time, so everything here is total: hostile text gives an [`MslError`], in time
 //! near linear in its length and with bounded recursion.
@@ -25,38 +25,48 @@
 pub(crate) mod casts;
 mod condition;
 mod declarations;
-#[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "used by the rewriter"))]
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "used by the rewriter")
+)]
 mod emit;
 #[cfg(test)]
 mod extent;
 mod lexer;
 mod macros;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
 mod only;
 mod preprocess;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
 mod reach;
 #[cfg_attr(
-    not(feature = "emulator"),
+    not(any(feature = "emulator", feature = "cuda")),
     allow(dead_code, reason = "only devices that compile the text need it")
 )]
 pub(crate) mod rewrite;
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "used by the rewriter")
+)]
+mod swizzle;
 mod syntax;
 #[cfg(test)]
 mod tests;
 
 #[cfg_attr(
-    not(feature = "emulator"),
+    not(any(feature = "emulator", feature = "cuda")),
     allow(unused_imports, reason = "for devices that compile the text")
 )]
-pub(crate) use declarations::{Builtin, ParameterKind};
+pub(crate) use declarations::ParameterKind;
 use declarations::{Instantiation, KernelDefinition};
 #[cfg(test)]
 pub(crate) use extent::threadgroup_bytes;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
 pub(crate) use only::only;
 #[cfg(any(target_vendor = "apple", test))]
-pub(crate) use reach::{Reach, reach};
+pub(crate) use reach::Reach;
+#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+pub(crate) use reach::reach;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use syntax::{Item, Syntax};
