@@ -79,7 +79,10 @@ impl Quantized {
     fn new(device: &MlxDevice, random: &mut Random, stack: usize, n: usize, k: usize) -> Result<Self> {
         let (words, groups) = (stack * n * k / 8, stack * n * k / GROUP);
         let mut codes = device.alloc_buffer(words * 4, DType::U32, vec![stack, n, k / 8])?;
-        codes.as_mut_slice::<u32>()?.iter_mut().for_each(|word| *word = random.bits());
+        codes
+            .as_mut_slice::<u32>()?
+            .iter_mut()
+            .for_each(|word| *word = random.bits());
         let mut parts = Vec::new();
         let scale = 1.0 / (k as f32).sqrt() / 4.0;
         for center in [1.0, -7.5] {
@@ -91,8 +94,16 @@ impl Quantized {
             }
             parts.push(buffer);
         }
-        let (Some(biases), Some(scales)) = (parts.pop(), parts.pop()) else { return Err("two parts".into()) };
-        Ok(Quantized { codes, scales, biases, n, k })
+        let (Some(biases), Some(scales)) = (parts.pop(), parts.pop()) else {
+            return Err("two parts".into());
+        };
+        Ok(Quantized {
+            codes,
+            scales,
+            biases,
+            n,
+            k,
+        })
     }
 
     /// `input · wᵀ`, in the session.
@@ -111,7 +122,15 @@ impl Quantized {
             bits: 4,
         };
         session.barrier();
-        Ok(session.quantized_matmul(registry, device, input, &self.codes, &self.scales, &self.biases, &params)?)
+        Ok(session.quantized_matmul(
+            registry,
+            device,
+            input,
+            &self.codes,
+            &self.scales,
+            &self.biases,
+            &params,
+        )?)
     }
 }
 
@@ -139,7 +158,9 @@ impl Quantized {
         session.barrier();
         let (codes, scales, biases) = (&self.codes, &self.scales, &self.biases);
         let encoder = session.encoder_mut();
-        Ok(quantized_matmul_id(encoder, registry, device, input, codes, scales, biases, ids, &params)?)
+        Ok(quantized_matmul_id(
+            encoder, registry, device, input, codes, scales, biases, ids, &params,
+        )?)
     }
 }
 
@@ -169,10 +190,19 @@ impl Layer {
         let mut random = Random(42);
         let mut quantized = |stack, n, k| Quantized::new(device, &mut random, stack, n, k);
         let embedding = quantized(1, VOCAB, HIDDEN)?;
-        let (q, o) = (quantized(1, HEADS * HEAD_DIM, HIDDEN)?, quantized(1, HIDDEN, HEADS * HEAD_DIM)?);
-        let (k, v) = (quantized(1, KV_HEADS * HEAD_DIM, HIDDEN)?, quantized(1, KV_HEADS * HEAD_DIM, HIDDEN)?);
+        let (q, o) = (
+            quantized(1, HEADS * HEAD_DIM, HIDDEN)?,
+            quantized(1, HIDDEN, HEADS * HEAD_DIM)?,
+        );
+        let (k, v) = (
+            quantized(1, KV_HEADS * HEAD_DIM, HIDDEN)?,
+            quantized(1, KV_HEADS * HEAD_DIM, HIDDEN)?,
+        );
         let gate_up = quantized(EXPERTS, 2 * INTERMEDIATE, HIDDEN)?;
-        let (down, head) = (quantized(EXPERTS, HIDDEN, INTERMEDIATE)?, quantized(1, VOCAB, HIDDEN)?);
+        let (down, head) = (
+            quantized(EXPERTS, HIDDEN, INTERMEDIATE)?,
+            quantized(1, VOCAB, HIDDEN)?,
+        );
         let mut near_one = || 1.0 + 0.1 * random.signed();
         let norm = floats(device, &[HIDDEN], &mut near_one)?;
         let head_norm = floats(device, &[HEAD_DIM], &mut near_one)?;
@@ -225,13 +255,35 @@ impl Layer {
 
         let x = f32s(HIDDEN)?;
         let e = &self.embedding;
-        let rows = EmbeddingGatherParams { embed_dim: HIDDEN, group_size: GROUP, bits: 4, n_tokens: 1 };
+        let rows = EmbeddingGatherParams {
+            embed_dim: HIDDEN,
+            group_size: GROUP,
+            bits: 4,
+            n_tokens: 1,
+        };
         embedding_gather(
-            session.encoder_mut(), registry, metal, &e.codes, &e.scales, &e.biases, &id, &x, &rows,
+            session.encoder_mut(),
+            registry,
+            metal,
+            &e.codes,
+            &e.scales,
+            &e.biases,
+            &id,
+            &x,
+            &rows,
         )?;
         session.barrier();
         let normed = f32s(HIDDEN)?;
-        session.rms_norm(registry, metal, &x, &self.norm, &normed, &self.norm_params, 1, HIDDEN as u32)?;
+        session.rms_norm(
+            registry,
+            metal,
+            &x,
+            &self.norm,
+            &normed,
+            &self.norm_params,
+            1,
+            HIDDEN as u32,
+        )?;
 
         // Attention.
         let q = self.q.apply(&mut session, registry, device, &normed)?;
@@ -260,7 +312,15 @@ impl Layer {
         for (from, cache) in [(&rotated_k, &self.k_cache), (&v, &self.v_cache)] {
             let (heads, dim) = (KV_HEADS as u32, HEAD_DIM as u32);
             dispatch_kv_cache_copy_batch_f32(
-                session.encoder_mut(), registry, metal, from, cache, heads, dim, CAPACITY as u32, position as u32,
+                session.encoder_mut(),
+                registry,
+                metal,
+                from,
+                cache,
+                heads,
+                dim,
+                CAPACITY as u32,
+                position as u32,
             )?;
         }
         session.barrier();
@@ -277,19 +337,45 @@ impl Layer {
         };
         let (k_cache, v_cache) = (&self.k_cache, &self.v_cache);
         sdpa_sliding(
-            session.encoder_mut(), registry, device, &rotated_q, k_cache, v_cache, &attended, &window, 1,
+            session.encoder_mut(),
+            registry,
+            device,
+            &rotated_q,
+            k_cache,
+            v_cache,
+            &attended,
+            &window,
+            1,
         )?;
         let projected = self.o.apply(&mut session, registry, device, &attended)?;
         session.barrier();
         let h = f32s(HIDDEN)?;
         dispatch_fused_norm_add_f32(
-            session.encoder_mut(), registry, metal, &x, &projected, &self.norm, &h, HIDDEN as u32, 1, EPS,
+            session.encoder_mut(),
+            registry,
+            metal,
+            &x,
+            &projected,
+            &self.norm,
+            &h,
+            HIDDEN as u32,
+            1,
+            EPS,
         )?;
 
         let output = self.experts(&mut session, registry, &h)?;
         let final_norm = f32s(HIDDEN)?;
         session.barrier();
-        session.rms_norm(registry, metal, &output, &self.norm, &final_norm, &self.norm_params, 1, HIDDEN as u32)?;
+        session.rms_norm(
+            registry,
+            metal,
+            &output,
+            &self.norm,
+            &final_norm,
+            &self.norm_params,
+            1,
+            HIDDEN as u32,
+        )?;
         let logits = self.head.apply(&mut session, registry, device, &final_norm)?;
         let flat = device.alloc_buffer(VOCAB * 4, DType::F32, vec![VOCAB])?;
         session.barrier();
@@ -329,9 +415,20 @@ impl Layer {
         let f32s = |n: usize| device.alloc_buffer(n * 4, DType::F32, vec![n]);
         let half = device.alloc_buffer(HIDDEN * 2, DType::BF16, vec![1, HIDDEN])?;
         session.barrier();
-        cast(session.encoder_mut(), registry, metal, h, &half, HIDDEN, CastDirection::F32ToBF16)?;
+        cast(
+            session.encoder_mut(),
+            registry,
+            metal,
+            h,
+            &half,
+            HIDDEN,
+            CastDirection::F32ToBF16,
+        )?;
         session.barrier();
-        let (ids, weights) = (device.alloc_buffer(TOP_K * 4, DType::U32, vec![1, TOP_K])?, f32s(TOP_K)?);
+        let (ids, weights) = (
+            device.alloc_buffer(TOP_K * 4, DType::U32, vec![1, TOP_K])?,
+            f32s(TOP_K)?,
+        );
         let gate = MoeGateParams {
             hidden_dim: HIDDEN,
             n_experts: EXPERTS,
@@ -340,16 +437,48 @@ impl Layer {
             rms_eps: EPS,
         };
         let (router, norm, scale) = (&self.router, &self.norm, &self.expert_scale);
-        moe_gate(session.encoder_mut(), registry, metal, &half, router, norm, scale, &ids, &weights, &gate)?;
+        moe_gate(
+            session.encoder_mut(),
+            registry,
+            metal,
+            &half,
+            router,
+            norm,
+            scale,
+            &ids,
+            &weights,
+            &gate,
+        )?;
         session.barrier();
-        let gate_up = self.gate_up.route(session, registry, &device, h, &ids, 1, TOP_K)?;
+        let gate_up = self
+            .gate_up
+            .route(session, registry, &device, h, &ids, 1, TOP_K)?;
         let hidden = f32s(TOP_K * INTERMEDIATE)?;
         session.barrier();
-        moe_swiglu_batch_encode(session.encoder_mut(), registry, metal, &gate_up, &hidden, INTERMEDIATE, TOP_K)?;
-        let down = self.down.route(session, registry, &device, &hidden, &ids, TOP_K, 1)?;
+        moe_swiglu_batch_encode(
+            session.encoder_mut(),
+            registry,
+            metal,
+            &gate_up,
+            &hidden,
+            INTERMEDIATE,
+            TOP_K,
+        )?;
+        let down = self
+            .down
+            .route(session, registry, &device, &hidden, &ids, TOP_K, 1)?;
         session.barrier();
         let mixed = f32s(HIDDEN)?;
-        moe_weighted_sum_encode(session.encoder_mut(), registry, metal, &down, &weights, &mixed, HIDDEN, TOP_K)?;
+        moe_weighted_sum_encode(
+            session.encoder_mut(),
+            registry,
+            metal,
+            &down,
+            &weights,
+            &mixed,
+            HIDDEN,
+            TOP_K,
+        )?;
         session.barrier();
         let output = f32s(HIDDEN)?;
         session.elementwise_add(registry, metal, h, &mixed, &output, HIDDEN, DType::F32)?;
@@ -373,7 +502,12 @@ fn cast_flat(
     };
     let encoder = session.encoder_mut();
     Ok(mlx_native::ops::copy::dispatch_strided_copy_f32(
-        encoder, registry, device.metal_device(), from, to, &params,
+        encoder,
+        registry,
+        device.metal_device(),
+        from,
+        to,
+        &params,
     )?)
 }
 
@@ -400,8 +534,12 @@ fn main() -> Result<()> {
     let mut registry = KernelRegistry::new();
     let executor = GraphExecutor::new(device);
     let mut layer = Layer::new(executor.device())?;
-    let published = generate(|token, position, random| layer.step(&executor, &mut registry, token, position, random))?;
-    println!("0.1's interface: {:?}, log-probability {:.4}", published.0, published.1);
+    let published =
+        generate(|token, position, random| layer.step(&executor, &mut registry, token, position, random))?;
+    println!(
+        "0.1's interface: {:?}, log-probability {:.4}",
+        published.0, published.1
+    );
     let layer = Layer::new(executor.device())?;
     let own = generate(|token, position, random| {
         layer.own_step(executor.device(), &mut registry, token, position, random)

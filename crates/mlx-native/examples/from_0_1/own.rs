@@ -3,7 +3,9 @@
 use mlx_native::ops::add::{AddParams, add};
 use mlx_native::ops::copy::{CopyParams, copy};
 use mlx_native::ops::decoded_matmul::{Coded, DecodedMatmulParams, decoded_matmul, decoded_rows};
-use mlx_native::ops::fused_head_norm_rope::{Angles, HeadNorm, HeadNormRopeParams, Pairs, Theta, head_norm_rope};
+use mlx_native::ops::fused_head_norm_rope::{
+    Angles, HeadNorm, HeadNormRopeParams, Pairs, Theta, head_norm_rope,
+};
 use mlx_native::ops::fused_norm_add::{FusedNormOperands, FusedNormParams, Residual, fused_norm};
 use mlx_native::ops::gelu::{GeluParams, gelu};
 use mlx_native::ops::kv_cache_copy::{KvCacheCopyParams, kv_cache_copy};
@@ -16,8 +18,8 @@ use mlx_native::ops::softmax_sample::{SoftmaxSampleParams, softmax_sample};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
 
 use super::{
-    CAP, CAPACITY, EPS, EXPERTS, GROUP, HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, Layer, Quantized, Result,
-    TEMPERATURE, THETA, TOP_K, VOCAB, WINDOW,
+    CAP, CAPACITY, EPS, EXPERTS, GROUP, HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, Layer, Quantized,
+    Result, TEMPERATURE, THETA, TOP_K, VOCAB, WINDOW,
 };
 
 /// What every operator is given.
@@ -64,14 +66,35 @@ impl Recorder<'_> {
             rows_per_x: rows_per_x as u32,
             n_matrices: if ids.is_some() { EXPERTS as u32 } else { 1 },
         };
-        decoded_matmul(&mut self.encoder, self.registry, self.device, input, weight, ids, &output, &params)?;
+        decoded_matmul(
+            &mut self.encoder,
+            self.registry,
+            self.device,
+            input,
+            weight,
+            ids,
+            &output,
+            &params,
+        )?;
         Ok(output)
     }
 
     fn norm(&mut self, x: &MlxBuffer, weight: &MlxBuffer) -> Result<MlxBuffer> {
         let output = self.f32s(&[HIDDEN])?;
-        let params = RmsNormParams { rows: 1, dim: HIDDEN as u32, eps: EPS };
-        rms_norm(&mut self.encoder, self.registry, self.device, x, Some(weight), &output, &params)?;
+        let params = RmsNormParams {
+            rows: 1,
+            dim: HIDDEN as u32,
+            eps: EPS,
+        };
+        rms_norm(
+            &mut self.encoder,
+            self.registry,
+            self.device,
+            x,
+            Some(weight),
+            &output,
+            &params,
+        )?;
         Ok(output)
     }
 }
@@ -86,7 +109,11 @@ impl Layer {
         position: usize,
         random: f32,
     ) -> Result<(u32, f32)> {
-        let mut r = Recorder { device, registry, encoder: device.command_encoder()? };
+        let mut r = Recorder {
+            device,
+            registry,
+            encoder: device.command_encoder()?,
+        };
         let (id, positions) = (r.words(&[token])?, r.words(&[position as u32])?);
         let e = &self.embedding;
         let codes = e.codes.view(0, DType::U8, vec![e.codes.byte_len()])?;
@@ -100,7 +127,17 @@ impl Layer {
         };
         let x = r.f32s(&[HIDDEN])?;
         let (rows, columns) = (VOCAB as u32, HIDDEN as u32);
-        decoded_rows(&mut r.encoder, r.registry, device, &id, table, &x, 1, rows, columns)?;
+        decoded_rows(
+            &mut r.encoder,
+            r.registry,
+            device,
+            &id,
+            table,
+            &x,
+            1,
+            rows,
+            columns,
+        )?;
         let normed = r.norm(&x, &self.norm)?;
         let attended = self.attend(&mut r, &normed, &positions, position)?;
         let projected = r.product(&self.o, &attended, None, 1, 1)?;
@@ -112,16 +149,49 @@ impl Layer {
             output: &h,
             sum: None,
         };
-        let params = FusedNormParams { rows: 1, dim: HIDDEN as u32, eps: EPS, residual: Residual::Behind };
-        fused_norm(&mut r.encoder, r.registry, device, &x, &projected, &operands, &params)?;
+        let params = FusedNormParams {
+            rows: 1,
+            dim: HIDDEN as u32,
+            eps: EPS,
+            residual: Residual::Behind,
+        };
+        fused_norm(
+            &mut r.encoder,
+            r.registry,
+            device,
+            &x,
+            &projected,
+            &operands,
+            &params,
+        )?;
         let output = self.mix(&mut r, &h)?;
         let normed = r.norm(&output, &self.norm)?;
         let logits = r.product(&self.head, &normed, None, 1, 1)?;
         let n_elements = VOCAB as u32;
-        softcap(&mut r.encoder, r.registry, device, &logits, &logits, &SoftcapParams { cap: CAP, n_elements })?;
+        softcap(
+            &mut r.encoder,
+            r.registry,
+            device,
+            &logits,
+            &logits,
+            &SoftcapParams { cap: CAP, n_elements },
+        )?;
         let (probabilities, next, logprob) = (r.f32s(&[VOCAB])?, r.words(&[0])?, r.f32s(&[1])?);
-        let params = SoftmaxSampleParams { n_elements, temperature: TEMPERATURE, random };
-        softmax_sample(&mut r.encoder, r.registry, device, &logits, &probabilities, &next, &logprob, &params)?;
+        let params = SoftmaxSampleParams {
+            n_elements,
+            temperature: TEMPERATURE,
+            random,
+        };
+        softmax_sample(
+            &mut r.encoder,
+            r.registry,
+            device,
+            &logits,
+            &probabilities,
+            &next,
+            &logprob,
+            &params,
+        )?;
         r.encoder.commit_and_wait()?;
         Ok((next.read::<u32>()?[0], logprob.read::<f32>()?[0]))
     }
@@ -137,8 +207,15 @@ impl Layer {
         let k = r.product(&self.k, normed, None, 1, 1)?;
         let v = r.product(&self.v, normed, None, 1, 1)?;
         for (rows, heads) in [(&q, HEADS), (&k, KV_HEADS)] {
-            let norm = Some(HeadNorm { weight: Some(&self.head_norm), eps: EPS });
-            let angles = Angles::Computed { positions, theta: Theta::Value(THETA), factors: None };
+            let norm = Some(HeadNorm {
+                weight: Some(&self.head_norm),
+                eps: EPS,
+            });
+            let angles = Angles::Computed {
+                positions,
+                theta: Theta::Value(THETA),
+                factors: None,
+            };
             let params = HeadNormRopeParams {
                 n_tokens: 1,
                 n_heads: heads as u32,
@@ -146,7 +223,16 @@ impl Layer {
                 n_pairs: HEAD_DIM as u32 / 2,
                 pairs: Pairs::Apart(HEAD_DIM as u32 / 2),
             };
-            head_norm_rope(&mut r.encoder, r.registry, r.device, rows, norm, angles, rows, &params)?;
+            head_norm_rope(
+                &mut r.encoder,
+                r.registry,
+                r.device,
+                rows,
+                norm,
+                angles,
+                rows,
+                &params,
+            )?;
         }
         for (rows, cache) in [(&k, &self.k_cache), (&v, &self.v_cache)] {
             let params = KvCacheCopyParams {
@@ -175,13 +261,25 @@ impl Layer {
             scale: 1.0 / (HEAD_DIM as f32).sqrt(),
             kv_capacity: CAPACITY as u32,
         };
-        sdpa(&mut r.encoder, r.registry, r.device, &q, &keys, &values, &output, &params, 1)?;
+        sdpa(
+            &mut r.encoder,
+            r.registry,
+            r.device,
+            &q,
+            &keys,
+            &values,
+            &output,
+            &params,
+            1,
+        )?;
         Ok(output)
     }
 
     fn mix(&self, r: &mut Recorder<'_>, h: &MlxBuffer) -> Result<MlxBuffer> {
         let half = r.device.alloc_tensor(DType::BF16, &[HIDDEN])?;
-        let params = CopyParams { n_elements: HIDDEN as u32 };
+        let params = CopyParams {
+            n_elements: HIDDEN as u32,
+        };
         copy(&mut r.encoder, r.registry, r.device, h, &half, &params)?;
         let (ids, weights) = (r.words(&[0; TOP_K])?, r.f32s(&[TOP_K])?);
         let inputs = GateInputs {
@@ -190,10 +288,24 @@ impl Layer {
             norm_weight: &self.norm,
             scale: Some(&self.expert_scale),
         };
-        let params =
-            RouteParams { n_tokens: 1, n_experts: EXPERTS as u32, top_k: TOP_K as u32, normalize: true };
+        let params = RouteParams {
+            n_tokens: 1,
+            n_experts: EXPERTS as u32,
+            top_k: TOP_K as u32,
+            normalize: true,
+        };
         let hidden = HIDDEN as u32;
-        moe_gate_route(&mut r.encoder, r.registry, r.device, &inputs, &ids, &weights, hidden, EPS, &params)?;
+        moe_gate_route(
+            &mut r.encoder,
+            r.registry,
+            r.device,
+            &inputs,
+            &ids,
+            &weights,
+            hidden,
+            EPS,
+            &params,
+        )?;
         let gate_up = r.product(&self.gate_up, h, Some(&ids), TOP_K, TOP_K)?;
         let up_len = (2 * TOP_K - 1) * INTERMEDIATE;
         let up = gate_up.view(4 * INTERMEDIATE, DType::F32, vec![up_len])?;
@@ -204,12 +316,35 @@ impl Layer {
             x_stride: 2 * INTERMEDIATE as u32,
             up_stride: 2 * INTERMEDIATE as u32,
         };
-        gelu(&mut r.encoder, r.registry, r.device, &gate_up, Some(&up), &hidden, &params)?;
+        gelu(
+            &mut r.encoder,
+            r.registry,
+            r.device,
+            &gate_up,
+            Some(&up),
+            &hidden,
+            &params,
+        )?;
         let down = r.product(&self.down, &hidden, Some(&ids), TOP_K, 1)?;
         let output = r.f32s(&[HIDDEN])?;
-        let params = WeightedSumParams { hidden: HIDDEN as u32, top_k: TOP_K as u32, n_tokens: 1 };
-        weighted_sum(&mut r.encoder, r.registry, r.device, &down, &weights, &output, &params)?;
-        let params = AddParams { n_elements: HIDDEN as u32, b_elements: HIDDEN as u32 };
+        let params = WeightedSumParams {
+            hidden: HIDDEN as u32,
+            top_k: TOP_K as u32,
+            n_tokens: 1,
+        };
+        weighted_sum(
+            &mut r.encoder,
+            r.registry,
+            r.device,
+            &down,
+            &weights,
+            &output,
+            &params,
+        )?;
+        let params = AddParams {
+            n_elements: HIDDEN as u32,
+            b_elements: HIDDEN as u32,
+        };
         add(&mut r.encoder, r.registry, r.device, &output, h, &output, &params)?;
         Ok(output)
     }

@@ -17,7 +17,10 @@ impl Held {
     /// Keeps an error, unless there is one already.
     pub(super) fn keep(&self, result: Result<()>) {
         if let Err(error) = result {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(error);
         }
     }
 
@@ -95,7 +98,8 @@ impl CommandEncoder {
         threadgroups: MTLSize,
         threadgroup_size: MTLSize,
     ) {
-        let result = self.try_encode_threadgroups_with_args(pipeline, bindings, threadgroups, threadgroup_size);
+        let result =
+            self.try_encode_threadgroups_with_args(pipeline, bindings, threadgroups, threadgroup_size);
         self.held.keep(result);
     }
 
@@ -161,7 +165,8 @@ impl CommandEncoder {
     pub fn dispatch_threads(&self, grid_size: MTLSize, threadgroup_size: MTLSize) {
         let _ = (grid_size, threadgroup_size);
         self.held.keep(Err(MlxError::InvalidArgument(
-            "dispatch_threads records nothing; encode takes the pipeline, the buffers and the grid".to_owned(),
+            "dispatch_threads records nothing; encode takes the pipeline, the buffers and the grid"
+                .to_owned(),
         )));
     }
 

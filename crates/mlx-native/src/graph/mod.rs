@@ -4,12 +4,13 @@
 //! hazards are found anew: an order that the graph got wrong would cost time, never correctness. [`ComputeGraph::reorder`]
 //! brings dispatches that do not depend on each other together, so that fewer barriers are needed between them.
 
-mod fuse;
+mod prepared;
 mod session;
 mod tracker;
 
 use std::borrow::Cow;
 
+pub use prepared::{PreparedGraph, Replay};
 pub use session::{GraphExecutor, GraphSession};
 pub use tracker::ConflictTracker;
 
@@ -19,9 +20,7 @@ pub use crate::dtype::DType;
 use crate::backend::Place;
 use crate::buffer::MemRange;
 use crate::encoder::{CapturedNode, CapturedOpKind, CommandEncoder, HazardTracker};
-use crate::device::DeviceRef;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
 
 /// How far the reorder pass looks ahead.
 const WINDOW: usize = 64;
@@ -60,7 +59,10 @@ impl OpKind {
     /// Whether operations of the kind may be moved past others.
     #[must_use]
     pub fn is_reorderable(&self) -> bool {
-        !matches!(self, OpKind::Sdpa | OpKind::Softmax | OpKind::MoeGate | OpKind::Other)
+        !matches!(
+            self,
+            OpKind::Sdpa | OpKind::Softmax | OpKind::MoeGate | OpKind::Other
+        )
     }
 }
 
@@ -191,29 +193,26 @@ impl ComputeGraph {
 
     /// [`encode_with_barriers`](Self::encode_with_barriers) of the first tenth of the dispatches, but 64 at least, into `encoder0`,
     /// which is committed, and of the others into `encoder1`, which the caller commits. Returns the barriers of both.
-    pub fn encode_dual_buffer(&self, encoder0: &mut CommandEncoder, encoder1: &mut CommandEncoder) -> (u32, u32) {
+    pub fn encode_dual_buffer(
+        &self,
+        encoder0: &mut CommandEncoder,
+        encoder1: &mut CommandEncoder,
+    ) -> (u32, u32) {
         let first = (self.dispatch_count() / 10).max(MIN_FIRST);
         let is_dispatch = |node: &CapturedNode| matches!(node, CapturedNode::Dispatch { .. });
-        let places = self.nodes.iter().enumerate().filter(|(_, node)| is_dispatch(node));
-        let split = places.map(|(i, _)| i + 1).nth(first - 1).unwrap_or(self.nodes.len());
+        let places = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| is_dispatch(node));
+        let split = places
+            .map(|(i, _)| i + 1)
+            .nth(first - 1)
+            .unwrap_or(self.nodes.len());
         let (head, tail) = self.nodes.split_at(split);
         let barriers0 = encode_range(head, encoder0);
         encoder0.commit();
         (barriers0, encode_range(tail, encoder1))
-    }
-
-    /// Puts an RMS norm and the elementwise product behind it, with barriers between them, into one dispatch, and returns how many
-    /// pairs it found. The norm's own output is still written: nobody who reads it sees a difference, and results differ by at
-    /// most the rounding of the product.
-    ///
-    /// A pair fits when the product is one of all elements of the norm's output with another buffer.
-    ///
-    /// # Errors
-    /// What making the pipeline ends with; the graph is then as it was.
-    pub fn fuse(&mut self, registry: &mut KernelRegistry, device: &DeviceRef) -> Result<u32> {
-        let (nodes, fused) = fuse::fuse(&self.nodes, registry, device)?;
-        self.nodes = nodes;
-        Ok(fused)
     }
 
     /// Moves dispatches forward, past others that they do not depend on, to where the unfenced group before them still

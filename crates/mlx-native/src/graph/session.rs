@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
+use super::ComputeGraph;
 use super::tracker::{ConflictTracker, ranges};
-use super::{ComputeGraph, DType, MlxBuffer};
+use crate::buffer::MlxBuffer;
 use crate::device::{DeviceRef, MlxDevice};
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
-
-mod published;
+use crate::registry::KernelRegistry;
 
 /// Owns a device and opens sessions on it.
 #[derive(Debug)]
@@ -104,7 +103,8 @@ impl GraphSession<'_> {
     pub fn barrier_between(&mut self, reads: &[&MlxBuffer], writes: &[&MlxBuffer]) {
         let (reads, writes) = (ranges(reads), ranges(writes));
         if self.recording {
-            self.encoder.set_pending_buffer_ranges(reads.clone(), writes.clone());
+            self.encoder
+                .set_pending_buffer_ranges(reads.clone(), writes.clone());
         }
         if self.tracker.conflicts(&reads, &writes) {
             self.barrier();
@@ -259,7 +259,11 @@ impl GraphSession<'_> {
         };
         let mut graph = ComputeGraph::from_nodes(nodes);
         let fused = graph.fuse(registry, device)?;
-        let reordered = if graph.unannotated_dispatch_count() == 0 { graph.reorder() } else { 0 };
+        let reordered = if graph.unannotated_dispatch_count() == 0 {
+            graph.reorder()
+        } else {
+            0
+        };
         // What the session recorded before its capture began comes first.
         self.encoder.try_commit()?;
         let (mut first, mut second) = (self.device.command_encoder()?, self.device.command_encoder()?);
@@ -284,7 +288,10 @@ impl GraphSession<'_> {
         self.encoder.try_commit()?;
         let committed = Instant::now();
         self.encoder.wait_until_completed()?;
-        Ok((nanoseconds(committed.duration_since(begin)), nanoseconds(committed.elapsed())))
+        Ok((
+            nanoseconds(committed.duration_since(begin)),
+            nanoseconds(committed.elapsed()),
+        ))
     }
 
     fn replay_capture(&mut self) {
@@ -294,7 +301,9 @@ impl GraphSession<'_> {
     }
 
     fn replay_fused(&mut self, registry: &mut KernelRegistry, device: &DeviceRef) -> Result<u32> {
-        let Some(nodes) = self.encoder.take_capture() else { return Ok(0) };
+        let Some(nodes) = self.encoder.take_capture() else {
+            return Ok(0);
+        };
         let mut graph = ComputeGraph::from_nodes(nodes);
         let fused = graph.fuse(registry, device)?;
         graph.encode_sequential(&mut self.encoder);
@@ -302,7 +311,9 @@ impl GraphSession<'_> {
     }
 
     fn replay_reordered(&mut self, registry: &mut KernelRegistry, device: &DeviceRef) -> Result<(u32, u32)> {
-        let Some(nodes) = self.encoder.take_capture() else { return Ok((0, 0)) };
+        let Some(nodes) = self.encoder.take_capture() else {
+            return Ok((0, 0));
+        };
         let mut graph = ComputeGraph::from_nodes(nodes);
         let fused = graph.fuse(registry, device)?;
         let reordered = graph.reorder();

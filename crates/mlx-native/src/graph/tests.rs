@@ -1,8 +1,8 @@
 use crate::dtype::DType;
 use crate::encoder::{CapturedNode, CapturedOpKind};
 use crate::graph::{ComputeGraph, GraphExecutor};
-use crate::kernel::KernelRegistry;
 use crate::ops::add::{AddParams, add};
+use crate::registry::KernelRegistry;
 use crate::testing::Bench;
 use crate::{MlxBuffer, MlxDevice};
 
@@ -103,5 +103,10 @@ fn a_recorded_session_runs_at_finish_and_a_dropped_one_never() {
     let mut session = executor.begin_recorded().unwrap();
     record(&mut session, &mut registry);
     let device = session.device().clone();
-    assert_eq!(session.finish_optimized(&mut registry, device.metal_device()).unwrap(), (0, 0, 0, 0));
+    assert_eq!(
+        session
+            .finish_optimized(&mut registry, device.metal_device())
+            .unwrap(),
+        (0, 0, 0, 0)
+    );
 }

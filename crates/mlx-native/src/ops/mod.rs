@@ -13,18 +13,7 @@ pub(crate) mod coding;
 pub(crate) mod published;
 pub(crate) mod published_names;
 
-use crate::backend::cpu::CpuBody;
-
-/// What the registry and the harness know of an operator.
-pub(crate) struct Op {
-    /// Name of the operator: its folder.
-    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
-    pub name: &'static str,
-    /// Metal text that defines its kernels.
-    pub source: &'static str,
-    /// Host names of the kernels, with their bodies for the CPU.
-    pub kernels: &'static [(&'static str, CpuBody)],
-}
+pub(crate) use crate::registry::Op;
 
 macro_rules! operators {
     ($($op:ident),* $(,)?) => {
@@ -37,7 +26,8 @@ macro_rules! operators {
 
         /// The cases of every operator.
         #[cfg(any(test, feature = "testing"))]
-        pub(crate) fn suites() -> Vec<crate::testing::Suite> {
+        #[must_use]
+        pub fn suites() -> Vec<crate::testing::Suite> {
             vec![$($op::tests::suite()),*]
         }
     };
@@ -48,6 +38,7 @@ operators! {
     add,
     argmax,
     argsort,
+    attention,
     copy,
     decoded_matmul,
     elementwise,
@@ -63,18 +54,23 @@ operators! {
     kv_cache_copy,
     layer_norm,
     linear,
+    linear_scan,
     matmul,
     moe_dispatch,
     moe_gate,
     rms_norm,
     rope,
+    route,
     rowwise,
+    sample,
     sdpa,
+    short_conv,
     silu_mul,
     softcap,
     softmax,
     softmax_sample,
     step,
+    weighted_sum,
 }
 
 /// Modules of 0.1 that have no operator of their own: adapters of others, in a folder of that name.
@@ -94,6 +90,8 @@ published_modules! {
     embedding,
     /// 0.1's encoder methods as functions.
     encode_helpers,
+    /// 0.1's attention of one query: [`sdpa`].
+    flash_attn_vec,
     /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
     fwht_standalone,
     /// 0.1's norm of a sum, in bf16: [`fused_norm_add`].
@@ -108,6 +106,8 @@ published_modules! {
     quantized_matmul_ggml,
     /// 0.1's routed products with blocks of GGML: [`decoded_matmul`].
     quantized_matmul_id_ggml,
+    /// 0.1's attention over a sliding window: [`sdpa`].
+    sdpa_sliding,
     /// 0.1's transposes: [`copy`] with strides.
     transpose,
 }

@@ -91,7 +91,10 @@ pub(crate) fn extents_product(shape: &[usize]) -> Option<usize> {
 /// `value` as the 32 bits that kernels count in; `name` is what the error calls it.
 pub(crate) fn u32_of(op: &str, name: &str, value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| {
-        MlxError::InvalidArgument(format!("{op}: {name} is {value}, it must be at most {}", u32::MAX))
+        MlxError::InvalidArgument(format!(
+            "{op}: {name} is {value}, it must be at most {}",
+            u32::MAX
+        ))
     })
 }
 
@@ -99,9 +102,7 @@ pub(crate) fn u32_of(op: &str, name: &str, value: usize) -> Result<u32> {
 pub(crate) fn product(op: &str, what: &str, extents: &[usize]) -> Result<usize> {
     extents_product(extents)
         .filter(|n| isize::try_from(*n).is_ok())
-        .ok_or_else(|| {
-            MlxError::InvalidArgument(format!("{op}: the size of {what}, {extents:?}, overflows"))
-        })
+        .ok_or_else(|| MlxError::InvalidArgument(format!("{op}: the size of {what}, {extents:?}, overflows")))
 }
 
 /// Every size, given as `(name, value)`, must be more than zero.

@@ -3,32 +3,20 @@
 //! [`KernelRegistry`](crate::KernelRegistry) knows both. A name of 0.1 gives the kernel that the published function of that name
 //! uses; its signature is ours: a program that binds arguments by hand is held against it, and told what does not fit.
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
-
-use crate::kernel::ConstantValue::{self, Bool, U32};
-
-/// A name of 0.1: the kernel of ours, and the function constants that make it that kernel.
-pub(crate) struct PublishedName {
-    /// The name.
-    pub name: &'static str,
-    /// Our kernel; none for the empty text that 0.1 registers.
-    pub kernel: Option<&'static str>,
-    /// In ascending order of index.
-    pub constants: &'static [(u32, ConstantValue)],
-}
+use crate::kernel::ConstantValue::{Bool, U32};
+use crate::registry::KernelName;
 
 macro_rules! names {
     ($($name:literal => $kernel:literal $([$($index:literal = $value:expr),*])?;)*) => {
         &[
-            PublishedName { name: "placeholder", kernel: None, constants: &[] },
-            $(PublishedName { name: $name, kernel: Some($kernel), constants: &[$($(($index, $value)),*)?] },)*
+            KernelName { name: "placeholder", kernel: None, constants: &[] },
+            $(KernelName { name: $name, kernel: Some($kernel), constants: &[$($(($index, $value)),*)?] },)*
         ]
     };
 }
 
 /// Every name of 0.1 whose kernel has another name here, or needs constants.
-pub(crate) const NAMES: &[PublishedName] = names! {
+pub(crate) const NAMES: &[KernelName] = names! {
     "argmax_f32" => "argmax_f32" [0 = Bool(true)];
     "argsort_desc_f32" => "argsort_f32";
     "cast_bf16_to_f32" => "copy_bf16_f32";
@@ -133,16 +121,20 @@ pub(crate) const NAMES: &[PublishedName] = names! {
     "rope_neox_f32" => "head_norm_rope_f32" [
         0 = Bool(false), 1 = Bool(false), 2 = Bool(false), 3 = Bool(true), 4 = Bool(true), 5 = Bool(true), 6 = Bool(false)
     ];
+    "sdpa" => "attention_rows_d64_f32" [0 = U32(1), 1 = Bool(true)];
+    "sdpa_bf16" => "attention_rows_d64_bf16" [0 = U32(1), 1 = Bool(true)];
+    "sdpa_sliding" => "attention_rows_d64_f32" [0 = U32(1), 1 = Bool(true)];
+    "sdpa_sliding_bf16" => "attention_rows_d64_bf16" [0 = U32(1), 1 = Bool(true)];
+    "flash_attn_vec_dk256" => "attention_rows_d256_f32" [0 = U32(1), 1 = Bool(true)];
+    "flash_attn_vec_f16kv_dk256" => "attention_rows_d256_f16" [0 = U32(1), 1 = Bool(true)];
+    "flash_attn_vec_reduce_dk256" => "attention_merge_f32";
+    "flash_attn_vec_dk512" => "attention_rows_d512_f32" [0 = U32(1), 1 = Bool(true)];
+    "flash_attn_vec_f16kv_dk512" => "attention_rows_d512_f16" [0 = U32(1), 1 = Bool(true)];
+    "flash_attn_vec_reduce_dk512" => "attention_merge_f32";
     "strided_copy_f32" => "copy_strided_32";
     "transpose_2d_f16" => "copy_strided_16";
     "transpose_2d_f32" => "copy_strided_32";
 };
-
-/// The entry of a name, if it is one of these.
-pub(crate) fn find(name: &str) -> Option<&'static PublishedName> {
-    static BY_NAME: OnceLock<HashMap<&str, &PublishedName>> = OnceLock::new();
-    BY_NAME.get_or_init(|| NAMES.iter().map(|n| (n.name, n)).collect()).get(name).copied()
-}
 
 #[cfg(test)]
 mod tests {
@@ -151,8 +143,18 @@ mod tests {
 
     /// The names of 0.1 whose kernels have them here too.
     const SAME: &[&str] = &[
-        "elementwise_mul_bf16", "elementwise_mul_f16", "elementwise_mul_f32", "scalar_mul_bf16", "scalar_mul_f32",
-        "softcap_bf16", "softcap_f16", "softcap_f32", "softmax_bf16", "softmax_f16", "softmax_f32", "softmax_sample_f32",
+        "elementwise_mul_bf16",
+        "elementwise_mul_f16",
+        "elementwise_mul_f32",
+        "scalar_mul_bf16",
+        "scalar_mul_f32",
+        "softcap_bf16",
+        "softcap_f16",
+        "softcap_f32",
+        "softmax_bf16",
+        "softmax_f16",
+        "softmax_f32",
+        "softmax_sample_f32",
         "zero_buffer",
     ];
 
@@ -160,9 +162,19 @@ mod tests {
     fn every_name_gives_a_pipeline() {
         let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
         let mut registry = KernelRegistry::new();
-        for name in NAMES.iter().filter(|n| n.kernel.is_some()).map(|n| n.name).chain(SAME.iter().copied()) {
-            assert!(!registry.is_cached(name) || registry.get_pipeline(name, &device).is_ok(), "{name}");
-            let first: *const _ = registry.get_pipeline(name, &device).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for name in NAMES
+            .iter()
+            .filter(|n| n.kernel.is_some())
+            .map(|n| n.name)
+            .chain(SAME.iter().copied())
+        {
+            assert!(
+                !registry.is_cached(name) || registry.get_pipeline(name, &device).is_ok(),
+                "{name}"
+            );
+            let first: *const _ = registry
+                .get_pipeline(name, &device)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
             let second: *const _ = registry.get_pipeline(name, &device).unwrap();
             assert_eq!(first, second, "{name}");
             assert!(registry.is_cached(name), "{name}");
@@ -176,8 +188,14 @@ mod tests {
     fn a_text_of_ones_own_takes_the_place_of_a_name() {
         let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
         let mut registry = KernelRegistry::new();
-        registry.register_source("moe_gate", "kernel void moe_gate(device float *x [[buffer(0)]]) {}");
-        assert!(registry.get_pipeline("moe_gate", &device).is_err(), "the cpu has no body for it");
+        registry.register_source(
+            "moe_gate",
+            "kernel void moe_gate(device float *x [[buffer(0)]]) {}",
+        );
+        assert!(
+            registry.get_pipeline("moe_gate", &device).is_err(),
+            "the cpu has no body for it"
+        );
         assert_eq!(registry.kernel("moe_gate").unwrap().signature.bindings.len(), 1);
     }
 }

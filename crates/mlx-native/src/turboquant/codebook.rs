@@ -82,7 +82,11 @@ impl Density for Normal {
     fn mass(&self, a: f64, b: f64) -> f64 {
         // From the nearer tail, so that small masses keep their digits.
         let tail = |x: f64| libm::erfc(x * FRAC_1_SQRT_2) / 2.0;
-        if a > 0.0 { tail(a) - tail(b) } else { tail(-b) - tail(-a) }
+        if a > 0.0 {
+            tail(a) - tail(b)
+        } else {
+            tail(-b) - tail(-a)
+        }
     }
 
     fn moment(&self, a: f64, b: f64) -> f64 {
@@ -105,7 +109,11 @@ impl Coordinate {
 
     fn new(dim: usize) -> Self {
         let end = FRAC_PI_2.min(14.0 / (dim as f64).sqrt());
-        let mut all = Coordinate { dim: dim as f64, end, sums: vec![0.0] };
+        let mut all = Coordinate {
+            dim: dim as f64,
+            end,
+            sums: vec![0.0],
+        };
         let mut sum = 0.0;
         for i in 0..Self::CELLS {
             sum += all.gauss(all.edge(i), all.edge(i + 1));

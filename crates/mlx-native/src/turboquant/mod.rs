@@ -23,7 +23,14 @@ pub const CODEBOOK_2BIT: [f32; 4] = mirrored([0.452_78, 1.510_417_6]);
 pub const CODEBOOK_3BIT: [f32; 8] = mirrored([0.245_094_2, 0.756_005_3, 1.343_909_3, 2.151_945_7]);
 /// The 16 Lloyd-Max levels of N(0, 1).
 pub const CODEBOOK_4BIT: [f32; 16] = mirrored([
-    0.128_395, 0.388_048_3, 0.656_759_1, 0.942_340_5, 1.256_231_2, 1.618_046_4, 2.069_017_2, 2.732_589_6,
+    0.128_395,
+    0.388_048_3,
+    0.656_759_1,
+    0.942_340_5,
+    1.256_231_2,
+    1.618_046_4,
+    2.069_017_2,
+    2.732_589_6,
 ]);
 
 /// Both halves of a symmetric codebook, ascending, from the positive one.
@@ -107,7 +114,10 @@ pub(crate) fn butterflies(x: &mut [f32]) {
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a length that is no power of two.
 pub fn fwht_inplace(x: &mut [f32]) -> Result<()> {
     if !x.len().is_power_of_two() {
-        return invalid!("fwht_inplace: the length is {}, it must be a power of two", x.len());
+        return invalid!(
+            "fwht_inplace: the length is {}, it must be a power of two",
+            x.len()
+        );
     }
     butterflies(x);
     let scale = 1.0 / (x.len() as f32).sqrt();
@@ -127,7 +137,10 @@ pub fn fwht_inplace(x: &mut [f32]) -> Result<()> {
 pub fn turboquant_quantize(x: &[f32], config: &TurboQuantConfig) -> Result<(Vec<u8>, f32)> {
     let dim = config.head_dim;
     if x.len() != dim {
-        return invalid!("turboquant_quantize: x has {} elements, head_dim is {dim}", x.len());
+        return invalid!(
+            "turboquant_quantize: x has {} elements, head_dim is {dim}",
+            x.len()
+        );
     }
     if !dim.is_power_of_two() {
         return invalid!("turboquant_quantize: head_dim is {dim}, it must be a power of two");
@@ -235,10 +248,16 @@ mod tests {
     #[test]
     fn layouts_and_widths() {
         let dim = 8;
-        for (bit_width, bytes) in
-            [(BitWidth::Two, 2), (BitWidth::Three, 3), (BitWidth::Four, 4), (BitWidth::TwoPointFive, 3)]
-        {
-            let config = TurboQuantConfig { bit_width, head_dim: dim };
+        for (bit_width, bytes) in [
+            (BitWidth::Two, 2),
+            (BitWidth::Three, 3),
+            (BitWidth::Four, 4),
+            (BitWidth::TwoPointFive, 3),
+        ] {
+            let config = TurboQuantConfig {
+                bit_width,
+                head_dim: dim,
+            };
             let x: Vec<f32> = (0..dim).map(|i| i as f32 - 3.3).collect();
             let (packed, norm) = turboquant_quantize(&x, &config).unwrap();
             assert_eq!(packed.len(), bytes, "{bit_width:?}");
@@ -247,7 +266,10 @@ mod tests {
             assert!(error < 0.3 * norm * norm, "{bit_width:?}: {error}");
         }
         // An impulse rotates to equal coordinates, all of which get the level nearest to 1: the high half comes first.
-        let config = TurboQuantConfig { bit_width: BitWidth::Four, head_dim: 4 };
+        let config = TurboQuantConfig {
+            bit_width: BitWidth::Four,
+            head_dim: 4,
+        };
         let (packed, norm) = turboquant_quantize(&[2.0, 0.0, 0.0, 0.0], &config).unwrap();
         assert_eq!((packed, norm), (vec![0xBB, 0xBB], 2.0));
         let (packed, norm) = turboquant_quantize(&[0.0; 4], &config).unwrap();
@@ -256,7 +278,10 @@ mod tests {
 
     #[test]
     fn hostile_arguments() {
-        let config = |head_dim| TurboQuantConfig { bit_width: BitWidth::Two, head_dim };
+        let config = |head_dim| TurboQuantConfig {
+            bit_width: BitWidth::Two,
+            head_dim,
+        };
         assert!(turboquant_quantize(&[1.0; 3], &config(3)).is_err());
         assert!(turboquant_quantize(&[1.0; 4], &config(8)).is_err());
         assert!(turboquant_quantize(&[], &config(0)).is_err());
@@ -278,7 +303,13 @@ mod tests {
     fn the_constants_are_what_the_algorithm_finds() {
         for (n, levels) in [(4, &CODEBOOK_2BIT[..]), (8, &CODEBOOK_3BIT), (16, &CODEBOOK_4BIT)] {
             let found = compute_lloyd_max_codebook(n);
-            assert!(found.iter().zip(levels).all(|(a, b)| (a - f64::from(*b)).abs() < 2e-6), "{n}: {found:?}");
+            assert!(
+                found
+                    .iter()
+                    .zip(levels)
+                    .all(|(a, b)| (a - f64::from(*b)).abs() < 2e-6),
+                "{n}: {found:?}"
+            );
         }
     }
 }

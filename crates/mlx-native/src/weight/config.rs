@@ -67,9 +67,12 @@ impl QuantizationConfig {
     /// # Errors
     /// [`MlxError::QuantConfigError`] when there is no such object, or a number in it is out of range.
     pub fn from_model_config_json(json: &str) -> Result<Self> {
-        let config: Value = serde_json::from_str(json).map_err(|e| MlxError::QuantConfigError(e.to_string()))?;
+        let config: Value =
+            serde_json::from_str(json).map_err(|e| MlxError::QuantConfigError(e.to_string()))?;
         let Some(Value::Object(section)) = config.get("quantization") else {
-            return Err(MlxError::QuantConfigError("there is no object \"quantization\"".to_owned()));
+            return Err(MlxError::QuantConfigError(
+                "there is no object \"quantization\"".to_owned(),
+            ));
         };
         let bits = bits_of("quantization", section.get("bits"))?.unwrap_or(default_bits());
         let group_size = size_of("quantization", section.get("group_size"))?.unwrap_or(default_group_size());
@@ -78,13 +81,22 @@ impl QuantizationConfig {
             if matches!(name.as_str(), "bits" | "group_size" | "quant_method") {
                 continue;
             }
-            let Some(bits) = value.as_object().map(|o| bits_of(name, o.get("bits"))).transpose()?.flatten() else {
+            let Some(bits) = value
+                .as_object()
+                .map(|o| bits_of(name, o.get("bits")))
+                .transpose()?
+                .flatten()
+            else {
                 continue;
             };
             let group_size = size_of(name, value.get("group_size"))?.unwrap_or(group_size);
             per_tensor.insert(name.clone(), TensorQuantConfig { bits, group_size });
         }
-        Ok(QuantizationConfig { bits, group_size, per_tensor })
+        Ok(QuantizationConfig {
+            bits,
+            group_size,
+            per_tensor,
+        })
     }
 
     /// [`from_model_config_json`](Self::from_model_config_json) of a file.
@@ -100,16 +112,25 @@ impl QuantizationConfig {
     #[must_use]
     pub fn config_for_tensor(&self, tensor_name: &str) -> (u8, usize) {
         let stem = |name: &str| {
-            SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name).to_owned()
+            SUFFIXES
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .unwrap_or(name)
+                .to_owned()
         };
         let other = match tensor_name.strip_prefix(LANGUAGE_MODEL) {
             Some(rest) => rest.to_owned(),
             None => format!("{LANGUAGE_MODEL}{tensor_name}"),
         };
-        [tensor_name.to_owned(), stem(tensor_name), other.clone(), stem(&other)]
-            .iter()
-            .find_map(|name| self.per_tensor.get(name))
-            .map_or((self.bits, self.group_size), |c| (c.bits, c.group_size))
+        [
+            tensor_name.to_owned(),
+            stem(tensor_name),
+            other.clone(),
+            stem(&other),
+        ]
+        .iter()
+        .find_map(|name| self.per_tensor.get(name))
+        .map_or((self.bits, self.group_size), |c| (c.bits, c.group_size))
     }
 }
 
@@ -119,18 +140,26 @@ fn read(path: &Path) -> Result<String> {
 
 /// An integer that is there and fits; what is no integer counts as not there.
 fn bits_of(name: &str, value: Option<&Value>) -> Result<Option<u8>> {
-    let Some(bits) = value.filter(|v| v.is_u64() || v.is_i64()) else { return Ok(None) };
+    let Some(bits) = value.filter(|v| v.is_u64() || v.is_i64()) else {
+        return Ok(None);
+    };
     match bits.as_u64().and_then(|b| u8::try_from(b).ok()) {
         Some(bits) => Ok(Some(bits)),
-        None => Err(MlxError::QuantConfigError(format!("{name}: bits is {bits}, it must be 0 to 255"))),
+        None => Err(MlxError::QuantConfigError(format!(
+            "{name}: bits is {bits}, it must be 0 to 255"
+        ))),
     }
 }
 
 fn size_of(name: &str, value: Option<&Value>) -> Result<Option<usize>> {
-    let Some(size) = value.filter(|v| v.is_u64() || v.is_i64()) else { return Ok(None) };
+    let Some(size) = value.filter(|v| v.is_u64() || v.is_i64()) else {
+        return Ok(None);
+    };
     match size.as_u64().and_then(|s| usize::try_from(s).ok()) {
         Some(size) => Ok(Some(size)),
-        None => Err(MlxError::QuantConfigError(format!("{name}: group_size is {size}, it must not be negative"))),
+        None => Err(MlxError::QuantConfigError(format!(
+            "{name}: group_size is {size}, it must not be negative"
+        ))),
     }
 }
 
@@ -159,7 +188,10 @@ mod tests {
         ] {
             assert_eq!(c.config_for_tensor(name), want, "{name}");
         }
-        assert!(matches!(QuantizationConfig::from_json("{"), Err(MlxError::QuantConfigError(_))));
+        assert!(matches!(
+            QuantizationConfig::from_json("{"),
+            Err(MlxError::QuantConfigError(_))
+        ));
         assert!(QuantizationConfig::from_json(r#"{"bits": 256}"#).is_err());
         let gone = QuantizationConfig::from_file(Path::new("/nonexistent.json"));
         assert!(matches!(gone, Err(MlxError::IoError(_))));
@@ -175,7 +207,12 @@ mod tests {
         assert_eq!((c.bits, c.group_size, c.per_tensor.len()), (4, 128, 2));
         assert_eq!(c.config_for_tensor("lm_head.weight"), (6, 128));
         assert_eq!(c.config_for_tensor("embed.scales"), (8, 32));
-        for wrong in ["{}", r#"{"quantization": 4}"#, r#"{"quantization": {"bits": 260}}"#, "["] {
+        for wrong in [
+            "{}",
+            r#"{"quantization": 4}"#,
+            r#"{"quantization": {"bits": 260}}"#,
+            "[",
+        ] {
             let result = QuantizationConfig::from_model_config_json(wrong);
             assert!(matches!(result, Err(MlxError::QuantConfigError(_))), "{wrong}");
         }

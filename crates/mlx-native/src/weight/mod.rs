@@ -41,7 +41,16 @@ impl QuantizedWeight {
         biases: Option<MlxBuffer>,
         packed_data: MlxBuffer,
     ) -> Self {
-        QuantizedWeight { tensor_name, shape, dtype, bits, group_size, scales, biases, packed_data }
+        QuantizedWeight {
+            tensor_name,
+            shape,
+            dtype,
+            bits,
+            group_size,
+            scales,
+            biases,
+            packed_data,
+        }
     }
 
     /// The name of the packed tensor.
@@ -144,11 +153,17 @@ pub fn load_quantized_weights(model_dir: &Path, device: &MlxDevice) -> Result<Ve
         }
     }
     let load = |name: &str| files[places[name]].load_tensor(name, device);
-    let bases: BTreeSet<&str> = places.keys().filter_map(|name| name.strip_suffix(".scales")).collect();
+    let bases: BTreeSet<&str> = places
+        .keys()
+        .filter_map(|name| name.strip_suffix(".scales"))
+        .collect();
     let mut weights = Vec::new();
     for base in bases {
         let with_suffix = format!("{base}.weight");
-        let Some(key) = [with_suffix.as_str(), base].into_iter().find(|key| places.contains_key(*key)) else {
+        let Some(key) = [with_suffix.as_str(), base]
+            .into_iter()
+            .find(|key| places.contains_key(*key))
+        else {
             continue;
         };
         let (bits, group_size) = config.config_for_tensor(key);
@@ -184,7 +199,10 @@ fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        return Err(MlxError::IoError(format!("{}: no *.safetensors file", folder.display())));
+        return Err(MlxError::IoError(format!(
+            "{}: no *.safetensors file",
+            folder.display()
+        )));
     }
     files.sort();
     Ok(files)

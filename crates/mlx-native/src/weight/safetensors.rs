@@ -38,7 +38,9 @@ pub struct SafetensorsFile {
 
 impl fmt::Debug for SafetensorsFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SafetensorsFile").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SafetensorsFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -49,7 +51,10 @@ impl SafetensorsFile {
     /// [`MlxError::IoError`] when it cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
         let parsed = weights::SafetensorsFile::from_bytes(path, FileBytes::map(path)?);
-        Ok(SafetensorsFile { path: path.to_owned(), parsed })
+        Ok(SafetensorsFile {
+            path: path.to_owned(),
+            parsed,
+        })
     }
 
     /// The names of its tensors, sorted.
@@ -90,7 +95,10 @@ impl SafetensorsFile {
     ///
     /// # Errors
     /// As [`load_tensor`](Self::load_tensor).
-    pub fn load_all_tensors(&self, device: &MlxDevice) -> Result<HashMap<String, (DType, Vec<usize>, MlxBuffer)>> {
+    pub fn load_all_tensors(
+        &self,
+        device: &MlxDevice,
+    ) -> Result<HashMap<String, (DType, Vec<usize>, MlxBuffer)>> {
         let names = self.tensor_names()?;
         names
             .into_iter()

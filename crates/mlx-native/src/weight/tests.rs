@@ -32,9 +32,18 @@ fn a_folder_of_quantised_weights() {
     let device = MlxDevice::new().unwrap();
     let missing = load_quantized_weights(dir.path(), &device);
     assert!(matches!(missing, Err(MlxError::IoError(_))), "no configuration");
-    fs::write(dir.path().join("quantization_config.json"), r#"{"per_tensor": {"b": {"bits": 8, "group_size": 32}}}"#)
-        .unwrap();
-    assert!(matches!(load_quantized_weights(dir.path(), &device), Err(MlxError::IoError(_))), "no files");
+    fs::write(
+        dir.path().join("quantization_config.json"),
+        r#"{"per_tensor": {"b": {"bits": 8, "group_size": 32}}}"#,
+    )
+    .unwrap();
+    assert!(
+        matches!(
+            load_quantized_weights(dir.path(), &device),
+            Err(MlxError::IoError(_))
+        ),
+        "no files"
+    );
     write(
         &dir.path().join("model-1.safetensors"),
         &[
@@ -46,13 +55,26 @@ fn a_folder_of_quantised_weights() {
             ("norm", "I64", &[1], vec![0; 8]),
         ],
     );
-    write(&dir.path().join("model-2.safetensors"), &[("b.scales", "F16", &[1, 1], vec![1; 2]), ("b", "U32", &[1, 4], words(4))]);
+    write(
+        &dir.path().join("model-2.safetensors"),
+        &[
+            ("b.scales", "F16", &[1, 1], vec![1; 2]),
+            ("b", "U32", &[1, 4], words(4)),
+        ],
+    );
     let all = load_quantized_weights(dir.path(), &device).unwrap();
     let names: Vec<_> = all.iter().map(QuantizedWeight::tensor_name).collect();
     assert_eq!(names, ["a.weight", "b"]);
     let (a, b) = (&all[0], &all[1]);
-    assert_eq!((a.bits(), a.group_size(), a.shape(), a.dtype()), (4, 64, &[2, 8][..], DType::U32));
-    assert_eq!((b.bits(), b.group_size(), b.shape()), (8, 32, &[1, 4][..]), "the later file's");
+    assert_eq!(
+        (a.bits(), a.group_size(), a.shape(), a.dtype()),
+        (4, 64, &[2, 8][..], DType::U32)
+    );
+    assert_eq!(
+        (b.bits(), b.group_size(), b.shape()),
+        (8, 32, &[1, 4][..]),
+        "the later file's"
+    );
     assert!(a.biases().is_some() && b.biases().is_none());
     assert_eq!((a.element_count(), a.num_groups()), (16, 1));
     assert_eq!(a.packed_data().read::<u32>().unwrap()[15], 15);
@@ -65,18 +87,37 @@ fn one_file() {
     let dir = tempfile::tempdir().unwrap();
     let device = MlxDevice::new().unwrap();
     let path = dir.path().join("x.safetensors");
-    write(&path, &[("x", "F32", &[2], words(2)), ("odd", "F64", &[1], vec![0; 8]), ("empty", "F32", &[0], vec![])]);
+    write(
+        &path,
+        &[
+            ("x", "F32", &[2], words(2)),
+            ("odd", "F64", &[1], vec![0; 8]),
+            ("empty", "F32", &[0], vec![]),
+        ],
+    );
     let file = SafetensorsFile::open(&path).unwrap();
     assert_eq!(file.tensor_names().unwrap(), ["empty", "odd", "x"]);
     let (dtype, shape, buffer) = file.load_tensor("x", &device).unwrap();
-    assert_eq!((dtype, shape, buffer.read::<u32>().unwrap()), (DType::F32, vec![2], vec![0, 1]));
-    assert!(matches!(file.load_tensor("none", &device), Err(MlxError::SafetensorsError(_))));
+    assert_eq!(
+        (dtype, shape, buffer.read::<u32>().unwrap()),
+        (DType::F32, vec![2], vec![0, 1])
+    );
+    assert!(matches!(
+        file.load_tensor("none", &device),
+        Err(MlxError::SafetensorsError(_))
+    ));
     assert!(matches!(file.load_tensor("odd", &device), Err(MlxError::UnsupportedDtype(t)) if t == "F64"));
-    assert!(matches!(file.load_tensor("empty", &device), Err(MlxError::InvalidArgument(_))));
+    assert!(matches!(
+        file.load_tensor("empty", &device),
+        Err(MlxError::InvalidArgument(_))
+    ));
     assert!(file.load_all_tensors(&device).is_err());
     fs::write(&path, [0xFF; 16]).unwrap();
     let damaged = SafetensorsFile::open(&path).unwrap();
-    assert!(matches!(damaged.tensor_names(), Err(MlxError::SafetensorsError(_))));
+    assert!(matches!(
+        damaged.tensor_names(),
+        Err(MlxError::SafetensorsError(_))
+    ));
     let gone = SafetensorsFile::open(&dir.path().join("gone"));
     assert!(matches!(gone, Err(MlxError::IoError(_))));
     assert!(safetensors_to_metal_buffer(&device, &[], DType::U8, vec![]).is_err());

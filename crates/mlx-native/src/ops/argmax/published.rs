@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, counted, handle, nonzero};
 
 /// Records `out_index[0]` = the index of the largest of `n_elements` f32, the lowest of equals, and `out_value[0]` the value. NaN

@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{handle, nonzero, operand, product};
 
 /// Records, for each of `batch_size` rows of `row_len` f32, the columns in descending order of their elements; of equals the

@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{handle, nonzero, operand, product};
 
 /// What [`dispatch_strided_copy_f32`] walks, in elements.

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::{HAS_IDS, KernelParams, ROUNDS_WEIGHT};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 use crate::quant::{GgmlType, ggml};
 

@@ -5,7 +5,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::matmul::{self, MATMUL_SHADER_SOURCE, MatmulParams};
 use crate::ops::published::{handle, nonzero, operand, product};
 

@@ -7,7 +7,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::add::{AddParams, add};
 use crate::ops::copy::{CopyParams, copy};
 use crate::ops::published::{float, handle, nonzero, operand, operand_at, product, u32_of};

@@ -5,7 +5,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::decoded_matmul::{Coded, affine_row_bytes, decoded_rows};
 use crate::ops::published::{handle, nonzero, operand, product, u32_of};
 

@@ -6,10 +6,10 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::copy::{CopyParams, copy};
 use crate::ops::published::{nonzero, operand, operand_at, product, u32_of};
-use crate::ops::sdpa::{self, SDPA_SHADER_SOURCE, sdpa_decode};
+use crate::ops::sdpa::{self, SDPA_SHADER_SOURCE, SdpaParams, sdpa_decode};
 
 /// The Metal text of the kernels behind [`flash_attn_vec`].
 pub static FLASH_ATTN_VEC_SHADER_SOURCE: &str = SDPA_SHADER_SOURCE;
@@ -88,15 +88,25 @@ pub fn flash_attn_vec(
     let output = operand(OP, "output", output, DType::F32, len)?;
     let tmp_bytes = tmp_buffer_bytes(p.num_heads, p.head_dim);
     let tmp = operand(OP, "tmp", tmp, DType::U8, tmp_bytes)?;
+    let dense = SdpaParams {
+        n_heads: p.num_heads,
+        n_kv_heads: p.num_kv_heads,
+        head_dim: p.head_dim,
+        seq_len: 1,
+        kv_seq_len: p.kv_seq_len,
+        scale: p.scale,
+        kv_capacity: p.kv_capacity,
+    };
     if dtype == DType::F32 {
-        return sdpa_decode(OP, encoder, registry, device, [&q, &k, &v, &output], params, window);
+        return sdpa_decode(OP, encoder, registry, device, [&q, &k, &v, &output], &dense, window, p.softcap);
     }
     // All operands of the attention have one dtype.
     let n = CopyParams { n_elements: u32_of(OP, "num_heads · head_dim", len)? };
     let half_q = operand(OP, "tmp", &tmp, DType::F16, len)?;
     let half_output = operand_at(OP, "tmp", &tmp, 2 * len, DType::F16, len)?;
     copy(encoder, registry, device, &q, &half_q, &n)?;
-    sdpa_decode(OP, encoder, registry, device, [&half_q, &k, &v, &half_output], params, window)?;
+    let halves = [&half_q, &k, &v, &half_output];
+    sdpa_decode(OP, encoder, registry, device, halves, &dense, window, p.softcap)?;
     copy(encoder, registry, device, &half_output, &output, &n)
 }
 

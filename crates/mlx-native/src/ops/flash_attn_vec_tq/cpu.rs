@@ -2,7 +2,7 @@
 
 use super::KernelParams;
 use crate::backend::cpu::math::{exp, tanh};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Launch, part_range};
 use crate::turboquant::{CODEBOOK_4BIT, butterflies};
 

@@ -6,7 +6,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{nonzero, operand, product};
 
 /// Sizes of [`flash_attn_vec_tq`].

@@ -4,7 +4,7 @@ use super::{
     HAS_FACTORS, HAS_NORM, HAS_POSITIONS, HAS_TABLES, HAS_THETA_BUFFER, HAS_WEIGHT, INTERLEAVED, KernelParams,
 };
 use crate::backend::cpu::math::{SIN_COS_LIMIT, sin_cos};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Elements below which rows are not worth another thread.

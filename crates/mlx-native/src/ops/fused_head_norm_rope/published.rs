@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, counted, handle, nonzero, operand, product};
 
 /// Records, in bf16 and for one token, the norm of each head (`norm_weight` `[head_dim]`, none = ones), then the rotation of

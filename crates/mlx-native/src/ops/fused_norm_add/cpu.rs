@@ -1,7 +1,7 @@
 //! Body of `fused_norm` for the CPU: rows are shared among the parts.
 
 use super::{HAS_SCALAR, HAS_WEIGHT, KernelParams, OF_SUM, WRITES_SUM};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Elements below which rows are not worth another thread.

@@ -7,7 +7,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::moe_gate::{RouteParams, moe_route};
 use crate::ops::published::{counted, handle, nonzero, operand, product};
 

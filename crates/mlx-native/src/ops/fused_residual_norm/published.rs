@@ -5,7 +5,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::fused_norm_add::{self, FUSED_NORM_ADD_SHADER_SOURCE, Fused, Residual};
 
 /// The Metal text of the kernel behind [`dispatch_fused_residual_norm_bf16`].

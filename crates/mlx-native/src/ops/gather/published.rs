@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{handle, nonzero, operand, product};
 
 /// Records `output[i, ..] = src[min(indices[i], src_rows - 1), ..]`: `src` f32 `[src_rows, row_width]`, `indices` u32

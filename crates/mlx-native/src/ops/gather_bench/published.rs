@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::copy::{self, CopyParams};
 use crate::ops::gather::{self, GATHER_SHADER_SOURCE, GatherParams, gather_codes_4};
 use crate::ops::published::{handle, operand, product, u32_of};

@@ -27,7 +27,7 @@ struct Rotate<'a> {
     scale: f32,
 }
 
-impl crate::backend::cpu::vector::Vectorised for Rotate<'_> {
+impl crate::vector::Vectorised for Rotate<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {

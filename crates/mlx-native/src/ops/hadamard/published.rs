@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, handle, product};
 
 /// Records the orthogonal Walsh-Hadamard transform of each of `num_heads` rows of `head_dim` f32, in place. A zero size

@@ -1,7 +1,7 @@
 //! Body of `hadamard_quantize_kv` for the CPU.
 
 use super::KernelParams;
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 use crate::turboquant::{EDGES_4BIT, butterflies};
 

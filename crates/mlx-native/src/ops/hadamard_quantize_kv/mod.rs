@@ -18,7 +18,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `hadamard_quantize_kv_f32`, `hadamard_quantize_kv_f16`, `hadamard_quantize_kv_bf16`.

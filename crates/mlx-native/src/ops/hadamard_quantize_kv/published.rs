@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, handle, nonzero, operand, product};
 
 /// Records the quantised append of one token: `src` f32 `[num_kv_heads, head_dim]` to the place `write_pos` of `packed`, u8

@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, handle, nonzero, operand, product};
 
 /// Records `cache[(write_pos + t) · row_size + e] = src[t · row_size + e]` for `n_new` rows of elements of 2 bytes, bit by

@@ -8,7 +8,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::gelu::{GeluParams, gelu};
 use crate::ops::matmul::{MatmulParams, matmul};
 use crate::ops::moe_gate::{RouteParams, weigh_sorted};

@@ -1,7 +1,7 @@
 //! Bodies of the routing kernels for the CPU.
 
 use super::{GateKernelParams, HAS_SCALE, KernelParams};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Independent sums: as many as the widest vectors hold.

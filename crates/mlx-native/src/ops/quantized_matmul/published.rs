@@ -8,7 +8,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::decoded_matmul::{Coded, DecodedMatmulParams, affine_row_bytes, decoded_matmul};
 use crate::ops::published::{nonzero, operand, operand_at, product};
 

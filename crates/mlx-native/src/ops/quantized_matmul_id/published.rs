@@ -5,7 +5,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::decoded_matmul::{Coded, DecodedMatmulParams, decoded_matmul};
 use crate::ops::published::{nonzero, operand, product, u32_of};
 use crate::ops::quantized_matmul::QuantizedMatmulParams;

@@ -1,7 +1,7 @@
 //! Bodies of `rms_norm` for the CPU. Both kernels have the same one: rows are shared among the parts.
 
 use super::{HAS_EPS_BUFFER, HAS_FACTOR, HAS_NORMED, HAS_WEIGHT, ROUNDS_ONCE, RmsNormParams};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 
 /// Elements that are widened to f32 at a time.

@@ -22,7 +22,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `rms_norm_*` (a threadgroup for each row) and `rms_norm_rows_*` (a simdgroup for each),
@@ -191,7 +191,6 @@ fn check_arguments(
     if let Some(weight) = options.weight {
         check::dtype(OP, "weight", weight, &[dtype, DType::F32])?;
         check::holds(OP, "weight", weight, dim as usize)?;
-        check::disjoint(OP, ("output", output), &[("weight", weight)])?;
     }
     if let Some(factor) = options.factor {
         check::holds(OP, "factor", factor, len)?;

@@ -9,7 +9,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{counted, float, handle, nonzero, operand, product};
 
 /// What a call binds, by its published names.

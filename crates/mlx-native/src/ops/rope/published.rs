@@ -9,7 +9,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::fused_head_norm_rope::{Angles, HeadNormRopeParams, Pairs, Theta, head_norm_rope};
 use crate::ops::published::{counted, float, handle, nonzero, operand, product};
 

@@ -4,7 +4,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::sdpa::{self, SDPA_SHADER_SOURCE, SdpaParams, sdpa_windowed};
 
 /// The Metal text of the kernels behind [`sdpa_sliding`].

@@ -5,7 +5,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::DeviceRef;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{counted, extents_product, float, handle, nonzero, operand, u32_of};
 
 /// Records `output[i] = tanh(input[i] / cap) · cap` for as many elements as the shape of `input` has, in its dtype: f32, f16

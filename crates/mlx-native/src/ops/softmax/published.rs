@@ -5,7 +5,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::DeviceRef;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{counted, float, handle, nonzero, product};
 
 /// Records the softmax of each of `rows` rows of `cols` elements, in the dtype of `input`: f32, f16 or bf16, computed in f32 and

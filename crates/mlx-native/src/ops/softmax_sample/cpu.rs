@@ -3,7 +3,7 @@
 use super::KernelParams;
 use crate::backend::cpu::Launch;
 use crate::backend::cpu::math::exp;
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 
 /// Running values of a reduction, so that vectors can carry them.
 const LANES: usize = 16;

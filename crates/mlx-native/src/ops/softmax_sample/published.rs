@@ -6,7 +6,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::published::{at_least, counted, handle};
 
 /// Records a draw from `softmax(logits / temperature)`: `out_token` the first token whose cumulative probability reaches

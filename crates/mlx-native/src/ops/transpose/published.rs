@@ -5,7 +5,7 @@ use crate::device::DeviceRef;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::ops::copy::{StridedParams, copy_strided};
 use crate::ops::published::{float, handle, nonzero, operand, product, u32_of};
 
