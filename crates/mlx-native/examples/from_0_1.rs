@@ -208,7 +208,7 @@ impl Layer {
         let head_norm = floats(device, &[HEAD_DIM], &mut near_one)?;
         let expert_scale = floats(device, &[EXPERTS], &mut near_one)?;
         let router = floats(device, &[EXPERTS, HIDDEN], || random.signed())?;
-        let mut list = |values: Vec<f32>| {
+        let list = |values: Vec<f32>| {
             let mut values = values.into_iter();
             floats(device, &[values.len()], || values.next().unwrap_or_default())
         };

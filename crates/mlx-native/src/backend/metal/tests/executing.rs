@@ -468,7 +468,7 @@ fn an_owner_may_submit_work_when_it_is_dropped() {
     let (z, w) = (h.floats(&start()), h.floats(&[]));
     let mut last_work = h.encoder();
     h.step(&mut last_work, &z, &w, 5.0).unwrap();
-    let (x, _) = owned(&h.device, move || last_work.commit().unwrap());
+    let (x, _) = owned(&h.device, move || last_work.try_commit().unwrap());
     let y = h.floats(&[]);
     let mut encoder = h.encoder();
     h.step(&mut encoder, &x, &y, 1.0).unwrap();
