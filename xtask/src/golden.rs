@@ -6,13 +6,25 @@ use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, folder_size, read_file, root, target_dir, write_file};
 
 /// The reference. A newer MLX quantises some formats otherwise: changing a pin is a decision, not an update.
-const PINNED: &[&str] = &["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2", "numpy==2.4.6"];
+const PINNED: &[&str] = &[
+    "mlx==0.32.4",
+    "mlx-cpu==0.32.4",
+    "mlx-lm==0.32.2",
+    "numpy==2.4.6",
+    "gguf==0.19.0",
+];
 
 /// What is made: the name on the command line, the script, the folder, and the most bytes that the folder may hold.
 const SETS: &[(&str, &str, &str, u64)] = &[
     (
         "ops",
         "tools/golden.py",
+        "crates/mlx-native/tests/golden",
+        1_500_000,
+    ),
+    (
+        "ggml",
+        "tools/golden_ggml.py",
         "crates/mlx-native/tests/golden",
         1_500_000,
     ),
@@ -30,7 +42,7 @@ pub fn main(args: &[String]) -> Result<()> {
         .iter()
         .find(|arg| !SETS.iter().any(|set| set.0 == arg.as_str()))
     {
-        return Err(format!("golden makes 'ops' and 'models', not '{unknown}'").into());
+        return Err(format!("golden makes 'ops', 'ggml' and 'models', not '{unknown}'").into());
     }
     let python = environment()?;
     for (name, script, folder, most) in SETS {

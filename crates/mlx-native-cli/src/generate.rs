@@ -38,7 +38,7 @@ pub fn run(options: &Generate) -> Result<()> {
     };
     let context = model.context_length();
     note_on_context(&progress, context, prompt_ids.len(), 0);
-    let mut cache = model.decoder().new_cache(prompt_ids.len())?;
+    let mut cache = model.decoder().new_state(prompt_ids.len())?;
     let (decoder, tokenizer) = model.parts();
     let mut out = Out {
         stdout: std::io::stdout(),

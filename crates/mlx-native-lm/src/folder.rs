@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use mlx_native::weights::{ModelWeights, SafetensorsFile};
 
-use crate::config::{ConfigFile, DecoderConfig, GenerationConfig};
+use crate::config::{ConfigFile, FamilyInput, GenerationConfig};
 use crate::error::{LmError, Result};
 use crate::families::Family;
 use crate::quantization::QuantizationConfig;
+use crate::spec::DecoderSpec;
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
 /// A chat template outside `tokenizer_config.json`; it goes before the one there.
@@ -112,12 +113,13 @@ impl ModelFolder {
         self.family
     }
 
-    /// The decoder's shape, as its family reads it.
+    /// The decoder, as its family reads it of the configuration and the tensors.
     ///
     /// # Errors
     /// [`LmError::Config`] or [`LmError::Unsupported`], naming the key.
-    pub fn decoder_config(&self) -> Result<DecoderConfig> {
-        (self.family.decoder)(&self.config)
+    pub fn decoder_spec(&self) -> Result<DecoderSpec> {
+        let has = |name: &str| self.weights.contains(name);
+        (self.family.spec)(&FamilyInput::new(self.config.fields(), &has))
     }
 
     /// `generation_config.json`; empty where there is none.

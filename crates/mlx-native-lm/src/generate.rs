@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::detokenizer::Detokenizer;
 use crate::error::{LmError, Result};
-use crate::model::{Decoder, KvCache};
+use crate::model::{Decoder, SequenceState};
 use crate::sampling::{Sampler, SamplingParams};
 use crate::tokenizer::Tokenizer;
 
@@ -114,7 +114,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 pub fn generate(
     decoder: &mut Decoder,
     tokenizer: &Tokenizer,
-    cache: &mut KvCache,
+    cache: &mut SequenceState,
     prompt: &[u32],
     options: &GenerateOptions,
     mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
@@ -193,7 +193,7 @@ pub fn generate(
 /// Feeds the prompt in chunks; the logits behind its last token, or `None` when the caller broke off.
 fn prefill(
     decoder: &mut Decoder,
-    cache: &mut KvCache,
+    cache: &mut SequenceState,
     prompt: &[u32],
     on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Option<Vec<f32>>> {

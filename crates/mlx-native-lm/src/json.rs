@@ -212,6 +212,26 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The objects of the list under `key`, with errors that begin with `path`; none when absent.
+    pub(crate) fn objects(&self, key: &str, path: &'a str) -> Result<Vec<Fields<'a>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(Vec::new());
+        };
+        let object = |v: &'a Value| {
+            v.as_object().map(|map| Fields {
+                file: self.file,
+                path,
+                map,
+                asked: self.asked,
+            })
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(object).collect::<Option<Vec<_>>>());
+        list.flatten()
+            .ok_or_else(|| self.wrong(key, value, "a list of objects"))
+    }
+
     /// The keys and values. All count as asked for.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
         for key in self.map.keys() {

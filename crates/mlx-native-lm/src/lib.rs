@@ -2,7 +2,7 @@
 //!
 //! What to read first:
 //! - [`ModelFolder`] opens a folder in MLX's format, or the same files in memory;
-//! - [`DecoderConfig`] is the shape of a model, made from `config.json` by its family, of which [`families`] lists all;
+//! - [`spec`] is a model as data, made from `config.json` by its family, of which [`families`] lists all;
 //! - [`QuantizationConfig`] says how each weight is packed;
 //! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
 //! - [`ChatTemplate`] makes one text of the messages of a chat;
@@ -22,19 +22,21 @@ mod open;
 mod quantization;
 mod rope;
 mod sampling;
+pub mod spec;
 mod tokenizer;
 mod unread;
 
 pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
-pub use config::{Activation, ConfigFile, DecoderConfig, GenerationConfig};
+pub use config::{ConfigFile, FamilyInput, GenerationConfig};
 pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
-pub use model::{Decoder, KvCache};
+pub use model::{Decoder, KvState, LayerState, SequenceState};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
 pub use sampling::{Sampler, SamplingParams};
+pub use spec::DecoderSpec;
 pub use tokenizer::Tokenizer;

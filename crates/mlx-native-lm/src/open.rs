@@ -119,7 +119,7 @@ impl Model {
     /// nothing.
     #[must_use]
     pub fn context_length(&self) -> Option<usize> {
-        let of_decoder = self.decoder.config().max_position_embeddings;
+        let of_decoder = self.decoder.spec().max_context;
         let of_tokenizer = self.tokenizer.model_max_length();
         of_decoder.into_iter().chain(of_tokenizer).min()
     }
@@ -179,10 +179,10 @@ fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> 
         DeviceKind::Cpu | DeviceKind::Emulator | DeviceKind::Null => DType::F32,
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
-    let config = folder.decoder_config()?;
+    let spec = folder.decoder_spec()?;
     Decoder::new(
         device,
-        config,
+        spec,
         weights,
         folder.quantization(),
         dtype,

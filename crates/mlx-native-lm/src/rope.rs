@@ -16,9 +16,13 @@ pub struct RopeConfig {
     pub traditional: bool,
     /// How a longer context than the first training's is reached.
     pub scaling: RopeScaling,
+    /// Whether angles are negative.
+    pub backwards: bool,
+    /// `max_position_embeddings`, which some methods ask for.
+    pub max_context: Option<usize>,
 }
 
-/// The methods of extending the context that configurations name. Not all are built: [`RopeConfig::table`] says which.
+/// The methods of extending the context that configurations name.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum RopeScaling {
@@ -62,12 +66,26 @@ pub enum RopeScaling {
     },
     /// A factor per wavelength (LongRoPE).
     LongRope {
-        /// Factors for texts within the first context.
+        /// Factors for texts within the first context; as in mlx-lm, they are not used.
         short_factor: Vec<f64>,
         /// Factors for longer ones.
         long_factor: Vec<f64>,
         /// Context of the first training, in tokens.
         original_context: usize,
+        /// What rotated features are multiplied with, where the file says so; else it follows from the two contexts.
+        factor: Option<f32>,
+    },
+    /// The base multiplied by `alpha^(dims / (dims - 2))` (NTK).
+    Ntk {
+        /// By how much.
+        alpha: f64,
+    },
+    /// Only the first share of the pairs turns, the wavelengths being those of all of them, times `factor`.
+    Proportional {
+        /// The share, from 0 to 1.
+        share: f64,
+        /// What wavelengths are multiplied with.
+        factor: f64,
     },
     /// Another, by its name.
     Other(String),
@@ -84,6 +102,8 @@ impl RopeScaling {
             RopeScaling::Llama3 { .. } => "llama3",
             RopeScaling::Yarn { .. } => "yarn",
             RopeScaling::LongRope { .. } => "longrope",
+            RopeScaling::Ntk { .. } => "ntk",
+            RopeScaling::Proportional { .. } => "proportional",
             RopeScaling::Other(name) => name,
         }
     }
@@ -114,7 +134,7 @@ impl RopeScaling {
                     original_context: original()?.unwrap_or(8192),
                 }
             }
-            "yarn" => RopeScaling::Yarn {
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => RopeScaling::Yarn {
                 factor: factor()?,
                 original_context: original()?.unwrap_or(4096),
                 beta_fast: number("beta_fast")?.unwrap_or(32.0),
@@ -126,6 +146,11 @@ impl RopeScaling {
                 short_factor: fields.require("short_factor", fields.positives("short_factor")?)?,
                 long_factor: fields.require("long_factor", fields.positives("long_factor")?)?,
                 original_context: fields.require("original_max_position_embeddings", original()?)?,
+                factor: None,
+            },
+            "proportional" => RopeScaling::Proportional {
+                share: share(fields, "partial_rotary_factor")?.unwrap_or(1.0),
+                factor: number("factor")?.map_or(1.0, f64::from),
             },
             other => RopeScaling::Other(other.to_string()),
         })
@@ -136,79 +161,238 @@ impl RopeScaling {
 /// wavelength is `base^(2i/dims)`, or `freqs[i]` where there are such.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable {
+    /// Elements of a head that are turned.
+    pub dims: usize,
+    /// Whether neighbours are paired.
+    pub traditional: bool,
     /// Base of the wavelengths.
     pub base: f32,
     /// What positions are multiplied with.
     pub scale: f32,
     /// Wavelengths over 2π, `dims / 2` of them, where they are no powers of the base. (MLX calls them so.)
     pub freqs: Option<Vec<f32>>,
+    /// What rotated elements are multiplied with.
+    pub factor: f32,
+    /// The base follows the length of the text: its extension beyond this context by this factor.
+    pub dynamic: Option<(f64, usize)>,
+}
+
+impl RopeTable {
+    /// The base for a call that ends at position `end`.
+    #[must_use]
+    pub fn base_at(&self, end: usize) -> f32 {
+        let Some((factor, context)) = self.dynamic else {
+            return self.base;
+        };
+        let (dims, context) = (self.dims as f64, context as f64);
+        let length = (end as f64).max(context);
+        let growth = factor * length / context - (factor - 1.0);
+        (f64::from(self.base) * growth.powf(dims / (dims - 2.0))) as f32
+    }
+}
+
+/// A share of features, from 0 to 1.
+pub(crate) fn share(fields: &Fields<'_>, key: &str) -> Result<Option<f64>> {
+    match fields.positive(key)? {
+        Some(v) if v > 1.0 => Err(fields.invalid(key, v, "a number from 0 to 1")),
+        other => Ok(other),
+    }
 }
 
 impl RopeConfig {
+    /// Powers of `theta`, nothing else.
+    #[must_use]
+    pub fn plain(dims: usize, theta: f64, traditional: bool) -> Self {
+        RopeConfig {
+            dims,
+            theta: theta as f32,
+            traditional,
+            scaling: RopeScaling::Default,
+            backwards: false,
+            max_context: None,
+        }
+    }
+
     /// Reads `rope_theta`, `rope_traditional` and `rope_scaling`, or `rope_parameters`, which holds the first and the
-    /// last in newer files.
-    pub(crate) fn read(fields: &Fields<'_>, head_dim: usize) -> Result<Self> {
+    /// last in newer files; where both name a base, the one in `rope_parameters` counts, as in transformers.
+    pub(crate) fn read(fields: &Fields<'_>, dims: usize) -> Result<Self> {
         let parameters = fields.object("rope_parameters", "rope_parameters.")?;
         let scaling = fields.object("rope_scaling", "rope_scaling.")?.or(parameters);
         let nested = parameters
             .map(|p| p.positive("rope_theta"))
             .transpose()?
             .flatten();
-        let theta = fields.positive("rope_theta")?.or(nested).unwrap_or(10_000.0);
-        Ok(RopeConfig {
-            dims: head_dim,
-            theta: theta as f32,
-            traditional: fields.bool("rope_traditional")?.unwrap_or(false),
+        let theta = nested.or(fields.positive("rope_theta")?).unwrap_or(10_000.0);
+        let traditional = fields.bool("rope_traditional")?.unwrap_or(false);
+        let plain = Self::plain(dims, theta, traditional);
+        Self::scaled(plain, fields, scaling)
+    }
+
+    /// `plain` with the method that `scaling` describes.
+    pub(crate) fn scaled(plain: Self, fields: &Fields<'_>, scaling: Option<Fields<'_>>) -> Result<Self> {
+        let config = RopeConfig {
             scaling: scaling.map_or(Ok(RopeScaling::Default), |s| RopeScaling::read(&s))?,
-        })
+            max_context: fields.count("max_position_embeddings", MAX_CONTEXT)?,
+            ..plain
+        };
+        if let RopeScaling::LongRope { long_factor, .. } = &config.scaling
+            && long_factor.len() != config.dims / 2
+        {
+            let wanted = format!("{} numbers, one a pair", config.dims / 2);
+            return Err(fields.invalid("long_factor", long_factor.len(), &wanted));
+        }
+        Ok(config)
     }
 
     /// The table for the RoPE operator.
     ///
     /// # Errors
-    /// [`LmError::Unsupported`], naming the method, for one that is not built.
+    /// [`LmError::Unsupported`], naming the method, for one that is not built; [`LmError::Config`] for sizes that no
+    /// rotation has.
     pub fn table(&self) -> Result<RopeTable> {
-        let plain = RopeTable {
+        let dims = self.dims;
+        if dims == 0 || !dims.is_multiple_of(2) {
+            return Err(LmError::Config(format!(
+                "rope: {dims} features are to be turned, an even number can be"
+            )));
+        }
+        let mut table = RopeTable {
+            dims,
+            traditional: self.traditional,
             base: self.theta,
             scale: 1.0,
             freqs: None,
+            factor: 1.0,
+            dynamic: None,
         };
-        match self.scaling {
-            RopeScaling::Default => Ok(plain),
-            RopeScaling::Linear { factor } => Ok(RopeTable {
-                scale: 1.0 / factor,
-                ..plain
-            }),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => {
-                let (factor, context) = (f64::from(factor), original_context as f64);
-                let (low, high) = (f64::from(low_freq_factor), f64::from(high_freq_factor));
-                let stretch = |period: f64| {
-                    // Rotations over the first context.
-                    let turns = context / (std::f64::consts::TAU * period);
-                    let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    period / (keep + (1.0 - keep) / factor)
-                };
-                let freqs = self.periods().map(|period| stretch(period) as f32).collect();
-                Ok(RopeTable {
-                    freqs: Some(freqs),
-                    ..plain
-                })
+        let context = || {
+            self.max_context.ok_or_else(|| {
+                LmError::Config(format!(
+                    "rope_scaling {:?}: max_position_embeddings is missing",
+                    self.scaling.name()
+                ))
+            })
+        };
+        match &self.scaling {
+            RopeScaling::Default => {}
+            RopeScaling::Linear { factor } => table.scale = 1.0 / factor,
+            RopeScaling::Dynamic { factor } => table.dynamic = Some((f64::from(*factor), context()?)),
+            RopeScaling::Ntk { alpha } => {
+                let power = dims as f64 / (dims as f64 - 2.0);
+                table.base = (f64::from(self.theta) * alpha.powf(power)) as f32;
             }
-            ref other => Err(LmError::Unsupported(format!(
-                "rope_scaling of type {:?}; default, linear and llama3 are",
-                other.name()
-            ))),
+            RopeScaling::LongRope {
+                long_factor,
+                original_context,
+                factor,
+                ..
+            } => {
+                let periods = self.periods().zip(long_factor);
+                table.freqs = Some(periods.map(|(p, f)| (p * f) as f32).collect());
+                let original = *original_context as f64;
+                let extension = context()? as f64 / original;
+                let natural = if extension <= 1.0 {
+                    1.0
+                } else {
+                    (1.0 + extension.ln() / original.ln()).sqrt() as f32
+                };
+                table.factor = factor.unwrap_or(natural);
+            }
+            RopeScaling::Llama3 { .. } => table.freqs = Some(self.llama3()),
+            RopeScaling::Yarn {
+                factor,
+                mscale,
+                mscale_all_dim,
+                ..
+            } => {
+                table.freqs = Some(self.yarn());
+                table.factor = yarn_scale(*factor, *mscale) / yarn_scale(*factor, *mscale_all_dim);
+            }
+            RopeScaling::Proportional { share, factor } => {
+                let turning = (share * dims as f64 / 2.0) as usize;
+                let period = |(i, p): (usize, f64)| {
+                    if i < turning {
+                        (factor * p) as f32
+                    } else {
+                        f32::INFINITY
+                    }
+                };
+                table.freqs = Some(self.periods().enumerate().map(period).collect());
+            }
+            RopeScaling::Other(other) => {
+                return Err(LmError::Unsupported(format!("rope_scaling of type {other:?}")));
+            }
         }
+        if self.backwards {
+            let periods = table
+                .freqs
+                .take()
+                .unwrap_or_else(|| self.periods().map(|p| p as f32).collect());
+            table.freqs = Some(periods.into_iter().map(|p| -p).collect());
+        }
+        Ok(table)
+    }
+
+    fn llama3(&self) -> Vec<f32> {
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } = self.scaling
+        else {
+            return Vec::new();
+        };
+        let (factor, context) = (f64::from(factor), original_context as f64);
+        let (low, high) = (f64::from(low_freq_factor), f64::from(high_freq_factor));
+        let stretch = |period: f64| {
+            // Rotations over the first context.
+            let turns = context / (std::f64::consts::TAU * period);
+            let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+            period / (keep + (1.0 - keep) / factor)
+        };
+        self.periods().map(|period| stretch(period) as f32).collect()
+    }
+
+    fn yarn(&self) -> Vec<f32> {
+        let RopeScaling::Yarn {
+            factor,
+            original_context,
+            beta_fast,
+            beta_slow,
+            ..
+        } = self.scaling
+        else {
+            return Vec::new();
+        };
+        let (dims, theta, context) = (self.dims as f64, f64::from(self.theta), original_context as f64);
+        // The pair that turns so often over the first context.
+        let pair = |turns: f32| {
+            dims * (context / (f64::from(turns) * std::f64::consts::TAU)).ln() / (2.0 * theta.ln())
+        };
+        let low = pair(beta_fast).floor().max(0.0);
+        let high = pair(beta_slow).ceil().min(dims - 1.0);
+        let high = if high == low { high + 0.001 } else { high };
+        let blend = |(i, p): (usize, f64)| {
+            let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            (1.0 / ((1.0 - ramp) / p + ramp / (f64::from(factor) * p))) as f32
+        };
+        self.periods().enumerate().map(blend).collect()
     }
 
     /// `theta^(2i/dims)`.
     fn periods(&self) -> impl Iterator<Item = f64> {
         let (theta, dims) = (f64::from(self.theta), self.dims as f64);
         (0..self.dims / 2).map(move |i| theta.powf(2.0 * i as f64 / dims))
+    }
+}
+
+/// YaRN's factor for a weight of the logarithm: `0.1·m·ln f + 1`, 1 where nothing is extended.
+#[must_use]
+pub(crate) fn yarn_scale(factor: f32, m: f32) -> f32 {
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * m * factor.ln() + 1.0
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx_native::{DType, DeviceKind, MlxDevice};
+use mlx_native::{Config, DType, DeviceKind, MlxDevice};
 use mlx_native_lm::{GenerateOptions, Model, ModelOptions, SamplingParams, generate};
 use serde::Deserialize;
 
@@ -37,7 +37,10 @@ struct Case {
 fn devices() -> Vec<MlxDevice> {
     let mut all = vec![MlxDevice::open(DeviceKind::Cpu).unwrap()];
     if cfg!(feature = "emulator") {
-        all.push(MlxDevice::open(DeviceKind::Emulator).unwrap());
+        // With memory of its own, which is harder: a model must live without an address that host and device share.
+        let mut config = Config::default();
+        config.emulator.separate_memory = true;
+        all.push(MlxDevice::with_config(DeviceKind::Emulator, &config).unwrap());
     }
     all.extend(MlxDevice::open(DeviceKind::Metal).ok());
     all
@@ -58,8 +61,8 @@ fn options() -> ModelOptions {
 const LOGITS: f32 = 2e-3;
 
 fn check(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
-    let vocab = model.decoder().config().vocab_size;
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
+    let vocab = model.decoder().spec().vocab_size;
     let all = model
         .decoder_mut()
         .forward_all(&case.prompt_ids, &mut cache)
@@ -89,7 +92,7 @@ fn check(model: &mut Model, case: &Case, name: &str) {
 }
 
 fn greedy(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_cache(case.prompt_ids.len()).unwrap();
+    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
     let options = GenerateOptions {
         max_tokens: case.greedy_ids.len(),
         sampling: SamplingParams {
@@ -184,9 +187,9 @@ fn tiny(decoder: &mut mlx_native_lm::Decoder, case: &Case, name: &str) {
             );
         }
     };
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     near(&decoder.forward(&case.prompt_ids, &mut cache).unwrap());
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     let (last, front) = case.prompt_ids.split_last().unwrap();
     for chunk in front.chunks(7) {
         decoder.feed(chunk, &mut cache).unwrap();
@@ -212,7 +215,7 @@ fn a_cache_that_grows_holds_what_it_held() {
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
     let tokens: Vec<u32> = (0..600).map(|i| i * 7 % 131).collect();
     let run = |decoder: &mut mlx_native_lm::Decoder, room: usize| {
-        let mut cache = decoder.new_cache(room).unwrap();
+        let mut cache = decoder.new_state(room).unwrap();
         let before = cache.capacity();
         for chunk in tokens.chunks(100) {
             decoder.feed(chunk, &mut cache).unwrap();
@@ -240,13 +243,13 @@ fn misuse_of_a_decoder_is_an_error() {
         ..options()
     };
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &few).unwrap();
-    let mut cache = decoder.new_cache(1).unwrap();
+    let mut cache = decoder.new_state(1).unwrap();
     assert_eq!(decoder.chunk(), 4);
     assert!(decoder.forward(&[], &mut cache).is_err());
     assert!(decoder.forward(&[1; 5], &mut cache).is_err());
     let error = decoder.forward(&[1, 131], &mut cache).unwrap_err().to_string();
     assert!(error.contains("131"), "{error}");
     assert!(cache.is_empty(), "a refused call leaves the cache as it was");
-    assert!(decoder.new_cache(usize::MAX).is_err());
+    assert!(decoder.new_state(usize::MAX).is_err());
     assert_eq!(decoder.forward(&[1, 2], &mut cache).unwrap().len(), 131);
 }

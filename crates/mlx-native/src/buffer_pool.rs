@@ -60,7 +60,7 @@ impl<'d> MlxBufferPool<'d> {
             .ok_or(crate::MlxError::BufferAllocationError { bytes: byte_len })?;
         if let Some(buffer) = self.free.get_mut(&bucket).and_then(Vec::pop) {
             self.free_bytes -= buffer.byte_len();
-            return Ok(buffer.relabel(dtype, &shape));
+            return buffer.relabel(dtype, &shape);
         }
         self.device.alloc_buffer(bucket, dtype, shape)
     }

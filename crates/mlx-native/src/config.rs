@@ -84,6 +84,9 @@ pub struct EmulatorConfig {
     pub schedule: Schedule,
     /// Threadgroup memory is filled with this byte before each group: `0xFF` reads as NaN.
     pub poison: u8,
+    /// Device memory is apart from the host's, as that of most GPUs is: no address is shared, every byte goes through
+    /// transfers. Proves that what runs here lives without a shared address.
+    pub separate_memory: bool,
 }
 
 impl Default for EmulatorConfig {
@@ -93,6 +96,7 @@ impl Default for EmulatorConfig {
             checked: false,
             schedule: Schedule::Forward,
             poison: 0xFF,
+            separate_memory: false,
         }
     }
 }

@@ -3,69 +3,18 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use crate::backend::{Backend, HostRegion, Limits, null::NullBackend};
-use crate::buffer::{Allocation, MlxBuffer};
+use crate::backend::{Allocation, Backend, HostRegion, Limits, Memory, null::NullBackend};
+use crate::buffer::MlxBuffer;
 use crate::config::Config;
+use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::Kernel;
-
-/// The kinds of device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum DeviceKind {
-    /// An Apple GPU.
-    Metal,
-    /// The processor: every machine has it.
-    Cpu,
-    /// The Metal kernels, compiled for the processor and run thread by thread, with checks. Feature `emulator`.
-    Emulator,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// Records and runs nothing: for measuring what recording costs.
-    Null,
-}
-
-impl DeviceKind {
-    /// The lower-case name, as `FromStr` takes it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            DeviceKind::Metal => "metal",
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Emulator => "emulator",
-            DeviceKind::Cuda => "cuda",
-            DeviceKind::Null => "null",
-        }
-    }
-}
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for DeviceKind {
-    type Err = MlxError;
-    fn from_str(s: &str) -> Result<Self> {
-        use DeviceKind::*;
-        [Metal, Cpu, Emulator, Cuda, Null]
-            .into_iter()
-            .find(|k| k.name() == s)
-            .ok_or_else(|| {
-                MlxError::InvalidArgument(format!(
-                    "device {s:?}: known are metal, cpu, emulator, cuda, null"
-                ))
-            })
-    }
-}
 
 /// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
 #[derive(Debug)]
@@ -105,8 +54,8 @@ impl AsRef<DeviceRef> for MlxDevice {
 
 /// A device, ready to allocate buffers and run kernels. A handle: clones are the same device.
 ///
-/// Several devices may be open at once, also of one kind; buffers of one may be used with encoders of another where both
-/// address the memory of the host.
+/// Several devices may be open at once, also of one kind. Buffers of one may be used with encoders of another where both
+/// see the memory of the host; work of the two on one allocation is ordered by waiting, when it is committed.
 #[derive(Clone)]
 pub struct MlxDevice {
     shared: Arc<DeviceRef>,
@@ -180,16 +129,17 @@ impl MlxDevice {
     /// A zeroed buffer of `byte_len` bytes. `dtype` and `shape` say what is in it; they are not held against `byte_len`.
     ///
     /// # Errors
-    /// [`MlxError::InvalidArgument`] for zero bytes, [`MlxError::BufferAllocationError`] when the device has no memory.
+    /// [`MlxError::InvalidArgument`] for zero bytes or a shape whose number of elements overflows, [`MlxError::BufferAllocationError`] when the device has no memory.
     pub fn alloc_buffer(&self, byte_len: usize, dtype: DType, shape: Vec<usize>) -> Result<MlxBuffer> {
         if byte_len == 0 {
             return invalid!("alloc_buffer: byte_len is 0");
         }
-        Ok(MlxBuffer::new(
-            Allocation::new(self.shared.backend.allocate(byte_len)?),
-            dtype,
-            &shape,
-        ))
+        let allocation = self.allocation_of(self.shared.backend.allocate(byte_len)?)?;
+        MlxBuffer::new(allocation, dtype, &shape)
+    }
+
+    fn allocation_of(&self, memory: Arc<dyn Memory>) -> Result<Arc<Allocation>> {
+        Allocation::new(memory, self.shared.backend.id(), self.kind())
     }
 
     /// A zeroed buffer for a dense tensor of `shape` elements of `dtype`.
@@ -200,7 +150,8 @@ impl MlxDevice {
         self.alloc_buffer(crate::buffer::byte_len_of(dtype, shape)?, dtype, shape.to_vec())
     }
 
-    /// A read-only buffer of bytes over a mapped file, used in place. The file must not shrink while it is mapped.
+    /// A read-only buffer of bytes over a mapped file: used in place, or copied where the device has memory of its own
+    /// and cannot map the pages. The file must not shrink while it is mapped.
     ///
     /// # Errors
     /// [`MlxError::InvalidArgument`] for an empty map, or one that the device cannot take.
@@ -240,7 +191,7 @@ impl MlxDevice {
             writable: false,
             owner,
         })?;
-        Ok(MlxBuffer::new(Allocation::new(memory), DType::U8, &[byte_len]))
+        MlxBuffer::new(self.allocation_of(memory)?, DType::U8, &[byte_len])
     }
 
     /// What the published interface calls the Metal device; accepted wherever a device is asked for.

@@ -5,7 +5,7 @@
 //! - [`MlxDevice`] opens a device, [`MlxBuffer`] is its memory, [`CommandEncoder`] records work for it;
 //! - [`ops`] has the operators, [`ops::sdpa`] being the one to start with;
 //! - [`KernelRegistry`] maps kernel names to Metal text, also to text of your own;
-//! - [`weights`] reads safetensors files, mapped;
+//! - [`weights`] reads safetensors files, [`gguf`] GGUF files, both mapped;
 //! - [`graph`] keeps recorded work to replay and reorder it;
 //! - [`backend`] is the contract between all that and a device.
 //!
@@ -38,9 +38,11 @@ mod buffer;
 mod buffer_pool;
 mod config;
 mod device;
+mod device_kind;
 mod dtype;
 mod encoder;
 mod error;
+pub mod gguf;
 pub mod graph;
 pub mod kernel;
 pub mod metal;
@@ -50,17 +52,20 @@ pub mod quant;
 pub mod testing;
 pub mod weights;
 
+pub use backend::Allocation;
 pub use backend::cpu::Isa;
-pub use buffer::{Allocation, MemRange, MlxBuffer};
+pub use buffer::{HostRead, HostWrite, MemRange, MlxBuffer};
 pub use buffer_pool::{DEFAULT_POOL_CAP, MlxBufferPool};
 pub use config::{Config, EmulatorConfig, MetalConfig, MetalTrace, Schedule};
-pub use device::{DeviceKind, DeviceRef, MlxDevice};
+pub use device::{DeviceRef, MlxDevice};
+pub use device_kind::DeviceKind;
 pub use dtype::DType;
 pub use encoder::{
-    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, as_bytes,
-    dispatch_count, reset_counters, sync_count,
+    CapturedNode, CapturedOpKind, CommandEncoder, DispatchKind, KernelArg, RecordedBinding, Transfer,
+    as_bytes, dispatch_count, reset_counters, sync_count,
 };
 pub use error::{MlxError, Result};
+pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
 pub use graph::{ComputeGraph, GraphExecutor, GraphSession};
 pub use kernel::{ConstantValue, KernelRegistry};
 pub use metal::MTLSize;

@@ -63,7 +63,7 @@ fn nothing_runs_before_the_commit_and_contents_are_read_when_it_runs() {
     let mut encoder = rig.encoder();
     rig.add(&mut encoder, &x, &x, &y).unwrap();
     assert_eq!(y.as_slice::<f32>().unwrap(), [0.0, 0.0]);
-    x.as_mut_slice::<f32>().unwrap().copy_from_slice(&[10.0, 20.0]);
+    x.write(0, &[10.0f32, 20.0]).unwrap();
     encoder.commit_and_wait().unwrap();
     assert_eq!(y.as_slice::<f32>().unwrap(), [20.0, 40.0]);
     assert!(encoder.timing().unwrap().device.is_some());

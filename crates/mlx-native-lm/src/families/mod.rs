@@ -1,10 +1,10 @@
-//! The model families: what maps a configuration to a decoder. A family is one file here and one line in [`FAMILIES`].
+//! The model families: what maps a configuration to a decoder. A family is one file here and one line of the list below.
 
-mod llama;
-mod qwen3;
+mod common;
 
-use crate::config::{ConfigFile, DecoderConfig};
+use crate::config::{ConfigFile, FamilyInput};
 use crate::error::{LmError, Result};
+use crate::spec::DecoderSpec;
 
 /// A family of models of one shape.
 #[derive(Debug)]
@@ -13,12 +13,57 @@ pub struct Family {
     pub name: &'static str,
     /// Other `model_type`s of models that are the same in all but name.
     pub also: &'static [&'static str],
-    /// Reads the decoder's shape.
-    pub decoder: fn(&ConfigFile) -> Result<DecoderConfig>,
+    /// Makes a specification of the configuration and of the tensors there are.
+    pub spec: fn(&FamilyInput<'_>) -> Result<DecoderSpec>,
 }
 
-/// Every family that can be run.
-pub static FAMILIES: &[Family] = &[llama::FAMILY, qwen3::FAMILY];
+macro_rules! families {
+    ($($family:ident),* $(,)?) => {
+        $(mod $family;)*
+
+        /// Every family that can be run.
+        pub static FAMILIES: &[Family] = &[$($family::FAMILY),*];
+    };
+}
+
+// The list: one line for each family.
+families! {
+    apertus,
+    ernie4_5,
+    exaone,
+    exaone4,
+    glm,
+    glm4,
+    granite,
+    helium,
+    hunyuan_v1_dense,
+    internlm2,
+    internlm3,
+    lille_130m,
+    llama,
+    mimo,
+    minicpm,
+    ministral3,
+    mistral3,
+    nanbeige,
+    nemotron_nas,
+    olmo,
+    olmo2,
+    olmo3,
+    openelm,
+    phi3,
+    pixtral,
+    plamo,
+    qwen,
+    qwen2,
+    qwen2_vl,
+    qwen3,
+    qwen3_vl,
+    seed_oss,
+    smollm3,
+    talkie,
+    telechat3,
+}
 
 impl Family {
     /// The family of a configuration, by its `model_type`.

@@ -23,22 +23,22 @@ fn check(model: &ModelFolder) {
     assert_eq!(model.family().name, "qwen3");
     assert_eq!(model.eos_token_ids(None).unwrap(), [0]);
     assert_eq!(model.generation_config().temperature, Some(0.7));
-    let config = model.decoder_config().unwrap();
+    let spec = model.decoder_spec().unwrap();
     // Every matrix is packed, every norm is not, and all fit.
-    let (hidden, q, inner) = (config.hidden_size, config.query_width(), config.intermediate_size);
+    let (hidden, q, inner) = (spec.hidden_size, 256, 704);
     for (module, in_dims) in [
         ("model.embed_tokens", hidden),
         ("model.layers.7.self_attn.k_proj", hidden),
         ("model.layers.0.self_attn.o_proj", q),
         ("model.layers.3.mlp.down_proj", inner),
     ] {
-        let spec = model
+        let packing = model
             .quantization()
             .for_module(module, in_dims, model.weights())
             .unwrap()
             .unwrap();
         assert_eq!(
-            (spec.bits, spec.group_size, spec.mode),
+            (packing.bits, packing.group_size, packing.mode),
             (4, 64, QuantMode::Affine),
             "{module}"
         );
@@ -50,7 +50,7 @@ fn check(model: &ModelFolder) {
             .unwrap(),
         None
     );
-    assert_eq!(model.tokenizer().unwrap().vocab_size(), config.vocab_size);
+    assert_eq!(model.tokenizer().unwrap().vocab_size(), spec.vocab_size);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Weights that multiply: dense or quantised.
 
+use std::sync::Arc;
+
 use mlx_native::ops::add::{AddParams, add};
 use mlx_native::ops::embedding::{EmbeddingParams, embedding};
 use mlx_native::ops::matmul::{MatmulParams, matmul};
@@ -38,7 +40,7 @@ pub(super) struct Quantized {
 #[derive(Debug)]
 pub(super) struct Linear {
     pub table: Table,
-    pub bias: Option<MlxBuffer>,
+    pub bias: Option<Arc<MlxBuffer>>,
     pub outputs: usize,
     pub inputs: usize,
 }
@@ -52,6 +54,20 @@ pub(super) struct Embedding {
 }
 
 impl Table {
+    /// The same with `f` applied to each tensor: rows of it, say.
+    pub fn map(&self, f: impl Fn(&MlxBuffer) -> Result<MlxBuffer>) -> Result<Table> {
+        Ok(match self {
+            Table::Dense(weight) => Table::Dense(f(weight)?),
+            Table::Quantized(q) => Table::Quantized(Quantized {
+                weight: f(&q.weight)?,
+                scales: f(&q.scales)?,
+                biases: f(&q.biases)?,
+                bits: q.bits,
+                group_size: q.group_size,
+            }),
+        })
+    }
+
     /// Records `y = x Wᵀ` for `m` rows of `x`.
     fn multiply(
         &self,

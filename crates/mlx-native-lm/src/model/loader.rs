@@ -1,24 +1,32 @@
 //! Tensors of a model folder as the weights of layers, used in place.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
 use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
 use super::linear::{Embedding, Linear, Quantized, Table};
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
+use crate::spec::{Matrix, Rows};
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
-/// Hands out the weights of a model by their path.
+/// Hands out the weights of a model by their path. A tensor that is asked for twice is loaded once.
 pub(super) struct Loader<'a> {
     pub device: &'a MlxDevice,
     registry: &'a mut KernelRegistry,
     /// Casts that are still to run.
     pub encoder: CommandEncoder,
     /// The dtype of activations.
-    dtype: DType,
+    pub dtype: DType,
     tensors: WeightLoader<'a>,
     quantization: &'a QuantizationConfig,
+    vectors: HashMap<(String, DType, u32), Arc<MlxBuffer>>,
+    embeddings: HashMap<String, Arc<Embedding>>,
+    /// Names of the tensors that were asked for.
+    read: BTreeSet<String>,
 }
 
 impl<'a> Loader<'a> {
@@ -29,27 +37,102 @@ impl<'a> Loader<'a> {
         quantization: &'a QuantizationConfig,
         dtype: DType,
     ) -> Result<Self> {
-        let encoder = device.command_encoder()?;
-        let tensors = WeightLoader::new(weights, device);
         Ok(Loader {
             device,
             registry,
-            encoder,
+            encoder: device.command_encoder()?,
             dtype,
-            tensors,
+            tensors: WeightLoader::new(weights, device),
             quantization,
+            vectors: HashMap::new(),
+            embeddings: HashMap::new(),
+            read: BTreeSet::new(),
         })
     }
 
+    fn load(&mut self, name: &str, dtypes: &[DType], shape: &[usize]) -> Result<MlxBuffer> {
+        self.read.insert(name.to_owned());
+        Ok(self.tensors.load_as(name, dtypes, shape)?)
+    }
+
+    /// Whether the checkpoint has a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.weights().contains(name)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors
+            .weights()
+            .info(name)
+            .map(|info| info.shape.as_slice())
+    }
+
     /// A vector in the dtype of activations: norms and biases, small enough to be cast when they differ.
-    pub fn vector(&mut self, name: &str, len: usize) -> Result<MlxBuffer> {
-        let tensor = self.tensors.load_as(name, FLOATS, &[len])?;
-        if tensor.dtype() == self.dtype {
+    pub fn vector(&mut self, name: &str, len: usize) -> Result<Arc<MlxBuffer>> {
+        self.vector_as(name, &[len], self.dtype, 0.0)
+    }
+
+    /// A small tensor in `dtype`, `offset` being added to each element.
+    pub fn vector_as(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        offset: f32,
+    ) -> Result<Arc<MlxBuffer>> {
+        let key = (name.to_owned(), dtype, offset.to_bits());
+        if let Some(known) = self.vectors.get(&key) {
+            return Ok(known.clone());
+        }
+        let tensor = self.load(name, FLOATS, shape)?;
+        let vector = if offset == 0.0 {
+            self.cast(tensor, dtype)?
+        } else {
+            let mut values = self.floats(&tensor)?;
+            values.iter_mut().for_each(|v| *v += offset);
+            self.upload(&values, dtype)?
+        };
+        let vector = Arc::new(vector);
+        self.vectors.insert(key, vector.clone());
+        Ok(vector)
+    }
+
+    /// A tensor's elements, on the host.
+    pub fn host(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.load(name, FLOATS, shape)?;
+        self.floats(&tensor)
+    }
+
+    /// A tensor of one element, on the host.
+    pub fn scalar(&mut self, name: &str) -> Result<f32> {
+        let shape = self.shape(name).map_or(vec![1], <[usize]>::to_vec);
+        if shape.iter().product::<usize>() != 1 {
+            return Err(LmError::Weights(format!(
+                "{name}: found {shape:?}, wanted one element"
+            )));
+        }
+        Ok(self.host(name, &shape)?[0])
+    }
+
+    fn floats(&self, tensor: &MlxBuffer) -> Result<Vec<f32>> {
+        super::read_f32(tensor, tensor.dtype(), tensor.element_count())
+    }
+
+    /// A buffer of `values`, in `dtype`.
+    pub fn upload(&mut self, values: &[f32], dtype: DType) -> Result<MlxBuffer> {
+        let mut wide = self.device.alloc_tensor(DType::F32, &[values.len()])?;
+        wide.write(0, values)?;
+        self.cast(wide, dtype)
+    }
+
+    fn cast(&mut self, tensor: MlxBuffer, dtype: DType) -> Result<MlxBuffer> {
+        if tensor.dtype() == dtype {
             return Ok(tensor);
         }
-        let cast = self.device.alloc_tensor(self.dtype, &[len])?;
+        let cast = self.device.alloc_tensor(dtype, tensor.shape())?;
         let params = ops::copy::CopyParams {
-            n_elements: u32_of(len)?,
+            n_elements: u32_of(tensor.element_count())?,
         };
         ops::copy::copy(
             &mut self.encoder,
@@ -62,28 +145,72 @@ impl<'a> Loader<'a> {
         Ok(cast)
     }
 
-    /// `path.weight`, dense or quantised, `[outputs, inputs]`, with `path.bias` if it is wanted.
-    pub fn linear(&mut self, path: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear> {
-        let bias = if bias {
-            Some(self.vector(&format!("{path}.bias"), outputs)?)
-        } else {
-            None
+    /// The matrix that `spec` names, with its bias.
+    pub fn linear(&mut self, spec: &Matrix) -> Result<Arc<Linear>> {
+        let stored = match &spec.rows {
+            Rows::All => spec.outputs,
+            Rows::From { of, .. } | Rows::Picked { of, .. } => *of,
         };
-        Ok(Linear {
-            table: self.table(path, outputs, inputs)?,
+        let bias = match spec.bias {
+            false => None,
+            true => {
+                let name = format!("{}.bias", spec.path);
+                let whole = self.vector(&name, stored)?;
+                Some(match &spec.rows {
+                    Rows::All => whole,
+                    Rows::From { first, .. } => Arc::new(rows_of(&whole, 1, *first, spec.outputs)?),
+                    Rows::Picked { rows, .. } => {
+                        let values = self.host(&name, &[stored])?;
+                        let picked: Vec<f32> = rows.iter().map(|r| values[*r as usize]).collect();
+                        Arc::new(self.upload(&picked, self.dtype)?)
+                    }
+                })
+            }
+        };
+        let table = match spec.bare {
+            true => Table::Dense(self.load(&spec.path, FLOATS, &[stored, spec.inputs])?),
+            false => self.table(&spec.path, stored, spec.inputs)?,
+        };
+        let table = match &spec.rows {
+            Rows::All => table,
+            Rows::From { first, .. } => {
+                table.map(|b| rows_of(b, b.element_count() / stored, *first, spec.outputs))?
+            }
+            Rows::Picked { rows, .. } => table.map(|b| self.pick(b, stored, rows))?,
+        };
+        Ok(Arc::new(Linear {
+            table,
             bias,
-            outputs,
-            inputs,
-        })
+            outputs: spec.outputs,
+            inputs: spec.inputs,
+        }))
+    }
+
+    /// Rows of a matrix, copied one by one.
+    fn pick(&self, matrix: &MlxBuffer, stored: usize, rows: &[u32]) -> Result<MlxBuffer> {
+        let columns = matrix.element_count() / stored;
+        let row_bytes = columns * matrix.dtype().size_of();
+        let mut copy = self.device.alloc_tensor(matrix.dtype(), &[rows.len(), columns])?;
+        let mut row = vec![0u8; row_bytes];
+        for (i, from) in rows.iter().enumerate() {
+            matrix.read_into(*from as usize * row_bytes, &mut row)?;
+            copy.write(i * row_bytes, &row)?;
+        }
+        Ok(copy)
     }
 
     /// `path.weight` as an embedding of `vocab_size` rows of `dim`.
-    pub fn embedding(&mut self, path: &str, vocab_size: usize, dim: usize) -> Result<Embedding> {
-        Ok(Embedding {
+    pub fn embedding(&mut self, path: &str, vocab_size: usize, dim: usize) -> Result<Arc<Embedding>> {
+        if let Some(known) = self.embeddings.get(path) {
+            return Ok(known.clone());
+        }
+        let embedding = Arc::new(Embedding {
             table: self.table(path, vocab_size, dim)?,
             vocab_size,
             dim,
-        })
+        });
+        self.embeddings.insert(path.to_owned(), embedding.clone());
+        Ok(embedding)
     }
 
     fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
@@ -92,11 +219,7 @@ impl<'a> Loader<'a> {
             .quantization
             .for_module(path, columns, self.tensors.weights())?
         else {
-            return Ok(Table::Dense(self.tensors.load_as(
-                &weight,
-                FLOATS,
-                &[rows, columns],
-            )?));
+            return Ok(Table::Dense(self.load(&weight, FLOATS, &[rows, columns])?));
         };
         let (bits, group_size) = spec.affine(path)?;
         let (group, width) = (group_size as usize, bits as usize);
@@ -105,14 +228,10 @@ impl<'a> Loader<'a> {
                 "{path}: {columns} columns are no multiple of group_size {group}"
             )));
         }
-        let packed = self
-            .tensors
-            .load_as(&weight, &[DType::U32], &[rows, columns * width / 32])?;
+        let packed = self.load(&weight, &[DType::U32], &[rows, columns * width / 32])?;
         let groups = [rows, columns / group];
-        let scales = self.tensors.load_as(&format!("{path}.scales"), FLOATS, &groups)?;
-        let biases = self
-            .tensors
-            .load_as(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
+        let scales = self.load(&format!("{path}.scales"), FLOATS, &groups)?;
+        let biases = self.load(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
         Ok(Table::Quantized(Quantized {
             weight: packed,
             scales,
@@ -121,6 +240,43 @@ impl<'a> Loader<'a> {
             group_size,
         }))
     }
+
+    /// Every tensor of the checkpoint was read, or is listed in `dropped`.
+    ///
+    /// # Errors
+    /// [`LmError::Weights`], naming some that are neither.
+    pub fn finish(&self, dropped: &[String]) -> Result<()> {
+        let listed = |name: &str| {
+            dropped.iter().any(|pattern| match pattern.strip_prefix('*') {
+                Some(part) => name.contains(part),
+                None => name.starts_with(pattern.as_str()),
+            })
+        };
+        let mut left: Vec<&str> = (self.tensors.weights().names())
+            .filter(|name| !self.read.contains(*name) && !listed(name))
+            .collect();
+        left.sort_unstable();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let more = left.len().saturating_sub(3);
+        let shown: Vec<String> = left.iter().take(3).map(|name| format!("{name:?}")).collect();
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        Err(LmError::Weights(format!(
+            "{}{more}: in the checkpoint, but not in the model that config.json describes",
+            shown.join(", ")
+        )))
+    }
+}
+
+/// Rows of a buffer of `columns` elements a row, where they are.
+fn rows_of(buffer: &MlxBuffer, columns: usize, first: usize, rows: usize) -> Result<MlxBuffer> {
+    let offset = first * columns * buffer.dtype().size_of();
+    Ok(buffer.view(offset, buffer.dtype(), vec![rows, columns])?)
 }
 
 pub(super) fn u32_of(n: usize) -> Result<u32> {

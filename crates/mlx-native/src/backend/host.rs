@@ -1,4 +1,4 @@
-//! Memory of the host: what `cpu`, `emulator` and `null` hand out.
+//! Memory of the host: what `cpu`, `emulator` and `null` hand out, and mirrors of what lies elsewhere.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use memmap2::MmapMut;
 
-use super::{HostRegion, Memory};
-use crate::device::DeviceKind;
+use super::memory::{HostRegion, Memory};
 use crate::error::{MlxError, Result};
 
 /// From this size on memory is asked of the operating system: it comes zeroed, in whole pages, and goes back at once.
@@ -29,33 +28,32 @@ pub(crate) fn physical_memory() -> Option<usize> {
         .checked_mul(usize::try_from(page).ok()?)
 }
 
-pub(crate) struct HostMemory {
+/// Zeroed bytes of one owner, aligned to 128.
+pub(crate) struct HostBytes {
     ptr: NonNull<u8>,
     byte_len: usize,
-    writable: bool,
-    kind: DeviceKind,
     owner: Owner,
 }
 
 enum Owner {
+    None,
     Heap(Layout),
     #[allow(dead_code)] // held for its Drop
     Map(MmapMut),
-    #[allow(dead_code)] // held for its Drop
-    Foreign(Arc<dyn Any + Send + Sync>),
 }
 
-// SAFETY: the memory belongs to no thread. Who may touch it when is decided above, see `buffer.rs`.
-unsafe impl Send for HostMemory {}
+// SAFETY: the memory belongs to no thread; shared access through `&HostBytes` only reads.
+unsafe impl Send for HostBytes {}
 // SAFETY: as above.
-unsafe impl Sync for HostMemory {}
+unsafe impl Sync for HostBytes {}
 
-impl HostMemory {
-    pub(crate) fn allocate(byte_len: usize, limit: usize, kind: DeviceKind) -> Result<Arc<dyn Memory>> {
+impl HostBytes {
+    /// `byte_len` zeroed bytes.
+    ///
+    /// # Errors
+    /// [`MlxError::BufferAllocationError`] when there are not so many.
+    pub(crate) fn zeroed(byte_len: usize) -> Result<Self> {
         let failed = || MlxError::BufferAllocationError { bytes: byte_len };
-        if byte_len == 0 || byte_len > limit {
-            return Err(failed());
-        }
         let (ptr, owner) = if byte_len >= MAPPED_FROM {
             let mut map = MmapMut::map_anon(byte_len).map_err(|_| failed())?;
             (
@@ -64,51 +62,93 @@ impl HostMemory {
             )
         } else {
             let layout = Layout::from_size_align(byte_len, ALIGN).map_err(|_| failed())?;
-            // SAFETY: the size is not zero.
-            let ptr = unsafe { alloc_zeroed(layout) };
-            (NonNull::new(ptr).ok_or_else(failed)?, Owner::Heap(layout))
+            if byte_len == 0 {
+                (
+                    NonNull::new(std::ptr::without_provenance_mut(ALIGN)).ok_or_else(failed)?,
+                    Owner::None,
+                )
+            } else {
+                // SAFETY: the size is not zero.
+                let ptr = unsafe { alloc_zeroed(layout) };
+                (NonNull::new(ptr).ok_or_else(failed)?, Owner::Heap(layout))
+            }
         };
-        Ok(Arc::new(HostMemory {
-            ptr,
-            byte_len,
-            writable: true,
-            kind,
-            owner,
-        }))
+        Ok(HostBytes { ptr, byte_len, owner })
     }
 
-    pub(crate) fn wrap(region: HostRegion, kind: DeviceKind) -> Arc<dyn Memory> {
-        Arc::new(HostMemory {
-            ptr: region.ptr,
-            byte_len: region.byte_len,
-            writable: region.writable,
-            kind,
-            owner: Owner::Foreign(region.owner),
-        })
+    /// First byte.
+    pub(crate) fn ptr(&self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: the bytes are this object's, and initialised.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.byte_len) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: the bytes are this object's alone, and initialised.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.byte_len) }
     }
 }
 
-impl Drop for HostMemory {
+impl Drop for HostBytes {
     fn drop(&mut self) {
         if let Owner::Heap(layout) = self.owner {
-            // SAFETY: allocated in `allocate` with this layout, and this is the only owner.
+            // SAFETY: allocated in `zeroed` with this layout, and this is the only owner.
             unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }
     }
 }
 
+/// Memory that a device shares with the host: bytes of its own, or a region that was wrapped.
+pub(crate) struct HostMemory {
+    ptr: NonNull<u8>,
+    byte_len: usize,
+    writable: bool,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the memory belongs to no thread. Who may touch it when is decided above, see `allocation.rs`.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// `byte_len` zeroed bytes, at most `limit`.
+    pub(crate) fn allocate(byte_len: usize, limit: usize) -> Result<Arc<dyn Memory>> {
+        if byte_len == 0 || byte_len > limit {
+            return Err(MlxError::BufferAllocationError { bytes: byte_len });
+        }
+        let bytes = HostBytes::zeroed(byte_len)?;
+        Ok(Arc::new(HostMemory {
+            ptr: bytes.ptr,
+            byte_len,
+            writable: true,
+            _owner: Arc::new(bytes),
+        }))
+    }
+
+    /// A region of the host, used in place.
+    pub(crate) fn wrap(region: HostRegion) -> Arc<dyn Memory> {
+        Arc::new(HostMemory {
+            ptr: region.ptr,
+            byte_len: region.byte_len,
+            writable: region.writable,
+            _owner: region.owner,
+        })
+    }
+}
+
 impl Memory for HostMemory {
-    fn kind(&self) -> DeviceKind {
-        self.kind
-    }
-    fn host_ptr(&self) -> NonNull<u8> {
-        self.ptr
-    }
     fn byte_len(&self) -> usize {
         self.byte_len
     }
     fn writable(&self) -> bool {
         self.writable
+    }
+    fn host_view(&self) -> Option<NonNull<u8>> {
+        Some(self.ptr)
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -4,13 +4,45 @@
 //! dispatches; the [encoder](crate::CommandEncoder) finds the hazards between them; the graph reorders and replays them.
 //! A backend never sees an operator. It sees memory, pipelines and a list of commands, and this is all there is to it:
 //!
-//! - [`Backend::allocate`] gives zeroed memory, [`Backend::wrap`] takes memory of the host in without a copy. All memory
-//!   can be read and written by the host through [`Memory::host_ptr`]: the devices here share memory with the host.
+//! - [`Backend::allocate`] gives zeroed memory, [`Backend::wrap`] takes memory of the host in. See *Memory* below.
 //! - [`Backend::compile`] makes a pipeline of a kernel: its Metal text, its signature, its function constants, and for
 //!   the `cpu` device a Rust function. [`Backend::supports`] says beforehand whether there is a body for it. A backend
 //!   never replaces a kernel by another: what it cannot run, it refuses by name.
 //! - [`Backend::submit`] runs a list of [`Command`]s, in order of submission. It may return before the work is done. It
-//!   reports the end, and how it ended, exactly once through [`Submission::finish`], also when the work fails.
+//!   reports the end, and how it ended, through the [`Completion`] it was given: a value that reports a failure when it is
+//!   dropped, so that a backend cannot forget.
+//!
+//! # Memory
+//! The library speaks of bytes as *(allocation, byte range)*: hazards compare that, arguments are bound by that. A
+//! [`Memory`] is what a backend made of it, and need not have an address that the host can use:
+//!
+//! - [`Memory::host_view`] is an address at which the host sees the same bytes as the device, for as long as the memory
+//!   lives. `cpu`, `emulator`, `null` and `metal` (whose GPU shares memory with the processor) offer it; a device with
+//!   memory of its own gives `None`. Nothing above needs it: host slices are then lent from a mirror.
+//! - [`Memory::download`] and [`Memory::upload`] move bytes between host and device, at once: they return when the bytes
+//!   are there. They need no place in the queue, because the layer above has waited for every unfinished submission that
+//!   conflicts, and holds back new ones meanwhile ([`Allocation`]). A backend may run them on any stream of its own. It must
+//!   not submit work or wait for other work of the library in them: the caller holds a lock.
+//! - [`Command::Copy`] and [`Command::Fill`] move and set bytes on the device. They are steps of a list, ordered with its
+//!   dispatches by the same barriers, so that growing or zeroing a cache never leaves the device.
+//! - [`Backend::accepts`] says whether memory that another backend made can be bound: where both see the host's memory it
+//!   can; a device with memory of its own takes its own only.
+//!
+//! What a backend with separate memory (CUDA) does, then: `allocate` is device memory, zeroed; `host_view` is `None`;
+//! `upload` and `download` are synchronous copies; mirrors of the host are made above, lazily, and live only as long as a
+//! guard or slice of the caller. `wrap` of a mapped file copies: all bytes must be on the device before the first work
+//! that reads them, the owner may be dropped as soon as they are; where the device can map the pages instead, it may. The
+//! result is read-only either way. The emulator's [`separate_memory`](crate::EmulatorConfig::separate_memory) is such a
+//! device, on every machine.
+//!
+//! The owner of a wrapped region is the caller's: its `Drop` may panic, and may hold the last handle of the device. So a
+//! backend lets go of a list through [`submission::release`], reports a panic as a failure of the work, and a thread of the
+//! device never waits for its own end.
+//!
+//! # Queues
+//! An allocation knows the device that made it ([`Backend::id`]), a submission its queue ([`Backend::queue`]). Two devices
+//! may share a queue. A submission starts when all earlier ones of the same queue have ended. Across queues the layer above
+//! orders by waiting: work that conflicts with unfinished work of another queue is submitted only when that has ended.
 //!
 //! # What a backend may assume
 //! The encoder has checked, before a list gets here:
@@ -19,44 +51,47 @@
 //! - a buffer bound to an argument that the kernel may write is writable;
 //! - the threadgroup has between 1 and [`ComputePipelineStateRef::max_total_threads_per_threadgroup`] threads, no extent
 //!   of the grid is zero, and threadgroup memory, declared and dynamic, is within [`Limits::max_threadgroup_memory`];
-//! - the pipeline was compiled by a backend of the same [`Backend::pipeline_domain`], and the memory allocated by a
-//!   backend that answers true to [`Backend::accepts`].
+//! - the pipeline was compiled by a backend of the same [`Backend::pipeline_domain`], and the backend accepts the memory;
+//! - ranges of copies and fills lie inside, are not empty, and those of a copy do not overlap.
 //!
 //! It may *not* assume that contents are sensible: token ids, positions and lengths inside buffers are the caller's.
 //! A kernel must stay inside its buffers whatever they hold.
 //!
 //! # What a backend owes
-//! - Between two [`Command::Barrier`]s dispatches may overlap in any way; after a barrier every write before it is
+//! - Between two [`Command::Barrier`]s commands may overlap in any way; after a barrier every write before it is
 //!   visible. A submission starts when all earlier ones of the same queue have ended, their writes visible.
-//! - A failure of a dispatch fails the whole submission. It never aborts the process, and later submissions run.
-//! - Buffers and pipelines are kept alive by the list: a backend drops the list only when the device is done with it.
+//! - A failure of a command fails the whole submission. It never aborts the process, and later submissions run.
+//! - Buffers and pipelines are kept alive by the list: a backend drops its share of the list only when the device is done
+//!   with it, and before it reports the end. A list may be submitted again: others may share it.
 //! - Contents of buffers are read when the work runs, inline bytes are in the list.
 //!
 //! # Where to start
 //! `null` is a backend in fifty lines, [`cpu`] the one to read, `emulator` the one that proves the Metal text.
 
+mod allocation;
 pub mod cpu;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub(crate) mod host;
+mod memory;
 pub mod metal;
 pub(crate) mod null;
-mod submission;
+pub(crate) mod submission;
+mod work;
 
 use std::any::Any;
 use std::fmt;
-use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+pub use allocation::Allocation;
+pub(crate) use allocation::begin;
+pub use memory::{DeviceId, HostRegion, Memory, QueueId};
+pub use submission::{Completion, Submission, Timing};
+pub use work::{Arg, Binding, Command, CopyBytes, Dispatch, FillBytes, Grid, Place, Work};
 
-pub use submission::{Submission, Timing};
-
-use crate::buffer::Allocation;
-use crate::device::DeviceKind;
+use crate::device_kind::DeviceKind;
 use crate::error::Result;
-use crate::kernel::{ComputePipelineState, ComputePipelineStateRef, ConstantValue, Kernel};
+use crate::kernel::{ComputePipelineStateRef, ConstantValue, Kernel};
 
 /// One way to run kernels. See the [module documentation](self) for the contract.
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -69,11 +104,17 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// What the device can take.
     fn limits(&self) -> &Limits;
 
+    /// Which opened device this is.
+    fn id(&self) -> DeviceId;
+
+    /// The queue that work is submitted to.
+    fn queue(&self) -> QueueId;
+
     /// A number that two backends share when a pipeline compiled by one runs on the other.
     fn pipeline_domain(&self) -> u64;
 
-    /// Whether memory allocated by a backend of kind `kind` can be bound here.
-    fn accepts(&self, kind: DeviceKind) -> bool;
+    /// Whether memory that another backend made can be bound here.
+    fn accepts(&self, memory: &dyn Memory) -> bool;
 
     /// `byte_len` (> 0) bytes of zeroed memory, aligned to at least 64 bytes.
     ///
@@ -81,7 +122,7 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// [`MlxError::BufferAllocationError`](crate::MlxError::BufferAllocationError).
     fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>>;
 
-    /// Memory of the host, used in place.
+    /// Memory of the host: used in place where the device can, copied where it has memory of its own.
     ///
     /// # Errors
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) where the device cannot take it, naming why.
@@ -99,8 +140,8 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// [`MlxError::ShaderCompilationError`](crate::MlxError::ShaderCompilationError) with the compiler's words.
     fn compile(&self, kernel: &Kernel, constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>>;
 
-    /// Runs `work` after everything submitted before, and calls [`Submission::finish`] on `done` once, at its end.
-    fn submit(&self, work: Work, done: Arc<Submission>);
+    /// Runs `work` after everything submitted to the queue before, and reports its end through `done`.
+    fn submit(&self, work: Arc<Work>, done: Completion);
 }
 
 /// What a device can take.
@@ -120,32 +161,6 @@ pub struct Limits {
     pub gpu: Option<metal::GpuArchitecture>,
 }
 
-/// Memory of a device that the host can address.
-pub trait Memory: Send + Sync + 'static {
-    /// The kind of the backend that made it.
-    fn kind(&self) -> DeviceKind;
-    /// First byte. Valid for `byte_len` bytes as long as the object lives.
-    fn host_ptr(&self) -> NonNull<u8>;
-    /// Bytes.
-    fn byte_len(&self) -> usize;
-    /// Whether anybody may write it.
-    fn writable(&self) -> bool;
-    /// For the backend to find its own type again.
-    fn as_any(&self) -> &dyn Any;
-}
-
-/// Memory of the host to be wrapped.
-pub struct HostRegion {
-    /// First byte.
-    pub ptr: NonNull<u8>,
-    /// Bytes from there; more than zero.
-    pub byte_len: usize,
-    /// Whether the device may write it.
-    pub writable: bool,
-    /// Keeps the memory valid; dropped when the device is done with it.
-    pub owner: Arc<dyn Any + Send + Sync>,
-}
-
 /// What a backend made of a kernel.
 pub trait PipelineBody: Send + Sync + 'static {
     /// For the backend to find its own type again.
@@ -154,99 +169,6 @@ pub trait PipelineBody: Send + Sync + 'static {
     fn max_threads(&self) -> Option<u32> {
         None
     }
-}
-
-/// A list of commands, with everything they refer to.
-#[derive(Debug, Default)]
-pub struct Work {
-    /// What to do, in order.
-    pub commands: Vec<Command>,
-    /// Arguments of all dispatches; each has a range of them.
-    pub bindings: Vec<Binding>,
-    /// Inline bytes of all dispatches, each piece at a multiple of 16.
-    pub bytes: Vec<u8>,
-}
-
-impl Work {
-    /// The arguments of a dispatch.
-    #[must_use]
-    pub fn bindings(&self, dispatch: &Dispatch) -> &[Binding] {
-        &self.bindings[dispatch.bindings.start as usize..dispatch.bindings.end as usize]
-    }
-}
-
-/// One step of a list.
-#[derive(Debug)]
-pub enum Command {
-    /// Runs a kernel.
-    Dispatch(Dispatch),
-    /// What comes later sees what came before.
-    Barrier,
-}
-
-/// One run of a kernel over a grid.
-#[derive(Debug)]
-pub struct Dispatch {
-    /// The kernel, ready to run.
-    pub pipeline: ComputePipelineState,
-    /// Its arguments, as a range of [`Work::bindings`].
-    pub bindings: Range<u32>,
-    /// How many threads or threadgroups.
-    pub grid: Grid,
-    /// Threads of one threadgroup, along x, y, z.
-    pub group: [u32; 3],
-    /// Dynamic threadgroup memory: `(index, bytes)`.
-    pub threadgroup_memory: SmallVec<[(u32, u32); 2]>,
-}
-
-/// The extent of a dispatch along x, y, z; no extent is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grid {
-    /// In threads: the kernel sees exactly that many, the last groups may be partial.
-    Threads([u32; 3]),
-    /// In threadgroups.
-    Threadgroups([u32; 3]),
-}
-
-impl Grid {
-    /// The number of threadgroups of `group` threads along each axis.
-    #[must_use]
-    pub fn threadgroups(self, group: [u32; 3]) -> [u32; 3] {
-        match self {
-            Grid::Threadgroups(n) => n,
-            Grid::Threads(n) => [0, 1, 2].map(|i| n[i].div_ceil(group[i])),
-        }
-    }
-}
-
-/// One argument of a dispatch.
-#[derive(Debug, Clone)]
-pub struct Binding {
-    /// Argument index in the kernel's signature.
-    pub index: u32,
-    /// What is bound.
-    pub arg: Arg,
-}
-
-/// What is bound to an argument.
-#[derive(Debug, Clone)]
-pub enum Arg {
-    /// `byte_len` bytes of an allocation from `offset`.
-    Buffer {
-        /// The memory.
-        allocation: Arc<Allocation>,
-        /// First byte.
-        offset: usize,
-        /// Bytes from there.
-        byte_len: usize,
-    },
-    /// A piece of [`Work::bytes`].
-    Bytes {
-        /// First byte.
-        start: u32,
-        /// Bytes from there.
-        byte_len: u32,
-    },
 }
 
 #[allow(unused_imports)] // named in the documentation above

@@ -4,13 +4,15 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::host::{HostMemory, physical_memory};
-use super::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Timing, Work};
-use crate::device::DeviceKind;
+use super::{Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineBody, QueueId, Timing, Work};
+use crate::device_kind::DeviceKind;
 use crate::error::Result;
 use crate::kernel::{ConstantValue, Kernel};
 
 #[derive(Debug)]
 pub(crate) struct NullBackend {
+    id: DeviceId,
+    queue: QueueId,
     limits: Limits,
 }
 
@@ -25,6 +27,8 @@ impl PipelineBody for Nothing {
 impl NullBackend {
     pub(crate) fn new() -> Self {
         NullBackend {
+            id: DeviceId::unique(),
+            queue: QueueId::unique(),
             limits: Limits {
                 max_threads_per_threadgroup: 1024,
                 max_threadgroup_memory: 32 * 1024,
@@ -47,17 +51,23 @@ impl Backend for NullBackend {
     fn limits(&self) -> &Limits {
         &self.limits
     }
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+    fn queue(&self) -> QueueId {
+        self.queue
+    }
     fn pipeline_domain(&self) -> u64 {
         DeviceKind::Null as u64
     }
-    fn accepts(&self, _kind: DeviceKind) -> bool {
+    fn accepts(&self, _memory: &dyn Memory) -> bool {
         true
     }
     fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
-        HostMemory::allocate(byte_len, self.limits.max_buffer_len, DeviceKind::Null)
+        HostMemory::allocate(byte_len, self.limits.max_buffer_len)
     }
     fn wrap(&self, region: HostRegion) -> Result<Arc<dyn Memory>> {
-        Ok(HostMemory::wrap(region, DeviceKind::Null))
+        Ok(HostMemory::wrap(region))
     }
     fn supports(&self, _kernel: &Kernel) -> std::result::Result<(), String> {
         Ok(())
@@ -69,7 +79,7 @@ impl Backend for NullBackend {
     ) -> Result<Arc<dyn PipelineBody>> {
         Ok(Arc::new(Nothing))
     }
-    fn submit(&self, _work: Work, done: Arc<Submission>) {
+    fn submit(&self, _work: Arc<Work>, done: Completion) {
         done.finish(Ok(()), Timing::default());
     }
 }

@@ -1,6 +1,7 @@
 //! Dispatches as data: what capture collects and a graph is made of.
 
 use super::KernelArg;
+use crate::backend::{CopyBytes, FillBytes, Place};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::kernel::ComputePipelineState;
 use crate::metal::MTLSize;
@@ -106,6 +107,28 @@ pub enum CapturedNode {
         /// Byte ranges it writes.
         writes: Vec<MemRange>,
     },
+    /// A copy or a fill.
+    Transfer(Transfer),
     /// An explicit barrier.
     Barrier,
+}
+
+/// A captured copy or fill.
+#[derive(Clone, Debug)]
+pub enum Transfer {
+    /// A copy.
+    Copy(CopyBytes),
+    /// A fill.
+    Fill(FillBytes),
+}
+
+impl Transfer {
+    /// What it reads and what it writes.
+    pub(crate) fn places(&self) -> (&[Place], &[Place]) {
+        use std::slice::from_ref;
+        match self {
+            Transfer::Copy(copy) => (from_ref(&copy.from), from_ref(&copy.to)),
+            Transfer::Fill(fill) => (&[], from_ref(&fill.to)),
+        }
+    }
 }

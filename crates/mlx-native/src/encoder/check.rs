@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{CommandEncoder, KernelArg, Request};
-use crate::backend::Grid;
+use crate::backend::{Allocation, Grid};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::error::{Result, invalid};
 
@@ -83,19 +83,39 @@ impl CommandEncoder {
                 b.byte_len()
             );
         }
-        if is_written && !b.is_writable() {
-            return invalid!(
-                "{name}: argument {index}: the kernel writes it, the buffer's memory is read-only"
-            );
-        }
-        let kind = b.allocation().memory().kind();
-        if !self.backend.accepts(kind) {
-            return invalid!(
-                "{name}: argument {index}: memory of device {kind} on device {}",
-                self.backend.kind()
-            );
-        }
+        self.check_memory(&format_args!("{name}: argument {index}"), b, is_written)?;
         Ok((start + offset, end))
+    }
+
+    /// Whether the device can use the memory of `b`, and write it where it is to be written.
+    pub(super) fn check_memory(
+        &self,
+        what: &dyn std::fmt::Display,
+        b: &MlxBuffer,
+        is_written: bool,
+    ) -> Result<()> {
+        if is_written && !b.is_writable() {
+            return invalid!("{what}: it is written, the buffer's memory is read-only");
+        }
+        self.check_allocation(what, b.allocation())
+    }
+
+    /// Whether the device can use the memory of `allocation`.
+    pub(super) fn check_allocation(
+        &self,
+        what: &dyn std::fmt::Display,
+        allocation: &Allocation,
+    ) -> Result<()> {
+        if allocation.device() != self.backend.id() && !self.backend.accepts(&**allocation.memory()) {
+            return invalid!(
+                "{what}: memory of device {} {} on device {} {}",
+                allocation.kind(),
+                allocation.device(),
+                self.backend.kind(),
+                self.backend.id()
+            );
+        }
+        Ok(())
     }
 
     fn check_launch(&self, name: &str, request: &Request<'_>) -> Result<()> {

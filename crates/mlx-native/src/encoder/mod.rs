@@ -15,11 +15,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding};
+pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding, Transfer};
 pub use counters::{dispatch_count, reset_counters, sync_count};
 pub(crate) use hazards::HazardTracker;
 
-use crate::backend::{Arg, Backend, Binding, Command, Dispatch, Grid, Submission, Timing, Work};
+use crate::backend::{
+    Arg, Backend, Binding, Command, CopyBytes, Dispatch, FillBytes, Grid, Place, Submission, Timing, Work,
+    begin,
+};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::error::{Result, invalid};
 use crate::kernel::ComputePipelineState;
@@ -64,6 +67,7 @@ pub struct CommandEncoder {
     op_kind: CapturedOpKind,
     pending: (Vec<MemRange>, Vec<MemRange>),
     submission: Option<Arc<Submission>>,
+    dispatches: usize,
     barriers: usize,
 }
 
@@ -86,6 +90,7 @@ impl CommandEncoder {
             op_kind: CapturedOpKind::Other,
             pending: Default::default(),
             submission: None,
+            dispatches: 0,
             barriers: 0,
         }
     }
@@ -220,10 +225,10 @@ impl CommandEncoder {
         self.pending = (reads, writes);
     }
 
-    /// Number of dispatches recorded for the device (captured ones do not count).
+    /// Number of dispatches recorded for the device (captured ones do not count, nor do copies and fills).
     #[must_use]
     pub fn recorded_dispatches(&self) -> usize {
-        self.work.commands.len() - self.barriers
+        self.dispatches
     }
 
     /// Number of barriers recorded for the device, those that the encoder put itself included.
@@ -236,8 +241,109 @@ impl CommandEncoder {
     pub fn recorded_kernels(&self) -> impl Iterator<Item = &str> {
         self.work.commands.iter().filter_map(|command| match command {
             Command::Dispatch(dispatch) => Some(dispatch.pipeline.label()),
-            Command::Barrier => None,
+            Command::Barrier | Command::Copy(_) | Command::Fill(_) => None,
         })
+    }
+
+    /// Records a copy on the device: `byte_len` bytes of `from`, from byte `from_offset` on, to byte `to_offset` of `to`.
+    /// Ordered with dispatches like a dispatch; no host is involved.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when nothing is to be copied, a range leaves its
+    /// buffer, the two overlap, `to` is read-only, the device does not accept the memory, or the encoder was committed.
+    pub fn copy_bytes(
+        &mut self,
+        from: &MlxBuffer,
+        from_offset: usize,
+        to: &MlxBuffer,
+        to_offset: usize,
+        byte_len: usize,
+    ) -> Result<()> {
+        let copy = CopyBytes {
+            from: self.place("copy_bytes: from", from, from_offset, byte_len, false)?,
+            to: self.place("copy_bytes: to", to, to_offset, byte_len, true)?,
+        };
+        let (read, written) = (copy.from.mem_range(), copy.to.mem_range());
+        if overlap(read, written) {
+            return invalid!(
+                "copy_bytes: {byte_len} bytes from byte {from_offset} and from byte {to_offset} overlap"
+            );
+        }
+        self.transfer(Transfer::Copy(copy), &[read], &[written])
+    }
+
+    /// Records a fill on the device: `byte_len` bytes of `to`, from byte `offset` on, become `value`. Ordered with
+    /// dispatches like a dispatch.
+    ///
+    /// # Errors
+    /// As [`copy_bytes`](Self::copy_bytes).
+    pub fn fill_bytes(&mut self, to: &MlxBuffer, offset: usize, byte_len: usize, value: u8) -> Result<()> {
+        let to = self.place("fill_bytes", to, offset, byte_len, true)?;
+        let written = to.mem_range();
+        self.transfer(Transfer::Fill(FillBytes { to, value }), &[], &[written])
+    }
+
+    fn place(
+        &self,
+        operation: &str,
+        buffer: &MlxBuffer,
+        offset: usize,
+        byte_len: usize,
+        is_written: bool,
+    ) -> Result<Place> {
+        if self.submission.is_some() {
+            return invalid!("{operation}: the encoder was committed, nothing more can be recorded");
+        }
+        if byte_len == 0
+            || offset
+                .checked_add(byte_len)
+                .is_none_or(|end| end > buffer.byte_len())
+        {
+            return invalid!(
+                "{operation}: {byte_len} bytes from byte {offset} of a buffer of {} bytes",
+                buffer.byte_len()
+            );
+        }
+        self.check_memory(&operation, buffer, is_written)?;
+        Ok(Place {
+            allocation: buffer.allocation().clone(),
+            offset: buffer.byte_offset() + offset,
+            byte_len,
+        })
+    }
+
+    fn transfer(&mut self, transfer: Transfer, reads: &[MemRange], writes: &[MemRange]) -> Result<()> {
+        if let Some(capture) = &mut self.capture {
+            capture.push(CapturedNode::Transfer(transfer));
+            return Ok(());
+        }
+        if self.hazards.conflicts(reads, writes) {
+            self.barrier();
+        }
+        self.hazards.add(reads, writes);
+        self.work.commands.push(match transfer {
+            Transfer::Copy(copy) => Command::Copy(copy),
+            Transfer::Fill(fill) => Command::Fill(fill),
+        });
+        Ok(())
+    }
+
+    /// Records a captured copy or fill; its hazards are found anew.
+    ///
+    /// # Errors
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when the encoder was committed, or is of a device
+    /// that does not accept the memory.
+    pub fn replay_transfer(&mut self, transfer: &Transfer) -> Result<()> {
+        if self.submission.is_some() {
+            return invalid!("replay_transfer: the encoder was committed, nothing more can be recorded");
+        }
+        let (reads, writes) = transfer.places();
+        for place in reads.iter().chain(writes) {
+            self.check_allocation(&"replay_transfer", &place.allocation)?;
+        }
+        let [reads, writes] =
+            [reads, writes].map(|places| places.iter().map(|p| p.mem_range()).collect::<SmallVec<[_; 1]>>());
+        self.transfer(transfer.clone(), &reads, &writes)
     }
 
     // --- capture ---------------------------------------------------------------------------------------------------
@@ -281,31 +387,32 @@ impl CommandEncoder {
 
     /// Hands the work to the device and returns at once. An empty list is fine.
     ///
+    /// Where the work conflicts with unfinished work of another queue, that is waited for first. After an error the
+    /// encoder still holds the work: once the cause is gone it can be committed.
+    ///
     /// # Errors
-    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when it was committed before. What goes wrong in
-    /// the work itself is reported by [`wait_until_completed`](Self::wait_until_completed) and by the buffers it writes.
+    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when it was committed before, when it is capturing
+    /// (take or drop the capture first: captured work would not run), or when the host holds bytes that the work uses,
+    /// naming the buffer. What goes wrong in the work itself is reported by
+    /// [`wait_until_completed`](Self::wait_until_completed) and by the buffers it writes.
     pub fn commit(&mut self) -> Result<()> {
         if self.submission.is_some() {
             return invalid!("commit: this encoder was committed before");
         }
-        let done = Arc::new(Submission::default());
-        let work = std::mem::take(&mut self.work);
-        for command in &work.commands {
-            if let Command::Dispatch(dispatch) = command {
-                let written = dispatch.pipeline.written();
-                for binding in work.bindings(dispatch) {
-                    if let Arg::Buffer { allocation, .. } = &binding.arg {
-                        allocation.mark(&done, written >> binding.index & 1 != 0);
-                    }
-                }
-            }
+        if let Some(capture) = &self.capture {
+            return invalid!(
+                "commit: the encoder is capturing, {} captured nodes would not run; call take_capture first",
+                capture.len()
+            );
         }
+        let (submission, done) = begin(self.backend.queue(), self.work.uses())?;
+        let work = std::mem::take(&mut self.work);
         self.hazards.clear();
-        self.submission = Some(done.clone());
+        self.submission = Some(submission);
         if work.commands.is_empty() {
             done.finish(Ok(()), Timing::default());
         } else {
-            self.backend.submit(work, done);
+            self.backend.submit(Arc::new(work), done);
         }
         Ok(())
     }
@@ -419,6 +526,7 @@ impl CommandEncoder {
             group: request.group,
             threadgroup_memory: request.threadgroup_memory.clone(),
         }));
+        self.dispatches += 1;
         Ok(())
     }
 
@@ -466,6 +574,11 @@ impl<'a> Request<'a> {
             threadgroup_memory: memory,
         })
     }
+}
+
+/// Whether two ranges share a byte.
+pub(crate) fn overlap(a: MemRange, b: MemRange) -> bool {
+    a.0 < b.1 && b.0 < a.1
 }
 
 fn whole<'a>(buffers: &[(u64, &'a MlxBuffer)]) -> SmallVec<[(u64, KernelArg<'a>); 8]> {

@@ -6,8 +6,12 @@
 
 mod session;
 
+use std::borrow::Cow;
+
 pub use session::{GraphExecutor, GraphSession};
 
+use crate::backend::Place;
+use crate::buffer::MemRange;
 use crate::encoder::{CapturedNode, CapturedOpKind, CommandEncoder, HazardTracker};
 use crate::error::Result;
 
@@ -73,7 +77,10 @@ impl ComputeGraph {
     /// Number of dispatches.
     #[must_use]
     pub fn dispatch_count(&self) -> usize {
-        self.nodes.len() - self.barrier_count()
+        self.nodes
+            .iter()
+            .filter(|n| matches!(n, CapturedNode::Dispatch { .. }))
+            .count()
     }
 
     /// Number of explicit barriers.
@@ -159,11 +166,11 @@ fn schedule(nodes: &[CapturedNode]) -> Vec<usize> {
             continue;
         }
         let (reads, writes) = ranges(&nodes[first]);
-        if group.conflicts(reads, writes) {
+        if group.conflicts(&reads, &writes) {
             // `first` needs a barrier. Before it comes, fill the running group with what is independent of it, and of
             // everything that is skipped on the way.
             let mut skipped = HazardTracker::default();
-            skipped.add(reads, writes);
+            skipped.add(&reads, &writes);
             for next in first + 1..nodes.len().min(first + WINDOW) {
                 if used[next] {
                     continue;
@@ -172,34 +179,42 @@ fn schedule(nodes: &[CapturedNode]) -> Vec<usize> {
                     break;
                 }
                 let (reads, writes) = ranges(&nodes[next]);
-                if !group.conflicts(reads, writes) && !skipped.conflicts(reads, writes) {
-                    group.add(reads, writes);
+                if !group.conflicts(&reads, &writes) && !skipped.conflicts(&reads, &writes) {
+                    group.add(&reads, &writes);
                     order.push(next);
                     used[next] = true;
                 } else {
-                    skipped.add(reads, writes);
+                    skipped.add(&reads, &writes);
                 }
             }
             group.clear();
         }
-        group.add(reads, writes);
+        group.add(&reads, &writes);
         order.push(first);
         used[first] = true;
     }
     order
 }
 
-fn ranges(node: &CapturedNode) -> (&[crate::MemRange], &[crate::MemRange]) {
+/// What a node reads and what it writes.
+type Ranges<'a> = (Cow<'a, [MemRange]>, Cow<'a, [MemRange]>);
+
+fn ranges(node: &CapturedNode) -> Ranges<'_> {
     match node {
-        CapturedNode::Dispatch { reads, writes, .. } => (reads, writes),
-        CapturedNode::Barrier => (&[], &[]),
+        CapturedNode::Dispatch { reads, writes, .. } => (reads.into(), writes.into()),
+        CapturedNode::Transfer(transfer) => {
+            let (reads, writes) = transfer.places();
+            let of = |places: &[Place]| places.iter().map(Place::mem_range).collect();
+            (of(reads), of(writes))
+        }
+        CapturedNode::Barrier => (Cow::default(), Cow::default()),
     }
 }
 
 fn kind(node: &CapturedNode) -> CapturedOpKind {
     match node {
         CapturedNode::Dispatch { op_kind, .. } => *op_kind,
-        CapturedNode::Barrier => CapturedOpKind::Other,
+        CapturedNode::Barrier | CapturedNode::Transfer(_) => CapturedOpKind::Other,
     }
 }
 
@@ -209,6 +224,7 @@ fn replay(node: &CapturedNode, encoder: &mut CommandEncoder) -> Result<()> {
             encoder.memory_barrier();
             Ok(())
         }
+        CapturedNode::Transfer(transfer) => encoder.replay_transfer(transfer),
         CapturedNode::Dispatch {
             pipeline,
             bindings,

@@ -2,11 +2,13 @@
 //!
 //! [`affine`] is MLX's default: integer codes with a scale and a bias for each group of a row. Every format stores its
 //! codes as MLX does, as one little-endian bit stream per row ([`pack_codes`], [`unpack_codes`]); what differs between
-//! formats is how a code becomes a number. Host code, for loading, converting and testing; kernels read packed rows in
+//! formats is how a code becomes a number. [`ggml`] has the block types of GGUF files. Host code, for loading, converting and testing; kernels read packed rows in
 //! place.
 
 pub mod affine;
 mod bitstream;
+pub mod ggml;
 
 pub use affine::AffineFormat;
 pub use bitstream::{pack_codes, packed_words, unpack_codes};
+pub use ggml::GgmlType;

@@ -2,7 +2,8 @@
 
 use crate::backend::cpu::Isa;
 use crate::config::{Config, EmulatorConfig, Schedule};
-use crate::device::{DeviceKind, MlxDevice};
+use crate::device::MlxDevice;
+use crate::device_kind::DeviceKind;
 
 /// A device with a name for the table.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct TestDevice {
 }
 
 /// Every device of this build and machine: the CPU at each instruction set and with one and three threads, the emulator
-/// under several schedules and with the checker, and the GPU where there is one.
+/// under several schedules, with the checker and with memory of its own, and the GPU where there is one.
 ///
 /// # Panics
 /// When a device that must be there cannot be opened.
@@ -42,15 +43,17 @@ pub fn test_devices() -> Vec<TestDevice> {
     }
     if cfg!(feature = "emulator") {
         let variants = [
-            ("emulator forward", Schedule::Forward, false),
-            ("emulator reverse", Schedule::Reverse, false),
-            ("emulator random", Schedule::Random(7), false),
-            ("emulator checked", Schedule::Random(11), true),
+            ("emulator forward", Schedule::Forward, false, false),
+            ("emulator reverse", Schedule::Reverse, false, false),
+            ("emulator random", Schedule::Random(7), false, false),
+            ("emulator checked", Schedule::Random(11), true, false),
+            ("emulator separate memory", Schedule::Forward, false, true),
         ];
-        for (name, schedule, checked) in variants {
+        for (name, schedule, checked, separate_memory) in variants {
             let emulator = EmulatorConfig {
                 schedule,
                 checked,
+                separate_memory,
                 ..EmulatorConfig::default()
             };
             let config = Config {

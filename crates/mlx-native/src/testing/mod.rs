@@ -18,7 +18,7 @@ use std::fmt::Debug;
 pub use compare::Tolerance;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
-pub use fuzz::{fuzz_msl, fuzz_safetensors};
+pub use fuzz::{fuzz_gguf, fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;
 pub use prove::{Proof, kernel_table, prove_suite};
 pub use rng::Rng;

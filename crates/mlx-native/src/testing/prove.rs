@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use super::{Case, Rng, Suite, TestDevice, run_case_with};
-use crate::device::DeviceKind;
+use crate::device_kind::DeviceKind;
 use crate::kernel::KernelRegistry;
 
 /// What ran where, and what failed.

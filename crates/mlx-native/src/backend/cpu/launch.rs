@@ -2,20 +2,64 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytemuck::Pod;
 use smallvec::SmallVec;
 
 use super::element::Element;
+use super::failure::Failure;
 use super::isa::Isa;
-use super::pool::Failure;
-use crate::backend::{Arg, Dispatch, Work};
+use crate::backend::{Allocation, Arg, Dispatch, Work};
 use crate::kernel::{ComputePipelineState, ConstantValue};
 
 /// The body of a kernel on the CPU: runs part `part` of `parts` of a launch. All parts of a launch run, each once, at the
 /// same time or not; they write disjoint bytes, and results must not depend on `parts`.
 pub type CpuBody = fn(launch: &Launch<'_>, part: usize, parts: usize);
+
+/// The parts of a step, handed out one by one.
+pub(super) struct Claims {
+    next: AtomicUsize,
+    parts: usize,
+}
+
+impl Claims {
+    pub(super) fn new(parts: usize) -> Self {
+        Claims {
+            next: AtomicUsize::new(0),
+            parts,
+        }
+    }
+
+    pub(super) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// The next part that nobody has claimed.
+    pub(super) fn claim(&self) -> Option<usize> {
+        // Looked at first, so that late threads do not count on for ever.
+        if self.next.load(Ordering::Relaxed) >= self.parts {
+            return None;
+        }
+        Some(self.next.fetch_add(1, Ordering::Relaxed)).filter(|part| *part < self.parts)
+    }
+}
+
+/// Where the processor sees byte `offset` of an allocation.
+///
+/// # Errors
+/// Words, where it does not see it: the device accepts no such memory.
+pub(super) fn host_range(allocation: &Allocation, offset: usize) -> Result<NonNull<u8>, String> {
+    match allocation.memory().host_view() {
+        // SAFETY: the encoder checked that the range lies inside the allocation.
+        Some(view) => Ok(unsafe { view.add(offset) }),
+        None => Err(format!(
+            "memory of device {}, which the processor cannot address",
+            allocation.kind()
+        )),
+    }
+}
 
 /// One dispatch, resolved to addresses.
 pub(super) struct Resolved {
@@ -23,7 +67,7 @@ pub(super) struct Resolved {
     args: SmallVec<[RawArg; 8]>,
     threadgroups: [u32; 3],
     group: [u32; 3],
-    next_part: AtomicUsize,
+    pub(super) claims: Claims,
     next_chunk: AtomicUsize,
 }
 
@@ -40,19 +84,17 @@ unsafe impl Send for Resolved {}
 unsafe impl Sync for Resolved {}
 
 impl Resolved {
-    pub(super) fn new(work: &Work, dispatch: &Dispatch) -> Self {
-        let args = work
-            .bindings(dispatch)
-            .iter()
-            .map(|binding| match &binding.arg {
+    pub(super) fn new(work: &Work, dispatch: &Dispatch, parts: usize) -> Result<Self, String> {
+        let mut args = SmallVec::new();
+        for binding in work.bindings(dispatch) {
+            args.push(match &binding.arg {
                 Arg::Buffer {
                     allocation,
                     offset,
                     byte_len,
                 } => RawArg {
                     index: binding.index,
-                    // SAFETY: the encoder checked that the range lies inside the allocation.
-                    ptr: unsafe { allocation.memory().host_ptr().as_ptr().add(*offset) },
+                    ptr: host_range(allocation, *offset)?.as_ptr(),
                     byte_len: *byte_len,
                 },
                 Arg::Bytes { start, byte_len } => RawArg {
@@ -60,25 +102,16 @@ impl Resolved {
                     ptr: work.bytes[*start as usize..].as_ptr().cast_mut(),
                     byte_len: *byte_len as usize,
                 },
-            })
-            .collect();
-        Resolved {
+            });
+        }
+        Ok(Resolved {
             pipeline: dispatch.pipeline.clone(),
             args,
             threadgroups: dispatch.grid.threadgroups(dispatch.group),
             group: dispatch.group,
-            next_part: AtomicUsize::new(0),
+            claims: Claims::new(parts),
             next_chunk: AtomicUsize::new(0),
-        }
-    }
-
-    /// The next of `parts` parts that nobody has claimed.
-    pub(super) fn claim(&self, parts: usize) -> Option<usize> {
-        // Looked at first, so that late threads do not count on for ever.
-        if self.next_part.load(Ordering::Relaxed) >= parts {
-            return None;
-        }
-        Some(self.next_part.fetch_add(1, Ordering::Relaxed)).filter(|part| *part < parts)
+        })
     }
 
     pub(super) fn name(&self) -> &str {

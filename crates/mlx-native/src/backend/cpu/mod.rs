@@ -2,6 +2,7 @@
 
 mod element;
 mod event;
+mod failure;
 pub(crate) mod gemm;
 mod isa;
 mod launch;
@@ -9,6 +10,7 @@ pub(crate) mod math;
 mod pool;
 pub(crate) mod prefetch;
 pub(crate) mod simd;
+mod transfer;
 pub(crate) mod vector;
 
 use std::any::Any;
@@ -21,9 +23,9 @@ pub use launch::{CpuBody, Launch, Output, part_range};
 use pool::Pool;
 
 use super::host::{HostMemory, physical_memory};
-use super::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Work};
+use super::{Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineBody, QueueId, Work};
 use crate::config::Config;
-use crate::device::DeviceKind;
+use crate::device_kind::DeviceKind;
 use crate::error::{Result, invalid};
 use crate::kernel::{ConstantValue, Kernel};
 
@@ -31,6 +33,7 @@ use crate::kernel::{ConstantValue, Kernel};
 const MAX_THREADS: usize = 1024;
 
 pub(crate) struct CpuBackend {
+    id: DeviceId,
     pool: Arc<Pool>,
     isa: Isa,
     threads: usize,
@@ -67,6 +70,7 @@ impl CpuBackend {
             gpu: None,
         };
         Ok(CpuBackend {
+            id: DeviceId::unique(),
             pool: Pool::shared(threads)?,
             isa,
             threads,
@@ -97,20 +101,28 @@ impl Backend for CpuBackend {
         &self.limits
     }
 
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    fn queue(&self) -> QueueId {
+        self.pool.queue()
+    }
+
     fn pipeline_domain(&self) -> u64 {
         DeviceKind::Cpu as u64
     }
 
-    fn accepts(&self, kind: DeviceKind) -> bool {
-        kind != DeviceKind::Cuda
+    fn accepts(&self, memory: &dyn Memory) -> bool {
+        memory.host_view().is_some()
     }
 
     fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
-        HostMemory::allocate(byte_len, self.limits.max_buffer_len, DeviceKind::Cpu)
+        HostMemory::allocate(byte_len, self.limits.max_buffer_len)
     }
 
     fn wrap(&self, region: HostRegion) -> Result<Arc<dyn Memory>> {
-        Ok(HostMemory::wrap(region, DeviceKind::Cpu))
+        Ok(HostMemory::wrap(region))
     }
 
     fn supports(&self, kernel: &Kernel) -> std::result::Result<(), String> {
@@ -128,7 +140,7 @@ impl Backend for CpuBackend {
         Ok(Arc::new(CpuPipeline))
     }
 
-    fn submit(&self, work: Work, done: Arc<Submission>) {
+    fn submit(&self, work: Arc<Work>, done: Completion) {
         self.pool.submit(work, self.isa, done);
     }
 }

@@ -5,7 +5,6 @@
 //! thread that the operating system has taken off its processor between two parts holds nobody up: the others run its
 //! share. There is no fork and join per operator; between two lists threads spin for a moment, then sleep.
 
-use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,41 +13,17 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::event::Event;
+use super::failure::Failure;
 use super::isa::Isa;
 use super::launch::{Launch, Resolved};
-use crate::backend::{Command, Submission, Timing, Work};
+use super::transfer::Transfer;
+use crate::backend::submission::{panic_text, release};
+use crate::backend::{Command, Completion, QueueId, Timing, Work};
 use crate::error::{MlxError, Result};
-
-/// The first failure of a job.
-#[derive(Debug, Default)]
-pub(super) struct Failure {
-    failed: AtomicBool,
-    message: Mutex<Option<String>>,
-}
-
-impl Failure {
-    pub(super) fn set(&self, message: String) {
-        self.message
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(message);
-        self.failed.store(true, Ordering::Release);
-    }
-
-    fn happened(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    fn take_result(&self) -> Result<()> {
-        match self.message.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(message) => Err(MlxError::CommandBufferError(message)),
-            None => Ok(()),
-        }
-    }
-}
 
 enum Step {
     Run(Box<Resolved>),
+    Transfer(Transfer),
     /// Wait until this many parts of the job are done.
     Barrier(usize),
 }
@@ -59,10 +34,10 @@ struct Job {
     /// Points into `work`.
     steps: Vec<Step>,
     /// Let go of at the end, before the end is reported.
-    work: Mutex<Option<Work>>,
+    work: Mutex<Option<Arc<Work>>>,
     isa: Isa,
     failure: Failure,
-    done: Arc<Submission>,
+    done: Mutex<Option<Completion>>,
     started: OnceLock<Instant>,
     /// Counts parts that are done, of `total`.
     completed: Event,
@@ -85,6 +60,7 @@ struct Shared {
 
 /// The threads, shared by every device of the process that asks for the same number of them.
 pub(super) struct Pool {
+    queue: QueueId,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -108,6 +84,7 @@ impl Pool {
     fn start(parts: usize) -> Result<Pool> {
         let shared = Arc::new(Shared::default());
         let mut pool = Pool {
+            queue: QueueId::unique(),
             shared: shared.clone(),
             threads: Vec::with_capacity(parts),
         };
@@ -116,7 +93,7 @@ impl Pool {
             let thread = std::thread::Builder::new()
                 .name(format!("mlx-cpu-{i}"))
                 .stack_size(4 << 20)
-                .spawn(move || worker(&shared, parts))
+                .spawn(move || worker(&shared))
                 .map_err(|e| {
                     MlxError::DeviceNotFound(format!("cpu: cannot start thread {i} of {parts}: {e}"))
                 })?;
@@ -125,24 +102,25 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The queue that every device of this pool submits to.
+    pub(super) fn queue(&self) -> QueueId {
+        self.queue
+    }
+
     /// Queues a list. `done` is told when it has run.
-    pub(super) fn submit(&self, work: Work, isa: Isa, done: Arc<Submission>) {
-        let parts = self.threads.len();
-        let mut total = 0;
-        let steps: Vec<Step> = work
-            .commands
-            .iter()
-            .map(|command| match command {
-                Command::Dispatch(dispatch) => {
-                    total += parts;
-                    Step::Run(Box::new(Resolved::new(&work, dispatch)))
-                }
-                Command::Barrier => Step::Barrier(total),
-            })
-            .collect();
+    pub(super) fn submit(&self, work: Arc<Work>, isa: Isa, done: Completion) {
+        let (steps, total) = match self.steps(&work) {
+            Ok(steps) => steps,
+            Err(message) => {
+                let result = Err(MlxError::CommandBufferError(message));
+                return done.finish(
+                    release(work).map_err(MlxError::CommandBufferError).and(result),
+                    Timing::default(),
+                );
+            }
+        };
         if total == 0 {
-            done.finish(Ok(()), Timing::default());
-            return;
+            return done.finish(Ok(()), Timing::default());
         }
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.next_number += 1;
@@ -152,7 +130,7 @@ impl Pool {
             work: Mutex::new(Some(work)),
             isa,
             failure: Failure::default(),
-            done,
+            done: Mutex::new(Some(done)),
             started: OnceLock::new(),
             completed: Event::default(),
             total,
@@ -161,12 +139,40 @@ impl Pool {
         drop(queue);
         self.shared.changed.advance();
     }
+
+    /// The steps of a list, and how many parts they have in all.
+    fn steps(&self, work: &Work) -> std::result::Result<(Vec<Step>, usize), String> {
+        let parts = self.threads.len();
+        let mut total = 0;
+        let mut steps = Vec::with_capacity(work.commands.len());
+        for command in &work.commands {
+            let step = match command {
+                Command::Dispatch(dispatch) => Step::Run(Box::new(Resolved::new(work, dispatch, parts)?)),
+                Command::Copy(copy) => Step::Transfer(Transfer::copy(copy, parts)?),
+                Command::Fill(fill) => Step::Transfer(Transfer::fill(fill, parts)?),
+                Command::Barrier => Step::Barrier(total),
+            };
+            total += match &step {
+                Step::Run(resolved) => resolved.claims.parts(),
+                Step::Transfer(transfer) => transfer.claims.parts(),
+                Step::Barrier(_) => 0,
+            };
+            steps.push(step);
+        }
+        Ok((steps, total))
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.changed.advance();
+        let me = std::thread::current().id();
+        if self.threads.iter().any(|thread| thread.thread().id() == me) {
+            // The last handle of the device was held by memory that a list kept alive, and goes with the list, here, on a
+            // thread of the pool. Nobody can wait for himself: the threads end on their own.
+            return;
+        }
         for thread in self.threads.drain(..) {
             // A worker that panicked has nothing left to give back.
             let _ = thread.join();
@@ -175,7 +181,7 @@ impl Drop for Pool {
 }
 
 /// Walks one job after the other, in the order in which they came.
-fn worker(shared: &Shared, parts: usize) {
+fn worker(shared: &Shared) {
     let mut walked = 0;
     loop {
         // Asked before the queue is looked at: a change that comes after the look ends the wait.
@@ -191,7 +197,7 @@ fn worker(shared: &Shared, parts: usize) {
         match first {
             Some(job) if job.number != walked => {
                 walked = job.number;
-                walk(&job, shared, parts);
+                walk(&job, shared);
             }
             None if closing => return,
             // There is no job, or others are still at the last parts of this one.
@@ -200,24 +206,35 @@ fn worker(shared: &Shared, parts: usize) {
     }
 }
 
-fn walk(job: &Job, shared: &Shared, parts: usize) {
+fn walk(job: &Job, shared: &Shared) {
     job.started.get_or_init(Instant::now);
+    let done = || {
+        if job.completed.advance() == job.total {
+            finish(job, shared);
+        }
+    };
     for step in &job.steps {
         match step {
             Step::Barrier(before) => job.completed.wait_for(*before),
             Step::Run(resolved) => {
-                while let Some(part) = resolved.claim(parts) {
-                    run(job, resolved, part, parts);
-                    if job.completed.advance() == job.total {
-                        finish(job, shared);
+                while let Some(part) = resolved.claims.claim() {
+                    run(job, resolved, part);
+                    done();
+                }
+            }
+            Step::Transfer(transfer) => {
+                while let Some(part) = transfer.claims.claim() {
+                    if !job.failure.happened() {
+                        transfer.run(part);
                     }
+                    done();
                 }
             }
         }
     }
 }
 
-fn run(job: &Job, resolved: &Resolved, part: usize, parts: usize) {
+fn run(job: &Job, resolved: &Resolved, part: usize) {
     if job.failure.happened() {
         return;
     }
@@ -228,7 +245,7 @@ fn run(job: &Job, resolved: &Resolved, part: usize, parts: usize) {
     };
     let launch = Launch::new(resolved, &job.failure, job.isa);
     // A panic is a bug in a body; it must not take the pool, nor hang the others at the next barrier.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, parts))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, resolved.claims.parts()))) {
         launch.fail(format!("panicked: {}", panic_text(&*panic)));
     }
 }
@@ -236,7 +253,10 @@ fn run(job: &Job, resolved: &Resolved, part: usize, parts: usize) {
 /// Lets go of the job's buffers, makes way for the next job, and reports the end. Nobody touches the buffers any more: all
 /// parts were claimed and are done.
 fn finish(job: &Job, shared: &Shared) {
-    drop(job.work.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let work = job.work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Err(message) = release(work) {
+        job.failure.set(message);
+    }
     let device = job.started.get().map(Instant::elapsed);
     shared
         .queue
@@ -245,15 +265,10 @@ fn finish(job: &Job, shared: &Shared) {
         .jobs
         .pop_front();
     shared.changed.advance();
-    job.done.finish(job.failure.take_result(), Timing { device });
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with no message")
+    let done = job.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(done) = done {
+        done.finish(job.failure.take_result(), Timing { device });
+    }
 }
 
 #[cfg(test)]

@@ -2,27 +2,34 @@
 
 use super::compile::LoadedKernel;
 use super::dispatch::{Launch, LaunchArgument, LaunchGrid};
+use super::memory::{SeparateMemory, device_address, is_separate};
 use super::{CompileOptions, Emulator, EmulatorError, EmulatorSettings, Severity, abi};
 use crate::backend::host::{HostMemory, physical_memory};
+use crate::backend::submission::{panic_text, release};
 use crate::backend::{
-    Arg, Backend, Command, Dispatch, Grid, HostRegion, Limits, Memory, PipelineBody, Submission, Timing, Work,
+    Allocation, Arg, Backend, Command, Completion, CopyBytes, DeviceId, Dispatch, FillBytes, Grid,
+    HostRegion, Limits, Memory, PipelineBody, Place, QueueId, Timing, Work,
 };
 use crate::config::{Config, EmulatorConfig};
-use crate::device::DeviceKind;
+use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result};
 use crate::kernel::msl::Access;
 use crate::kernel::{ConstantValue, Kernel};
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 /// The device. Work runs in order of submission on a thread of its own.
 pub(crate) struct EmulatorBackend {
+    id: DeviceId,
+    queue_id: QueueId,
     emulator: Arc<Emulator>,
     config: EmulatorConfig,
     limits: Limits,
-    queue: Sender<(Work, Arc<Submission>)>,
+    queue: Sender<(Arc<Work>, Completion)>,
 }
 
 /// A compiled kernel as a pipeline.
@@ -55,7 +62,7 @@ impl EmulatorBackend {
         let workers = config
             .threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let (queue, orders) = channel::<(Work, Arc<Submission>)>();
+        let (queue, orders) = channel::<(Arc<Work>, Completion)>();
         let runner = Runner {
             emulator: Arc::clone(&emulator),
             config: config.emulator.clone(),
@@ -66,7 +73,7 @@ impl EmulatorBackend {
             .spawn(move || {
                 // Ends when the device, and with it the queue, is dropped.
                 for (work, done) in orders {
-                    runner.run(&work, &done);
+                    runner.run(work, done);
                 }
             })
             .map_err(|e| no_device(e.to_string()))?;
@@ -79,6 +86,8 @@ impl EmulatorBackend {
             gpu: None,
         };
         Ok(Self {
+            id: DeviceId::unique(),
+            queue_id: QueueId::unique(),
             emulator,
             config: config.emulator.clone(),
             limits,
@@ -108,20 +117,41 @@ impl Backend for EmulatorBackend {
         &self.limits
     }
 
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    fn queue(&self) -> QueueId {
+        self.queue_id
+    }
+
     fn pipeline_domain(&self) -> u64 {
         DeviceKind::Emulator as u64 | u64::from(self.config.checked) << 32
     }
 
-    fn accepts(&self, kind: DeviceKind) -> bool {
-        kind != DeviceKind::Cuda
+    fn accepts(&self, memory: &dyn Memory) -> bool {
+        if self.config.separate_memory {
+            is_separate(memory)
+        } else {
+            memory.host_view().is_some()
+        }
     }
 
     fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
-        HostMemory::allocate(byte_len, self.limits.max_buffer_len, DeviceKind::Emulator)
+        if !self.config.separate_memory {
+            return HostMemory::allocate(byte_len, self.limits.max_buffer_len);
+        }
+        if byte_len == 0 || byte_len > self.limits.max_buffer_len {
+            return Err(MlxError::BufferAllocationError { bytes: byte_len });
+        }
+        SeparateMemory::allocate(byte_len)
     }
 
     fn wrap(&self, region: HostRegion) -> Result<Arc<dyn Memory>> {
-        Ok(HostMemory::wrap(region, DeviceKind::Emulator))
+        if self.config.separate_memory {
+            return SeparateMemory::copy_of(&region);
+        }
+        Ok(HostMemory::wrap(region))
     }
 
     fn supports(&self, _kernel: &Kernel) -> std::result::Result<(), String> {
@@ -145,7 +175,7 @@ impl Backend for EmulatorBackend {
         }
     }
 
-    fn submit(&self, work: Work, done: Arc<Submission>) {
+    fn submit(&self, work: Arc<Work>, done: Completion) {
         if let Err(unsent) = self.queue.send((work, done)) {
             let (_, done) = unsent.0;
             done.finish(
@@ -166,23 +196,33 @@ struct Runner {
 }
 
 impl Runner {
-    fn run(&self, work: &Work, done: &Submission) {
+    fn run(&self, work: Arc<Work>, done: Completion) {
         let start = Instant::now();
-        let mut result = Ok(());
+        // A panic is a bug of the emulator; it must not take the thread, and with it all later work.
+        let result = catch_unwind(AssertUnwindSafe(|| self.commands(&work))).unwrap_or_else(|panic| {
+            Err(MlxError::CommandBufferError(format!(
+                "the emulator panicked: {}",
+                panic_text(&*panic)
+            )))
+        });
+        let timing = Timing {
+            device: Some(start.elapsed()),
+        };
+        let released = release(work).map_err(MlxError::CommandBufferError);
+        done.finish(result.and(released), timing);
+    }
+
+    fn commands(&self, work: &Work) -> Result<()> {
         for command in &work.commands {
-            if let Command::Dispatch(dispatch) = command {
-                result = self.dispatch(work, dispatch);
-                if result.is_err() {
-                    break;
-                }
+            match command {
+                Command::Dispatch(dispatch) => self.dispatch(work, dispatch)?,
+                Command::Copy(copy) => copy_bytes(copy)?,
+                Command::Fill(fill) => fill_bytes(fill)?,
+                // One command runs after the other.
+                Command::Barrier => {}
             }
         }
-        done.finish(
-            result,
-            Timing {
-                device: Some(start.elapsed()),
-            },
-        );
+        Ok(())
     }
 
     fn dispatch(&self, work: &Work, dispatch: &Dispatch) -> Result<()> {
@@ -196,7 +236,10 @@ impl Runner {
         };
         let mut arguments = Vec::with_capacity(dispatch.bindings.len());
         for binding in work.bindings(dispatch) {
-            arguments.push((binding.index, argument(work, kernel, binding.index, &binding.arg)));
+            arguments.push((
+                binding.index,
+                argument(work, kernel, binding.index, &binding.arg)?,
+            ));
         }
         let grid = match dispatch.grid {
             Grid::Threads(n) => LaunchGrid::Threads(n),
@@ -226,8 +269,44 @@ impl Runner {
     }
 }
 
-fn argument<'a>(work: &'a Work, kernel: &LoadedKernel, index: u32, arg: &'a Arg) -> LaunchArgument<'a> {
-    match arg {
+fn copy_bytes(copy: &CopyBytes) -> Result<()> {
+    let (from, to) = (address(&copy.from)?, address(&copy.to)?);
+    // SAFETY: the encoder has checked that the ranges lie inside their allocations and do not overlap; commands run one
+    // after the other.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), copy.to.byte_len) };
+    Ok(())
+}
+
+fn fill_bytes(fill: &FillBytes) -> Result<()> {
+    let to = address(&fill.to)?;
+    // SAFETY: the encoder has checked that the range lies inside its allocation; commands run one after the other.
+    unsafe { std::ptr::write_bytes(to.as_ptr(), fill.value, fill.to.byte_len) };
+    Ok(())
+}
+
+fn address(place: &Place) -> Result<NonNull<u8>> {
+    address_of(&place.allocation, place.offset)
+}
+
+/// Where the kernels see byte `offset` of an allocation.
+fn address_of(allocation: &Allocation, offset: usize) -> Result<NonNull<u8>> {
+    match device_address(&**allocation.memory()) {
+        // SAFETY: the encoder has checked that the range lies inside the allocation.
+        Some(start) => Ok(unsafe { start.add(offset) }),
+        None => Err(MlxError::CommandBufferError(format!(
+            "memory of device {}, which the emulator cannot address",
+            allocation.kind()
+        ))),
+    }
+}
+
+fn argument<'a>(
+    work: &'a Work,
+    kernel: &LoadedKernel,
+    index: u32,
+    arg: &'a Arg,
+) -> Result<LaunchArgument<'a>> {
+    Ok(match arg {
         Arg::Bytes { start, byte_len } => {
             let start = *start as usize;
             LaunchArgument::Bytes(&work.bytes[start..start + *byte_len as usize])
@@ -238,15 +317,11 @@ fn argument<'a>(work: &'a Work, kernel: &LoadedKernel, index: u32, arg: &'a Arg)
             byte_len,
         } => {
             let declared = kernel.signature().bindings.iter().find(|b| b.index == index);
-            let writable =
-                declared.is_some_and(|b| b.access == Access::ReadWrite) && allocation.memory().writable();
-            // SAFETY: the encoder has checked that the range lies inside the allocation.
-            let ptr = unsafe { allocation.memory().host_ptr().as_ptr().add(*offset) };
             LaunchArgument::Buffer {
-                ptr,
+                ptr: address_of(allocation, *offset)?.as_ptr(),
                 len: *byte_len,
-                writable,
+                writable: declared.is_some_and(|b| b.access == Access::ReadWrite) && allocation.writable(),
             }
         }
-    }
+    })
 }

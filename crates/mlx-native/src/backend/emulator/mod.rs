@@ -60,6 +60,7 @@ mod fault;
 mod fiber;
 mod findings;
 mod lint;
+mod memory;
 mod prelude;
 mod region;
 mod runtime;

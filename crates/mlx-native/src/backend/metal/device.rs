@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::class::{CommandBounds, GpuArchitecture};
 use super::gpu::{Facts, Gpu};
-use super::memory::Allocator;
+use super::memory::{Allocator, MetalMemory};
 use super::pipeline::{self, Compiler};
 use super::queue::Queue;
 use crate::backend::host::physical_memory;
-use crate::backend::{Backend, HostRegion, Limits, Memory, PipelineBody, Submission, Work};
+use crate::backend::{
+    Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineBody, QueueId, Work,
+};
 use crate::config::Config;
-use crate::device::DeviceKind;
+use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::{ConstantValue, Kernel};
 
@@ -22,6 +24,8 @@ const MAX_RESIDENT_PERCENT: u8 = 75;
 
 /// A GPU.
 pub(super) struct MetalBackend<G: Gpu> {
+    id: DeviceId,
+    queue_id: QueueId,
     name: String,
     architecture: GpuArchitecture,
     limits: Limits,
@@ -49,6 +53,8 @@ impl<G: Gpu> MetalBackend<G> {
         let cache = settings.archives.then(|| config.cache_dir());
         let bounds = settings.bounds.unwrap_or(CommandBounds::of(architecture.class));
         Ok(MetalBackend {
+            id: DeviceId::unique(),
+            queue_id: QueueId::unique(),
             name: facts.name.clone(),
             architecture,
             limits,
@@ -134,13 +140,21 @@ impl<G: Gpu> Backend for MetalBackend<G> {
         &self.limits
     }
 
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    fn queue(&self) -> QueueId {
+        self.queue_id
+    }
+
     fn pipeline_domain(&self) -> u64 {
         // All devices of a process are the one GPU; what divides them is how kernels are compiled.
         DeviceKind::Metal as u64 | u64::from(self.fast_math) << 8
     }
 
-    fn accepts(&self, kind: DeviceKind) -> bool {
-        kind == DeviceKind::Metal
+    fn accepts(&self, memory: &dyn Memory) -> bool {
+        memory.as_any().is::<MetalMemory<G>>()
     }
 
     fn allocate(&self, byte_len: usize) -> Result<Arc<dyn Memory>> {
@@ -159,7 +173,7 @@ impl<G: Gpu> Backend for MetalBackend<G> {
         Ok(Arc::new(self.compiler.compile(kernel, constants, &self.limits)?))
     }
 
-    fn submit(&self, work: Work, done: Arc<Submission>) {
+    fn submit(&self, work: Arc<Work>, done: Completion) {
         self.queue.submit(work, done);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::gpu::{Commands, Gpu};
 use super::memory::MetalMemory;
 use super::pipeline::MetalPipeline;
-use crate::backend::{Arg, Command, Dispatch, Grid, Work};
+use crate::backend::{Arg, Command, CopyBytes, Dispatch, Grid, Place, Work};
 use crate::error::{MlxError, Result};
 use crate::kernel::msl::Space;
 
@@ -15,6 +15,8 @@ const MAX_ARGS: usize = 31;
 const MAX_BYTES: usize = 4096;
 /// Threadgroup memory is given in multiples of this.
 const THREADGROUP_UNIT: u32 = 16;
+/// Copies and fills start at multiples of this, and are as long.
+const TRANSFER_UNIT: usize = 4;
 /// Buffers bound to `constant` arguments start at multiples of this.
 const CONSTANT_ALIGN: usize = 4;
 
@@ -51,12 +53,78 @@ pub(super) fn encode<G: Gpu>(
         match command {
             Command::Barrier => commands.barrier(),
             Command::Dispatch(dispatch) => bound.dispatch(work, dispatch, limits, commands)?,
+            Command::Copy(copy) => {
+                copy_bytes::<G>(copy, commands)?;
+                bound.forget();
+            }
+            Command::Fill(fill) => {
+                let (to, offset) = place::<G>("fill", &fill.to)?;
+                if !commands.fill_buffer(to, offset..offset + fill.to.byte_len, fill.value) {
+                    return Err(no_encoder());
+                }
+                bound.forget();
+            }
         }
     }
     Ok(())
 }
 
+/// Copies through pieces of a size that a single buffer is sure to hold on either side.
+fn copy_bytes<G: Gpu>(copy: &CopyBytes, commands: &mut G::Commands) -> Result<()> {
+    let most = [&copy.from, &copy.to]
+        .into_iter()
+        .filter_map(|p| p.allocation.memory().as_any().downcast_ref::<MetalMemory<G>>())
+        .map(MetalMemory::max_range)
+        .min()
+        .unwrap_or(usize::MAX)
+        .max(TRANSFER_UNIT);
+    let mut done = 0;
+    while done < copy.to.byte_len {
+        let byte_len = most.min(copy.to.byte_len - done);
+        let part = |p: &Place| Place {
+            allocation: p.allocation.clone(),
+            offset: p.offset + done,
+            byte_len,
+        };
+        let (from, to) = (part(&copy.from), part(&copy.to));
+        let ((from, from_offset), (to, to_offset)) = (place::<G>("copy", &from)?, place::<G>("copy", &to)?);
+        if !commands.copy_buffer(from, from_offset, to, to_offset, byte_len) {
+            return Err(no_encoder());
+        }
+        done += byte_len;
+    }
+    Ok(())
+}
+
+fn no_encoder() -> MlxError {
+    MlxError::CommandBufferError("metal: the command buffer gives no encoder for copies".to_owned())
+}
+
+/// The buffer that holds a place, and the place's offset in it.
+fn place<'p, G: Gpu>(what: &str, place: &'p Place) -> Result<(&'p G::Buffer, usize)> {
+    if !place.offset.is_multiple_of(TRANSFER_UNIT) || !place.byte_len.is_multiple_of(TRANSFER_UNIT) {
+        return refuse(
+            what,
+            format!(
+                "{} bytes from byte {}: on metal both must be multiples of {TRANSFER_UNIT}",
+                place.byte_len, place.offset
+            ),
+        );
+    }
+    let memory = place.allocation.memory().as_any().downcast_ref::<MetalMemory<G>>();
+    match memory.and_then(|m| m.locate(place.offset, place.byte_len)) {
+        Some(found) => Ok(found),
+        None => refuse(what, format!("{} bytes that no metal buffer holds", place.byte_len)),
+    }
+}
+
 impl<'w, G: Gpu> Bound<'w, G> {
+    /// A copy ends the encoder; the next one has nothing bound.
+    fn forget(&mut self) {
+        self.pipeline = None;
+        self.buffers = [const { None }; MAX_ARGS];
+    }
+
     fn dispatch(
         &mut self,
         work: &'w Work,

@@ -4,6 +4,7 @@
 //! is decided above this line; below it stand calls, and nothing that needs a test.
 
 use std::any::Any;
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -151,6 +152,11 @@ pub(super) trait Commands<G: Gpu> {
     fn set_threadgroup_memory(&mut self, byte_len: usize, index: usize);
     fn dispatch_threads(&mut self, threads: [usize; 3], group: [usize; 3]);
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]);
+    /// Copies bytes, which do not overlap; offsets and length are multiples of 4. It may begin a new encoder, in which
+    /// nothing is bound; what came before is ordered as by a barrier. False where Metal gives no encoder.
+    fn copy_buffer(&mut self, from: &G::Buffer, from_offset: usize, to: &G::Buffer, to_offset: usize, byte_len: usize) -> bool;
+    /// Sets bytes; otherwise as [`copy_buffer`](Self::copy_buffer).
+    fn fill_buffer(&mut self, buffer: &G::Buffer, range: Range<usize>, value: u8) -> bool;
     /// What comes later sees what came before, in all buffers.
     fn barrier(&mut self);
     /// A name in a trace for what comes next.

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::gpu::Gpu;
 use super::pages;
 use crate::backend::{HostRegion, Memory};
-use crate::device::DeviceKind;
 use crate::error::{MlxError, Result, invalid};
 
 /// The most read-only bytes that are copied where they cannot be used in place.
@@ -267,11 +266,8 @@ impl<G: Gpu> Drop for MetalMemory<G> {
 }
 
 impl<G: Gpu> Memory for MetalMemory<G> {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Metal
-    }
-    fn host_ptr(&self) -> NonNull<u8> {
-        self.ptr
+    fn host_view(&self) -> Option<NonNull<u8>> {
+        Some(self.ptr)
     }
     fn byte_len(&self) -> usize {
         self.byte_len

@@ -10,7 +10,7 @@ use super::encode::{EncodeLimits, encode};
 use super::failure::command_buffer_error;
 use super::gpu::{Commands, Ended, Gpu};
 use super::split;
-use crate::backend::{Command, Submission, Timing, Work};
+use crate::backend::{Command, Completion, Timing, Work};
 use crate::config::MetalTrace;
 use crate::error::{MlxError, Result};
 
@@ -47,13 +47,12 @@ impl<G: Gpu> Queue<G> {
     }
 
     /// Encodes and commits `work`; waits while too many command buffers are on their way. `done` is told the end, once.
-    pub fn submit(&self, work: Work, done: Arc<Submission>) {
+    pub fn submit(&self, work: Arc<Work>, done: Completion) {
         G::pool(|| {
             let mut state = lock(&self.state);
             let number = state.submitted;
             state.submitted += 1;
             let flight = Arc::new(Flight::new(done));
-            let work = Arc::new(work);
             let result = self
                 .start_trace(&mut state, number)
                 .and_then(|()| self.commit_parts(&work, &flight, number, state.tracing));
@@ -122,11 +121,12 @@ impl<G: Gpu> Queue<G> {
 
 /// A list of work on its way: some command buffers, one end.
 struct Flight {
-    done: Arc<Submission>,
     state: Mutex<FlightState>,
 }
 
 struct FlightState {
+    /// Taken when the end is reported.
+    done: Option<Completion>,
     /// Command buffers that have not ended, and one for the thread that submits.
     open: usize,
     error: Option<MlxError>,
@@ -134,10 +134,10 @@ struct FlightState {
 }
 
 impl Flight {
-    fn new(done: Arc<Submission>) -> Self {
+    fn new(done: Completion) -> Self {
         Flight {
-            done,
             state: Mutex::new(FlightState {
+                done: Some(done),
                 open: 1,
                 error: None,
                 span: None,
@@ -165,8 +165,11 @@ impl Flight {
         let device = state
             .span
             .and_then(|(start, end)| Duration::try_from_secs_f64(end - start).ok());
+        let done = state.done.take();
         drop(state);
-        self.done.finish(result, Timing { device });
+        if let Some(done) = done {
+            done.finish(result, Timing { device });
+        }
     }
 }
 
@@ -212,7 +215,7 @@ fn place(work: &Work, part: &Range<usize>) -> String {
     let dispatches = |range: Range<usize>| {
         work.commands[range].iter().filter_map(|c| match c {
             Command::Dispatch(d) => Some(d.pipeline.label()),
-            Command::Barrier => None,
+            Command::Barrier | Command::Copy(_) | Command::Fill(_) => None,
         })
     };
     let before = dispatches(0..part.start).count();

@@ -26,6 +26,10 @@ pub(super) enum Call {
     ThreadgroupMemory(usize, usize),
     Threads([usize; 3], [usize; 3]),
     Threadgroups([usize; 3], [usize; 3]),
+    /// Numbers of the buffers, offsets, bytes.
+    Copy((usize, usize), (usize, usize), usize),
+    /// Number of the buffer, range, value.
+    Fill(usize, std::ops::Range<usize>, u8),
     Barrier,
     Signpost(String),
 }
@@ -338,6 +342,36 @@ impl Commands<Recording> for Recorder {
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]) {
         assert!(self.pipeline && !groups.contains(&0) && !group.contains(&0));
         self.call(Call::Threadgroups(groups, group));
+    }
+
+    fn copy_buffer(
+        &mut self,
+        from: &Buffer,
+        from_offset: usize,
+        to: &Buffer,
+        to_offset: usize,
+        byte_len: usize,
+    ) -> bool {
+        assert!(from_offset + byte_len <= from.byte_len && to_offset + byte_len <= to.byte_len);
+        assert!(
+            [from_offset, to_offset, byte_len]
+                .iter()
+                .all(|n| n.is_multiple_of(4))
+        );
+        self.pipeline = false;
+        self.call(Call::Copy(
+            (from.number, from_offset),
+            (to.number, to_offset),
+            byte_len,
+        ));
+        true
+    }
+
+    fn fill_buffer(&mut self, buffer: &Buffer, range: std::ops::Range<usize>, value: u8) -> bool {
+        assert!(range.end <= buffer.byte_len && range.start % 4 == 0 && range.end % 4 == 0);
+        self.pipeline = false;
+        self.call(Call::Fill(buffer.number, range, value));
+        true
     }
 
     fn barrier(&mut self) {

@@ -17,6 +17,12 @@ pub(super) enum Step {
 pub(super) fn parts(work: &Work, bounds: &CommandBounds) -> Vec<Range<usize>> {
     let steps = work.commands.iter().map(|command| match command {
         Command::Barrier => Step::Barrier,
+        Command::Copy(copy) => Step::Dispatch {
+            bytes: 2 * copy.to.byte_len as u64,
+        },
+        Command::Fill(fill) => Step::Dispatch {
+            bytes: fill.to.byte_len as u64,
+        },
         Command::Dispatch(dispatch) => {
             let bytes = work.bindings(dispatch).iter().map(|b| match &b.arg {
                 Arg::Buffer { byte_len, .. } => *byte_len as u64,

@@ -1,7 +1,7 @@
 //! Metal headers shared by several operators, and the flattener that puts them in place of `#include "…"`.
 
 /// Name in `#include "…"` and text. A header may include another; each is put in once per text.
-const HEADERS: &[(&str, &str)] = &[];
+const HEADERS: &[(&str, &str)] = &[("segments.h", include_str!("segments.h"))];
 
 /// Replaces each `#include "name"` line by the header of that name, once, with `#line` markers so that diagnostics keep
 /// naming the right file and line. `#include <…>` lines stay: they are the Metal standard library's.

@@ -1,10 +1,13 @@
 //! Appends keys or values to a cache: `cache[head][position + token] = x[token][head]`.
 
 mod cpu;
+mod paged;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
 use bytemuck::{Pod, Zeroable};
+
+pub use paged::{PagedAppendParams, kv_append_paged};
 
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
@@ -14,7 +17,8 @@ use crate::error::{Result, invalid};
 use crate::kernel::KernelRegistry;
 use crate::metal::MTLSize;
 
-/// The Metal text of the kernels `kv_append_8`, `kv_append_16`, `kv_append_32`, named by the bits of an element.
+/// The Metal text of the kernels `kv_append_8`, `kv_append_16`, `kv_append_32`, named by the bits of an element, and of
+/// the same with `kv_append_paged_`.
 pub static KV_APPEND_SHADER_SOURCE: &str = include_str!("kv_append.metal");
 
 pub(crate) static OP: Op = Op {
@@ -24,6 +28,9 @@ pub(crate) static OP: Op = Op {
         ("kv_append_8", cpu::kv_append::<u8>),
         ("kv_append_16", cpu::kv_append::<u16>),
         ("kv_append_32", cpu::kv_append::<u32>),
+        ("kv_append_paged_8", paged::body::<u8>),
+        ("kv_append_paged_16", paged::body::<u16>),
+        ("kv_append_paged_32", paged::body::<u32>),
     ],
 };
 

@@ -1,6 +1,6 @@
 //! Bodies of `rope` for the CPU. Positions are shared among the parts; sines and cosines are computed once a position.
 
-use super::{MAX_DIMS, RECIPROCAL, RopeParams};
+use super::{AT_POSITIONS, MAX_DIMS, RECIPROCAL, RopeParams};
 use crate::backend::cpu::math::{SIN_COS_LIMIT, sin_cos};
 use crate::backend::cpu::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
@@ -21,11 +21,13 @@ pub(super) fn rope<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
         let given = f32::from_ne_bytes(*bytes);
         *frequency = if launch.flag(RECIPROCAL) { 1.0 / given } else { given };
     }
+    let at_positions = launch.flag(AT_POSITIONS);
+    let positions = if at_positions { launch.input::<u32>(4) } else { &[] };
     let (mut cos, mut sin, mut values) = ([0.0; MAX_PAIRS], [0.0; MAX_PAIRS], [0.0; MAX_DIMS as usize]);
     let (cos, sin) = (&mut cos[..dims / 2], &mut sin[..dims / 2]);
     let granule = (GRANULE / (heads * dim).max(1)).max(1);
     for t in part_range(p.seq_len as usize, granule, part, parts) {
-        let position = (p.offset + t as u32) as f32 * p.scale;
+        let position = if at_positions { positions[t] } else { p.offset + t as u32 } as f32 * p.scale;
         launch.isa().run(Table { position, frequencies, cos, sin });
         for head in 0..heads {
             let from = head * p.x_head_stride as usize + t * p.x_seq_stride as usize;

@@ -74,6 +74,8 @@ pub struct RopeParams {
 const MAX_DIMS: u32 = 2048;
 /// Index of the function constant that says whether reciprocals of frequencies are given.
 const RECIPROCAL: u32 = 0;
+/// Index of the function constant that says whether positions are given.
+const AT_POSITIONS: u32 = 1;
 /// Heads for each thread, as in the Metal text.
 const HEADS_PER_THREAD: u32 = 4;
 
@@ -102,13 +104,56 @@ pub fn rope(
     output: &MlxBuffer,
     params: &RopeParams,
 ) -> Result<()> {
+    record(encoder, registry, device, x, freqs, None, output, params)
+}
+
+/// As [`rope`], with the position of each row in a buffer: row `t` is at `positions[t]`, and `offset` must be 0. What is in
+/// the buffer when the work runs counts, so that one recorded step serves every position and rows of many sequences.
+///
+/// `positions` is u32 `[seq_len]`; for a step's rows `[n_rows, n_heads, head_dim]`, the head stride is `head_dim` and the
+/// position stride `n_heads * head_dim`.
+///
+/// # Errors
+/// As [`rope`]; also for `positions` of another dtype, too small, or sharing memory with the output.
+#[allow(clippy::too_many_arguments)]
+pub fn rope_at(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    x: &MlxBuffer,
+    freqs: Option<&MlxBuffer>,
+    positions: &MlxBuffer,
+    output: &MlxBuffer,
+    params: &RopeParams,
+) -> Result<()> {
+    if params.offset != 0 {
+        return invalid!("{OP_NAME}: offset is {}, it must be 0 when positions are given", params.offset);
+    }
+    check::dtype(OP_NAME, "positions", positions, &[DType::U32])?;
+    check::holds(OP_NAME, "positions", positions, params.seq_len as usize)?;
+    check::disjoint(OP_NAME, ("output", output), &[("positions", positions)])?;
+    record(encoder, registry, device, x, freqs, Some(positions), output, params)
+}
+
+/// [`rope`] or [`rope_at`].
+#[allow(clippy::too_many_arguments)]
+fn record(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    x: &MlxBuffer,
+    freqs: Option<&MlxBuffer>,
+    positions: Option<&MlxBuffer>,
+    output: &MlxBuffer,
+    params: &RopeParams,
+) -> Result<()> {
     check_params(freqs.is_some(), params)?;
     let params = &with_strides(params)?;
     check_buffers(x, freqs, output, params)?;
     let RopeParams { n_heads, seq_len, head_dim, dims, .. } = *params;
     let kernel = check::by_float(x.dtype(), ["rope_f32", "rope_f16", "rope_bf16"]);
-    let pipeline =
-        registry.get_pipeline_with_constants(kernel, device, &[(RECIPROCAL, freqs.is_some().into())])?;
+    let constants = [(RECIPROCAL, freqs.is_some().into()), (AT_POSITIONS, positions.is_some().into())];
+    let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
     let table: SmallVec<[f32; 256]> = match freqs {
         Some(_) => SmallVec::new(),
         None => frequencies(params.base, dims).collect(),
@@ -117,14 +162,16 @@ pub fn rope(
         Some(freqs) => KernelArg::Buffer(freqs),
         None => KernelArg::Bytes(bytemuck::cast_slice(&table)),
     };
+    let mut args: SmallVec<[(u64, KernelArg<'_>); 5]> = SmallVec::from_slice(&[
+        (0, KernelArg::Buffer(x)),
+        (1, frequencies),
+        (2, KernelArg::Buffer(output)),
+        (3, KernelArg::Bytes(as_bytes(params))),
+    ]);
+    args.extend(positions.map(|p| (4, KernelArg::Buffer(p))));
     encoder.encode_with_args(
         pipeline,
-        &[
-            (0, KernelArg::Buffer(x)),
-            (1, frequencies),
-            (2, KernelArg::Buffer(output)),
-            (3, KernelArg::Bytes(as_bytes(params))),
-        ],
+        &args,
         MTLSize::new(
             u64::from(head_dim - dims / 2),
             u64::from(seq_len),

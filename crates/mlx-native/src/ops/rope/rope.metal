@@ -1,7 +1,7 @@
 // Rotary position embedding: pairs of the first `dims` features of each head are rotated by an angle that grows with the
 // position; the other features are copied.
 //
-//   angle = ((offset + t) * scale) * frequency[i]        in f32, in this order
+//   angle = ((offset + t) * scale) * frequency[i]        in f32, in this order; or positions[t] for offset + t
 //   pair i = (x[2i], x[2i + 1]) if traditional, else (x[i], x[i + dims / 2])
 //
 // Launch: a grid of (dims / 2 + head_dim - dims, seq_len, ceil(n_heads / 4)) threads; any group size. A thread rotates one
@@ -28,6 +28,8 @@ struct RopeParams {
 
 // Whether `frequencies` holds their reciprocals, as a model's file does.
 constant bool reciprocal [[function_constant(0)]];
+// Whether each row's position is given, in place of offset + t.
+constant bool at_positions [[function_constant(1)]];
 
 constant constexpr uint heads_per_thread = 4;
 
@@ -36,6 +38,7 @@ template <typename T>
                      constant float *frequencies [[buffer(1)]],
                      device T *output [[buffer(2)]],
                      constant RopeParams &p [[buffer(3)]],
+                     constant uint *positions [[buffer(4), function_constant(at_positions)]],
                      uint3 at [[thread_position_in_grid]]) {
     const uint half_dims = p.dims / 2;
     const uint first_head = at.z * heads_per_thread;
@@ -50,7 +53,8 @@ template <typename T>
         return;
     }
     const float frequency = reciprocal ? precise::divide(1.0f, frequencies[at.x]) : frequencies[at.x];
-    const float angle = float(p.offset + at.y) * p.scale * frequency;
+    const uint position = at_positions ? positions[at.y] : p.offset + at.y;
+    const float angle = float(position) * p.scale * frequency;
     const float cosine = precise::cos(angle);
     const float sine = precise::sin(angle);
     const uint first = p.traditional != 0 ? 2 * at.x : at.x;

@@ -1,6 +1,6 @@
 //! Cases of `rope`.
 
-use super::{RopeParams, rope};
+use super::{RopeParams, rope, rope_at};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::testing::{Case, Context, FLOATS, Golden, Outputs, Rng, Suite, Tensor, Tolerance};
@@ -12,6 +12,8 @@ enum Layout {
     Dense,
     /// From a projection `[seq_len, n_heads, head_dim]` into a cache of this capacity, from its start on.
     IntoCache(u32),
+    /// Both `[seq_len, n_heads, head_dim]`: rows of a step, each at a position of its own.
+    Step,
 }
 
 #[derive(Debug)]
@@ -32,16 +34,23 @@ impl RopeCase {
         match self.layout {
             Layout::Dense => [[seq * dim, dim]; 2],
             Layout::IntoCache(capacity) => [[dim, heads * dim], [capacity as usize * dim, dim]],
+            Layout::Step => [[dim, heads * dim]; 2],
         }
     }
 
     fn output_shape(&self) -> Vec<usize> {
         let p = &self.params;
         let positions = match self.layout {
-            Layout::Dense => p.seq_len,
+            Layout::Dense | Layout::Step => p.seq_len,
             Layout::IntoCache(capacity) => capacity,
         };
         vec![p.n_heads as usize, positions as usize, p.head_dim as usize]
+    }
+
+    /// Where each row of a step is.
+    fn positions(&self) -> Option<Vec<u32>> {
+        let given = self.layout == Layout::Step;
+        given.then(|| (0..self.params.seq_len).map(|t| t.wrapping_mul(7919) % 5000).collect())
     }
 
     /// Frequencies in f32: from the base by f64, or as reciprocals of those given.
@@ -69,6 +78,7 @@ impl Case for RopeCase {
                 (0..pairs).map(|i| (i as f32 * 9.0 / pairs as f32).exp() * (1.5 + rng.signed())).collect();
             inputs.push(Tensor::from_f32(DType::F32, &[pairs], &freqs));
         }
+        inputs.extend(self.positions().map(|p| Tensor::from_u32(&[p.len()], &p)));
         inputs
     }
 
@@ -77,7 +87,7 @@ impl Case for RopeCase {
     }
 
     fn before(&self, rng: &mut Rng) -> Option<Vec<Tensor>> {
-        (self.layout != Layout::Dense).then(|| vec![Tensor::random(self.dtype, &self.output_shape(), rng)])
+        matches!(self.layout, Layout::IntoCache(_)).then(|| vec![Tensor::random(self.dtype, &self.output_shape(), rng)])
     }
 
     /// Angles are the f32 products that define them; their sines and cosines, and the rotation, are f64.
@@ -85,18 +95,20 @@ impl Case for RopeCase {
         let p = &self.params;
         let x = inputs[0].to_f64();
         let mut output = match self.layout {
-            Layout::Dense => vec![0.0; x.len()],
+            Layout::Dense | Layout::Step => vec![0.0; x.len()],
             Layout::IntoCache(_) => inputs[inputs.len() - 1].to_f64(),
         };
         let ([x_strides, out_strides], frequencies) = (self.strides(), self.frequencies(inputs));
         let (dim, dims) = (p.head_dim as usize, p.dims as usize);
+        let positions = self.positions();
         for head in 0..p.n_heads as usize {
             for t in 0..p.seq_len as usize {
                 let from = &x[head * x_strides[0] + t * x_strides[1]..][..dim];
                 let to = &mut output[head * out_strides[0] + t * out_strides[1]..][..dim];
                 to[dims..].copy_from_slice(&from[dims..]);
                 for (i, frequency) in frequencies.iter().enumerate() {
-                    let angle = (p.offset + t as u32) as f32 * p.scale * frequency;
+                    let position = positions.as_ref().map_or(p.offset + t as u32, |p| p[t]);
+                    let angle = position as f32 * p.scale * frequency;
                     let (sin, cos) = f64::from(angle).sin_cos();
                     let (a, b) = if p.traditional == 1 { (2 * i, 2 * i + 1) } else { (i, i + dims / 2) };
                     to[a] = from[a] * cos - from[b] * sin;
@@ -116,7 +128,12 @@ impl Case for RopeCase {
 
     fn encode(&self, c: &mut Context<'_>) -> Result<()> {
         let freqs = self.has_freqs.then(|| &c.inputs[1]);
-        rope(c.encoder, c.registry, c.device, &c.inputs[0], freqs, &c.outputs[0], &self.params)
+        let (x, output) = (&c.inputs[0], &c.outputs[0]);
+        if self.layout == Layout::Step {
+            let positions = &c.inputs[c.inputs.len() - 1];
+            return rope_at(c.encoder, c.registry, c.device, x, freqs, positions, output, &self.params);
+        }
+        rope(c.encoder, c.registry, c.device, x, freqs, output, &self.params)
     }
 
     fn tolerance(&self) -> Tolerance {
@@ -160,6 +177,10 @@ fn case(dtype: DType, has_freqs: bool, layout: Layout, mut p: RopeParams) -> Box
     if let Layout::IntoCache(capacity) = layout {
         (p.x_head_stride, p.x_seq_stride) = (p.head_dim, p.n_heads * p.head_dim);
         (p.out_head_stride, p.out_seq_stride) = (capacity * p.head_dim, p.head_dim);
+    }
+    if layout == Layout::Step {
+        (p.x_head_stride, p.x_seq_stride) = (p.head_dim, p.n_heads * p.head_dim);
+        (p.out_head_stride, p.out_seq_stride, p.offset) = (p.x_head_stride, p.x_seq_stride, 0);
     }
     Box::new(RopeCase { dtype, has_freqs, layout, params: p, golden: None })
 }
@@ -205,6 +226,8 @@ pub(crate) fn suite() -> Suite {
                 case(dtype, true, Layout::Dense, with(2, 7, 66, 30_000)),
                 case(dtype, true, Layout::Dense, RopeParams { dims: 64, scale: 0.5, ..with(9, 1, 128, 3) }),
                 case(dtype, false, Layout::IntoCache(9), with(3, 5, 66, 11)),
+                case(dtype, false, Layout::Step, with(3, 7, 66, 0)),
+                case(dtype, true, Layout::Step, RopeParams { dims: 20, ..with(5, 1, 33, 0) }),
                 case(dtype, true, Layout::IntoCache(33), RopeParams { dims: 48, ..with(8, 1, 64, 31) }),
             ]);
         }
@@ -224,7 +247,7 @@ pub(crate) fn suite() -> Suite {
                 scale: rng.pick(&[1.0, 0.125, 1.7]),
                 ..params(heads, seq_len, head_dim, rng.range(0, 5000) as u32)
             };
-            let layout = rng.pick(&[Layout::Dense, Layout::IntoCache(7)]);
+            let layout = rng.pick(&[Layout::Dense, Layout::IntoCache(7), Layout::Step]);
             case(rng.pick(FLOATS), rng.range(0, 1) == 1, layout, p)
         },
     }
@@ -277,6 +300,19 @@ mod refusals {
         assert_invalid(run(&x, None, &late, one), &["output", "x", "share"]);
         let turned = RopeParams { out_head_stride: 8, out_seq_stride: 16, ..ok };
         assert_invalid(run(&x, None, &x, turned), &["output is x", "strides"]);
+    }
+
+    #[test]
+    fn positions_are_checked() {
+        let mut b = Bench::new();
+        let (x, y) = (b.buffer(DType::F32, &[3, 2, 8]), b.buffer(DType::F32, &[48]));
+        let (at, few) = (b.buffer(DType::U32, &[3]), b.buffer(DType::U32, &[2]));
+        let ok = params(2, 3, 8, 0);
+        let mut run = |at, p| rope_at(&mut b.encoder, &mut b.registry, &b.device, &x, None, at, &y, &p);
+        assert!(run(&at, ok).is_ok());
+        assert_invalid(run(&at, RopeParams { offset: 1, ..ok }), &["offset is 1"]);
+        assert_invalid(run(&few, ok), &["positions holds 8 bytes"]);
+        assert_invalid(run(&x, ok), &["positions", "f32"]);
     }
 
     impl RopeParams {

@@ -1,7 +1,8 @@
 //! Which kernel runs an attention: tables, and the function that reads them.
 
 use super::SdpaParams;
-use crate::device::{DeviceKind, MlxDevice};
+use crate::device::MlxDevice;
+use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
 

@@ -3,7 +3,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::device::{DeviceKind, MlxDevice};
+use crate::device::MlxDevice;
+use crate::device_kind::DeviceKind;
 use crate::weights::{ModelWeights, WeightLoader};
 
 /// A file with this header and this data.

@@ -1,12 +1,13 @@
 //! A command buffer with its encoder.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
-use objc2_foundation::{NSError, NSString};
+use objc2_foundation::{NSError, NSRange, NSString};
 use objc2_metal::*;
 
 use super::super::gpu::{Commands, Completion, Ended, Gpu, GpuError};
@@ -17,6 +18,7 @@ pub(in super::super) struct ObjcCommands {
     buffer: Retained<ProtocolObject<dyn MTLCommandBuffer>>,
     encoder: Retained<ProtocolObject<dyn MTLComputeCommandEncoder>>,
     fence: Retained<ProtocolObject<dyn MTLFence>>,
+    /// Whether `encoder` was ended: nothing more may be encoded in it.
     ended: bool,
 }
 
@@ -46,6 +48,28 @@ impl ObjcCommands {
             self.encoder.updateFence(&self.fence);
             self.encoder.endEncoding();
         }
+    }
+
+    /// Runs `encode` on an encoder for copies, between what came before and what comes after.
+    fn blit(&mut self, encode: impl FnOnce(&ProtocolObject<dyn MTLBlitCommandEncoder>)) -> bool {
+        self.end();
+        let Some(blit) = self.buffer.blitCommandEncoder() else {
+            return false;
+        };
+        blit.waitForFence(&self.fence);
+        encode(&blit);
+        blit.updateFence(&self.fence);
+        blit.endEncoding();
+        let compute = self
+            .buffer
+            .computeCommandEncoderWithDispatchType(MTLDispatchType::Concurrent);
+        let Some(compute) = compute else {
+            return false;
+        };
+        compute.waitForFence(&self.fence);
+        self.encoder = compute;
+        self.ended = false;
+        true
     }
 }
 
@@ -95,6 +119,33 @@ impl Commands<ObjcGpu> for ObjcCommands {
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]) {
         self.encoder
             .dispatchThreadgroups_threadsPerThreadgroup(size(groups), size(group));
+    }
+
+    fn copy_buffer(
+        &mut self,
+        from: &<ObjcGpu as Gpu>::Buffer,
+        from_offset: usize,
+        to: &<ObjcGpu as Gpu>::Buffer,
+        to_offset: usize,
+        byte_len: usize,
+    ) -> bool {
+        // SAFETY: both ranges are inside their buffers, as the caller has checked, and the buffers outlive the command
+        // buffer.
+        self.blit(|blit| unsafe {
+            blit.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(
+                &from.0,
+                from_offset,
+                &to.0,
+                to_offset,
+                byte_len,
+            );
+        })
+    }
+
+    fn fill_buffer(&mut self, buffer: &<ObjcGpu as Gpu>::Buffer, range: Range<usize>, value: u8) -> bool {
+        self.blit(|blit| {
+            blit.fillBuffer_range_value(&buffer.0, NSRange::new(range.start, range.len()), value);
+        })
     }
 
     fn barrier(&mut self) {

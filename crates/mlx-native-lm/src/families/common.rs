@@ -1,0 +1,555 @@
+//! What families share: reading the usual keys, and the usual layers.
+
+use crate::config::{CONFIG_FILE, FamilyInput};
+use crate::error::{LmError, Result};
+use crate::json::Fields;
+use crate::rope::{RopeConfig, share};
+use crate::spec::{
+    Attention, Block, Branch, DecoderSpec, Embedding, Head, HeadNorm, Layer, Matrix, Mlp, MlpActivation,
+    Norm, Values,
+};
+
+/// Largest extent of one dimension that is taken for a real model's.
+pub(super) const MAX_EXTENT: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 12;
+
+/// The usual keys of a configuration, checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Config<'a> {
+    pub input: &'a FamilyInput<'a>,
+    pub fields: Fields<'a>,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab: usize,
+    pub eps: f32,
+}
+
+/// Names of the usual keys, where a family has others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keys {
+    pub hidden: &'static str,
+    pub layers: &'static str,
+    pub heads: &'static str,
+    pub kv_heads: &'static str,
+    pub head_dim: &'static str,
+    pub eps: &'static str,
+}
+
+pub(super) const KEYS: Keys = Keys {
+    hidden: "hidden_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    kv_heads: "num_key_value_heads",
+    head_dim: "head_dim",
+    eps: "rms_norm_eps",
+};
+
+impl<'a> Config<'a> {
+    /// Reads the usual keys under their usual names.
+    pub fn read(input: &'a FamilyInput<'a>) -> Result<Self> {
+        Self::read_keys(input, input.fields, KEYS)
+    }
+
+    /// Reads them out of `fields`, under the names `keys`.
+    pub fn read_keys(input: &'a FamilyInput<'a>, fields: Fields<'a>, keys: Keys) -> Result<Self> {
+        fields.require(keys.eps, fields.f64(keys.eps)?)?;
+        Self::read_with_eps(input, fields, keys, 0.0)
+    }
+
+    /// The same, `default` being the epsilon of norms where the file says none.
+    pub fn read_with_eps(
+        input: &'a FamilyInput<'a>,
+        fields: Fields<'a>,
+        keys: Keys,
+        default: f64,
+    ) -> Result<Self> {
+        let count = |key: &str, most| fields.require(key, fields.count(key, most)?);
+        let hidden = count(keys.hidden, MAX_EXTENT)?;
+        let heads = count(keys.heads, MAX_EXTENT)?;
+        let kv_heads = fields.count(keys.kv_heads, MAX_EXTENT)?.unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            let wanted = format!("a divisor of {} {heads}", keys.heads);
+            return Err(fields.invalid(keys.kv_heads, kv_heads, &wanted));
+        }
+        let head_dim = match fields.count(keys.head_dim, MAX_EXTENT)? {
+            Some(dim) => dim,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => {
+                let wanted = format!(
+                    "a divisor of {} {hidden}, since {} is missing",
+                    keys.hidden, keys.head_dim
+                );
+                return Err(fields.invalid(keys.heads, heads, &wanted));
+            }
+        };
+        if heads.checked_mul(head_dim).is_none_or(|width| width > MAX_EXTENT) {
+            let wanted = format!("at most {MAX_EXTENT} over {heads} heads");
+            return Err(fields.invalid(keys.head_dim, head_dim, &wanted));
+        }
+        Ok(Config {
+            input,
+            fields,
+            hidden,
+            layers: count(keys.layers, MAX_LAYERS)?,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab: count("vocab_size", MAX_EXTENT)?,
+            eps: eps_or(&fields, keys.eps, default)?,
+        })
+    }
+
+    /// A whole number that must be there.
+    pub fn count(&self, key: &str) -> Result<usize> {
+        self.fields.require(key, self.fields.count(key, MAX_EXTENT)?)
+    }
+
+    /// A whole number, or `default`.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.fields.count(key, MAX_EXTENT)?.unwrap_or(default))
+    }
+
+    /// A flag, or `default`.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.fields.bool(key)?.unwrap_or(default))
+    }
+
+    /// A finite number, or `default`.
+    pub fn number(&self, key: &str, default: f64) -> Result<f64> {
+        match self.fields.f64(key)? {
+            Some(v) if !v.is_finite() => Err(self.fields.invalid(key, v, "a finite number")),
+            Some(v) => Ok(v),
+            None => Ok(default),
+        }
+    }
+
+    /// A finite number above zero, or `default`.
+    pub fn positive(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.fields.positive(key)?.unwrap_or(default))
+    }
+
+    /// A list of strings as long as there are layers, if it is there.
+    pub fn layer_strings(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(|v| v.as_str()).collect::<Option<Vec<_>>>());
+        match list.flatten() {
+            Some(list) if list.len() == self.layers => Ok(Some(list)),
+            _ => Err(self.fields.invalid(
+                key,
+                "something else",
+                &format!("a list of {} strings, one a layer", self.layers),
+            )),
+        }
+    }
+
+    /// A list of whole numbers, if it is there.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
+        let list = value.as_array().map(|list| {
+            list.iter()
+                .map(|v| v.as_u64().map(|n| n as usize).filter(|n| *n <= MAX_EXTENT))
+                .collect::<Option<Vec<_>>>()
+        });
+        list.flatten().map(Some).ok_or_else(|| {
+            self.fields
+                .invalid(key, "something else", "a list of whole numbers")
+        })
+    }
+
+    /// The window of each layer: `sliding_window` where `layer_types` says that it slides.
+    pub fn windows(&self) -> Result<Vec<Option<usize>>> {
+        let window = self.fields.count("sliding_window", u32::MAX as usize)?;
+        let of = |slides: bool| match slides {
+            true => self.fields.require("sliding_window", window).map(Some),
+            false => Ok(None),
+        };
+        self.sliding()?.into_iter().map(of).collect()
+    }
+
+    /// Which layers slide, by `layer_types`; none where there is no such list.
+    pub fn sliding(&self) -> Result<Vec<bool>> {
+        let Some(kinds) = self.layer_strings("layer_types")? else {
+            return Ok(vec![false; self.layers]);
+        };
+        kinds
+            .into_iter()
+            .map(|kind| match kind {
+                "full_attention" => Ok(false),
+                "sliding_attention" => Ok(true),
+                other => Err(LmError::Unsupported(format!(
+                    "{CONFIG_FILE}: layer_types has {other:?}; full_attention and sliding_attention are"
+                ))),
+            })
+            .collect()
+    }
+
+    /// `max_position_embeddings`.
+    pub fn max_context(&self) -> Result<Option<usize>> {
+        self.fields.count("max_position_embeddings", u32::MAX as usize)
+    }
+
+    /// The rotation of `dims` features, by the usual keys.
+    pub fn rope(&self, dims: usize) -> Result<RopeConfig> {
+        RopeConfig::read(&self.fields, dims)
+    }
+
+    /// The same, `theta` being the base where the file says none.
+    pub fn rope_from(&self, dims: usize, theta: f64) -> Result<RopeConfig> {
+        let mut rope = self.rope(dims)?;
+        let nested = self.fields.object("rope_parameters", "rope_parameters.")?;
+        if self.fields.get("rope_theta").is_none() && nested.is_none_or(|n| n.get("rope_theta").is_none()) {
+            rope.theta = theta as f32;
+        }
+        Ok(rope)
+    }
+
+    /// Features of a head that turn, by `partial_rotary_factor`.
+    pub fn rotary_dims(&self, head_dim: usize, default: f64) -> Result<usize> {
+        let share = share(&self.fields, "partial_rotary_factor")?.unwrap_or(default);
+        Ok((head_dim as f64 * share) as usize)
+    }
+
+    /// `rope_theta` alone, whatever scaling the file names.
+    pub fn plain_rope(&self, dims: usize, traditional: bool) -> Result<RopeConfig> {
+        Ok(RopeConfig::plain(
+            dims,
+            self.positive("rope_theta", 10_000.0)?,
+            traditional,
+        ))
+    }
+
+    /// RMS norm of the stream with the weight `path.weight`.
+    pub fn rms(&self, path: &str) -> Norm {
+        Norm::rms(format!("{path}.weight"), self.hidden, self.eps)
+    }
+
+    /// Attention with matrices `q_proj`, `k_proj`, `v_proj`, `o_proj` under `path`, no biases, no rotation.
+    pub fn attention(&self, path: &str) -> Attention {
+        self.attention_of(path, self.heads, self.kv_heads, self.head_dim)
+    }
+
+    /// The same with other heads.
+    pub fn attention_of(&self, path: &str, heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let matrix = |name: &str, outputs, inputs| Matrix::new(format!("{path}.{name}"), outputs, inputs);
+        Attention {
+            n_heads: heads,
+            n_kv_heads: kv_heads,
+            k_dim: head_dim,
+            v_dim: head_dim,
+            q: matrix("q_proj", q, self.hidden),
+            k: Some(matrix("k_proj", kv, self.hidden)),
+            v: Values::Own(matrix("v_proj", kv, self.hidden)),
+            o: matrix("o_proj", self.hidden, q),
+            q_norm: None,
+            k_norm: None,
+            v_norm: None,
+            rope: None,
+            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            cap: None,
+            sinks: None,
+            window: None,
+            chunk: None,
+            interleaved_heads: false,
+            clip: None,
+            v_scale: 1.0,
+            q_factor: 1.0,
+            q_gain: None,
+            temperature: None,
+            gate: None,
+            out_norm: None,
+            shared_with: None,
+            token_mix: None,
+        }
+    }
+
+    /// A gated feed-forward layer with `gate_proj`, `up_proj`, `down_proj` under `path`.
+    pub fn mlp(&self, path: &str, inner: usize, activation: MlpActivation, bias: bool) -> Mlp {
+        self.mlp_named(
+            path,
+            ["gate_proj", "up_proj", "down_proj"],
+            inner,
+            activation,
+            bias,
+        )
+    }
+
+    /// The same under other names.
+    pub fn mlp_named(
+        &self,
+        path: &str,
+        [gate, up, down]: [&str; 3],
+        inner: usize,
+        activation: MlpActivation,
+        bias: bool,
+    ) -> Mlp {
+        let matrix = |name: &str, outputs, inputs| {
+            Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias)
+        };
+        Mlp {
+            gate: Some(matrix(gate, inner, self.hidden)),
+            up: matrix(up, inner, self.hidden),
+            down: matrix(down, self.hidden, inner),
+            activation,
+            norm: None,
+        }
+    }
+
+    /// A feed-forward layer of two matrices.
+    pub fn mlp_of_two(
+        &self,
+        path: &str,
+        [up, down]: [&str; 2],
+        inner: usize,
+        activation: MlpActivation,
+        bias: bool,
+    ) -> Mlp {
+        let matrix = |name: &str, outputs, inputs| {
+            Matrix::new(format!("{path}.{name}"), outputs, inputs).with_bias(bias)
+        };
+        Mlp {
+            gate: None,
+            up: matrix(up, inner, self.hidden),
+            down: matrix(down, self.hidden, inner),
+            activation,
+            norm: None,
+        }
+    }
+
+    /// `hidden_act`, which mlx-lm takes for SiLU.
+    pub fn silu(&self) -> Result<MlpActivation> {
+        match self.fields.str("hidden_act")? {
+            None | Some("silu" | "swish") => Ok(MlpActivation::Silu),
+            Some(other) => Err(LmError::Unsupported(format!(
+                "{CONFIG_FILE}: hidden_act {other:?}; silu is"
+            ))),
+        }
+    }
+
+    /// The head: `lm_head`, or the table where `tie_word_embeddings` says so.
+    pub fn head(&self, prefix: &str, tied_by_default: bool) -> Result<Head> {
+        let tied = self.flag("tie_word_embeddings", tied_by_default)?;
+        Ok(Head::new((!tied).then(|| self.lm_head(prefix))))
+    }
+
+    pub fn lm_head(&self, prefix: &str) -> Matrix {
+        Matrix::new(format!("{prefix}lm_head"), self.vocab, self.hidden)
+    }
+
+    /// A decoder of the usual names: `PREFIXmodel.embed_tokens`, `PREFIXmodel.layers.N`, `PREFIXmodel.norm`.
+    pub fn decoder(&self, prefix: &str, layer: impl Fn(usize, &str) -> Result<Layer>) -> Result<DecoderSpec> {
+        let head = self.head(prefix, true)?;
+        let model = format!("{prefix}model");
+        let names = ["embed_tokens", "layers", "norm"];
+        let mut spec = self.decoder_named(&model, names, head, layer)?;
+        if spec.head.matrix.is_none() {
+            spec.dropped.push(format!("{prefix}lm_head."));
+        }
+        Ok(spec)
+    }
+
+    /// A decoder with its table, layers and last norm under other names.
+    pub fn decoder_named(
+        &self,
+        path: &str,
+        [table, layers, norm]: [&str; 3],
+        head: Head,
+        layer: impl Fn(usize, &str) -> Result<Layer>,
+    ) -> Result<DecoderSpec> {
+        let layers = (0..self.layers)
+            .map(|i| layer(i, &format!("{path}.{layers}.{i}")))
+            .collect::<Result<_>>()?;
+        Ok(DecoderSpec {
+            hidden_size: self.hidden,
+            vocab_size: self.vocab,
+            max_context: self.max_context()?,
+            embedding: Embedding::new(format!("{path}.{table}")),
+            layers,
+            norm: Some(self.rms(&format!("{path}.{norm}"))),
+            head,
+            dropped: vec!["*rotary_emb.inv_freq".to_owned()],
+        })
+    }
+}
+
+/// A norm's epsilon, or `default`.
+pub(super) fn eps_or(fields: &Fields<'_>, key: &str, default: f64) -> Result<f32> {
+    let eps = fields.f64(key)?.unwrap_or(default);
+    if !(0.0..=1.0).contains(&eps) {
+        return Err(fields.invalid(key, eps, "a number from 0 to 1"));
+    }
+    Ok(eps as f32)
+}
+
+/// Attention and MLP, each with a norm behind: `post_attention_layernorm`, `post_feedforward_layernorm`.
+pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
+    let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
+    Layer {
+        branches: vec![
+            Branch::new(
+                None,
+                Block::Attention(Box::new(attention)),
+                norm("post_attention_layernorm"),
+            ),
+            Branch::new(None, ff, norm("post_feedforward_layernorm")),
+        ],
+    }
+}
+
+/// Attention and MLP, each behind a norm: `input_layernorm`, `post_attention_layernorm`.
+pub(super) fn pre_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
+    Layer {
+        branches: vec![
+            Branch::pre(
+                c.rms(&format!("{path}.input_layernorm")),
+                Block::Attention(Box::new(attention)),
+            ),
+            Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), ff),
+        ],
+    }
+}
+
+impl Attention {
+    /// With biases on queries, keys and values, and on the output.
+    pub(super) fn biased(mut self, qkv: bool, o: bool) -> Self {
+        self.q.bias = qkv;
+        self.k = self.k.map(|k| k.with_bias(qkv));
+        if let Values::Own(v) = &mut self.v {
+            v.bias = qkv;
+        }
+        self.o.bias = o;
+        self
+    }
+
+    /// With RMS norms of each head, before the rotation.
+    pub(super) fn normed(mut self, path: &str, eps: f32, offset: f32) -> Self {
+        let norm = |name: &str, dim| HeadNorm {
+            norm: Norm::rms(format!("{path}.{name}.weight"), dim, eps).plus(offset),
+            after_rope: false,
+        };
+        (self.q_norm, self.k_norm) = (Some(norm("q_norm", self.k_dim)), Some(norm("k_norm", self.k_dim)));
+        self
+    }
+
+    /// With RMS norms over all heads together.
+    pub(super) fn normed_whole(mut self, path: &str, eps: f32) -> Self {
+        let norm = |name: &str, dim| HeadNorm {
+            norm: Norm::rms(format!("{path}.{name}.weight"), dim, eps),
+            after_rope: false,
+        };
+        self.q_norm = Some(norm("q_norm", self.n_heads * self.k_dim));
+        self.k_norm = Some(norm("k_norm", self.n_kv_heads * self.k_dim));
+        self
+    }
+
+    /// The norms, after the rotation.
+    pub(super) fn norms_after_rope(mut self) -> Self {
+        for norm in [&mut self.q_norm, &mut self.k_norm].into_iter().flatten() {
+            norm.after_rope = true;
+        }
+        self
+    }
+
+    /// With a rotation.
+    pub(super) fn turned(mut self, rope: Option<RopeConfig>) -> Self {
+        self.rope = rope;
+        self
+    }
+
+    /// With a window.
+    pub(super) fn sliding(mut self, window: Option<usize>) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Queries, keys and values as rows of one matrix `path`, one behind the other.
+    pub(super) fn fused(mut self, path: &str, bias: bool) -> Self {
+        let (q, k, v) = (
+            self.n_heads * self.k_dim,
+            self.n_kv_heads * self.k_dim,
+            self.n_kv_heads * self.v_dim,
+        );
+        let of = q + k + v;
+        let inputs = self.q.inputs;
+        let part = |first, rows| {
+            Matrix::new(path, rows, inputs)
+                .with_bias(bias)
+                .part(first, rows, of)
+        };
+        (self.q, self.k, self.v) = (part(0, q), Some(part(q, k)), Values::Own(part(q + k, v)));
+        self
+    }
+
+    /// Queries, keys and values as rows of one matrix that has, for each kv head, its queries, then its key and its value.
+    pub(super) fn fused_by_kv_head(mut self, path: &str, bias: bool) -> Self {
+        let (dim, per) = (self.k_dim, self.n_heads / self.n_kv_heads);
+        let group = (per + 2) * dim;
+        let of = group * self.n_kv_heads;
+        let rows = |first: usize, count: usize| -> Vec<u32> {
+            (0..self.n_kv_heads)
+                .flat_map(|h| (0..count * dim).map(move |r| (h * group + first * dim + r) as u32))
+                .collect()
+        };
+        let inputs = self.q.inputs;
+        let part = |first, count| {
+            Matrix::new(path, 0, inputs)
+                .with_bias(bias)
+                .picked(rows(first, count), of)
+        };
+        (self.q, self.k, self.v) = (part(0, per), Some(part(per, 1)), Values::Own(part(per + 1, 1)));
+        self
+    }
+}
+
+impl Mlp {
+    /// Gate and up as rows of one matrix, in this order.
+    pub(super) fn fused(mut self, path: &str) -> Self {
+        let (inner, inputs, bias) = (self.up.outputs, self.up.inputs, self.up.bias);
+        let part = |first| {
+            Matrix::new(path, inner, inputs)
+                .with_bias(bias)
+                .part(first, inner, 2 * inner)
+        };
+        (self.gate, self.up) = (Some(part(0)), part(inner));
+        self
+    }
+
+    pub(super) fn block(self) -> Block {
+        Block::Mlp(Box::new(self))
+    }
+}
+
+impl DecoderSpec {
+    /// The language half of a checkpoint of several modes: tensors of the others are left unread.
+    pub(super) fn language_half(mut self) -> Self {
+        let parts = [
+            "vision_tower",
+            "vision_model",
+            "visual",
+            "model.visual",
+            "model.vision",
+            "vision_embed",
+            "multi_modal_projector",
+            "mm_projector",
+            "image_newline",
+            "audio_tower",
+            "embed_audio",
+            "embed_vision",
+            "model.audio",
+            "model.embed_audio",
+            "model.embed_vision",
+            "patch_merge_mlp",
+        ];
+        self.dropped.extend(parts.map(str::to_owned));
+        self
+    }
+}

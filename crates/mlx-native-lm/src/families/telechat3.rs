@@ -1,0 +1,26 @@
+//! TeleChat 3: Llama, never tied unless the file says so.
+
+use super::Family;
+use super::common::{Config, pre_norm_layer};
+use crate::config::FamilyInput;
+use crate::error::Result;
+use crate::spec::DecoderSpec;
+
+pub(super) const FAMILY: Family = Family {
+    name: "telechat3",
+    also: &[],
+    spec,
+};
+
+fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
+    let c = &Config::read(input)?;
+    let (rope, inner, activation) = (c.rope(c.head_dim)?, c.count("intermediate_size")?, c.silu()?);
+    let (bias, mlp_bias) = (c.flag("attention_bias", false)?, c.flag("mlp_bias", false)?);
+    let mut spec = c.decoder("", |_, path| {
+        let attention = c.attention(&format!("{path}.self_attn")).biased(bias, bias).turned(Some(rope.clone()));
+        let mlp = c.mlp(&format!("{path}.mlp"), inner, activation.clone(), mlp_bias);
+        Ok(pre_norm_layer(c, path, attention, mlp.block()))
+    })?;
+    spec.head = c.head("", false)?;
+    Ok(spec)
+}

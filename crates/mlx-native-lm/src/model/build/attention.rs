@@ -1,0 +1,207 @@
+//! Lowering of attention.
+
+use mlx_native::ops::rowwise::Function;
+
+use super::{Builder, part_of, vector, whole};
+use crate::error::{LmError, Result};
+use crate::model::program::{AttendStep, RopeStep, Step, Value};
+use crate::model::state::StateSpec;
+use crate::rope::RopeConfig;
+use crate::spec::{Attention, GateShape, HeadNorm, OutputGate, Values};
+
+impl Builder<'_, '_> {
+    pub(super) fn attention(&mut self, a: &Attention, x: Value) -> Result<Value> {
+        let mut scale = a.scale * a.q_factor;
+        let q = self.linear(&a.q, x)?;
+        self.clip(a, q);
+        self.head_norm(a.q_norm.as_ref(), q, false)?;
+        if let Some(rope) = &a.rope {
+            let factor = self.rotate(rope, q, a.n_heads, a.k_dim, 0, a.k_dim)?;
+            if rope.dims == a.k_dim && a.q_norm.as_ref().is_none_or(|n| !n.after_rope) {
+                // All of a query is multiplied by it: so the scores are.
+                scale *= factor;
+            } else {
+                self.scale_heads(q, a.n_heads, a.k_dim, rope.dims, factor);
+            }
+        }
+        self.head_norm(a.q_norm.as_ref(), q, true)?;
+        if let Some(name) = &a.q_gain {
+            let gain = self.l.vector(name, a.n_heads)?;
+            let width = a.n_heads * a.k_dim;
+            let operands = [whole(q, width), vector(gain).each(a.k_dim)];
+            self.rowwise_into(Function::Mul, &operands, whole(q, width), 1, width, [1.0; 4]);
+        }
+        if let Some(t) = a.temperature {
+            let index = self.temperature(t);
+            self.push(Step::Temperature { x: q, index });
+        }
+        let state = self.keys_and_values(a, x)?;
+        let mut y = self.attend(a, q, state, scale)?;
+        if let Some(norm) = &a.out_norm {
+            y = self.norm(norm, y, a.n_heads * a.v_dim)?;
+        }
+        if let Some(gate) = &a.gate {
+            self.output_gate(gate, x, y, a.n_heads, a.v_dim)?;
+        }
+        self.linear(&a.o, y)
+    }
+
+    /// Projects, turns and stores keys and values; gives the state that has them.
+    fn keys_and_values(&mut self, a: &Attention, x: Value) -> Result<usize> {
+        let Some(k_matrix) = &a.k else {
+            return a.shared_with.filter(|s| *s < self.states.len()).ok_or_else(|| {
+                LmError::Config(format!("{}: shares keys of a layer that comes later", a.q.path))
+            });
+        };
+        if a.token_mix.is_some() {
+            return Err(LmError::Unsupported(
+                "keys mixed with those of the token before".to_owned(),
+            ));
+        }
+        let k = self.linear(k_matrix, x)?;
+        let v = match &a.v {
+            Values::Own(matrix) => self.linear(matrix, x)?,
+            Values::Keys => self.map(Function::Scale, &[k], [1.0, 0.0, 0.0, 0.0]),
+            Values::Shared => return Err(LmError::Config(format!("{}: values without keys", k_matrix.path))),
+        };
+        self.clip(a, k);
+        self.clip(a, v);
+        if a.v_scale != 1.0 {
+            self.map_in_place(Function::Scale, v, [a.v_scale, 0.0, 0.0, 0.0]);
+        }
+        if let Some(norm) = &a.v_norm {
+            self.norm_in_place(norm, v)?;
+        }
+        self.head_norm(a.k_norm.as_ref(), k, false)?;
+        if let Some(rope) = &a.rope {
+            let factor = self.rotate(rope, k, a.n_kv_heads, a.k_dim, 0, a.k_dim)?;
+            self.scale_heads(k, a.n_kv_heads, a.k_dim, rope.dims, factor);
+        }
+        self.head_norm(a.k_norm.as_ref(), k, true)?;
+        let state = self.state(StateSpec::Kv {
+            n_heads: a.n_kv_heads,
+            k_dim: a.k_dim,
+            v_dim: a.v_dim,
+            window: a.window.or(a.chunk),
+        });
+        self.push(Step::Append { k, v, state });
+        Ok(state)
+    }
+
+    fn attend(&mut self, a: &Attention, q: Value, state: usize, scale: f32) -> Result<Value> {
+        let output = self.value(a.n_heads * a.v_dim);
+        let by_head = (self.value(a.n_heads * a.k_dim), self.value(a.n_heads * a.v_dim));
+        let sinks = match &a.sinks {
+            Some(name) => Some(self.l.vector(name, a.n_heads)?),
+            None => None,
+        };
+        self.push(Step::Attend(AttendStep {
+            q,
+            output,
+            by_head,
+            state,
+            n_heads: a.n_heads,
+            n_kv_heads: a.n_kv_heads,
+            k_dim: a.k_dim,
+            v_dim: a.v_dim,
+            scale,
+            cap: a.cap,
+            window: a.window,
+            chunk: a.chunk,
+            sinks,
+            interleaved_heads: a.interleaved_heads,
+        }));
+        Ok(output)
+    }
+
+    fn clip(&mut self, a: &Attention, v: Value) {
+        if let Some(limit) = a.clip {
+            self.map_in_place(Function::Clip, v, [-limit, limit, 0.0, 0.0]);
+        }
+    }
+
+    fn head_norm(&mut self, norm: Option<&HeadNorm>, v: Value, after_rope: bool) -> Result<()> {
+        match norm {
+            Some(n) if n.after_rope == after_rope => self.norm_in_place(&n.norm, v),
+            _ => Ok(()),
+        }
+    }
+
+    /// Turns elements `first ..` of each head of `v`; gives the factor that the rotated elements are still to be multiplied with.
+    pub(super) fn rotate(
+        &mut self,
+        rope: &RopeConfig,
+        v: Value,
+        n_heads: usize,
+        head_stride: usize,
+        first: usize,
+        dim: usize,
+    ) -> Result<f32> {
+        let rotation = self.rotation(rope)?;
+        let factor = rotation.table.factor;
+        self.push(Step::Rope(RopeStep {
+            x: v,
+            rotation,
+            n_heads,
+            head_stride,
+            first,
+            dim,
+        }));
+        Ok(factor)
+    }
+
+    /// Multiplies the first `dims` elements of each head.
+    pub(super) fn scale_heads(
+        &mut self,
+        v: Value,
+        n_heads: usize,
+        head_dim: usize,
+        dims: usize,
+        factor: f32,
+    ) {
+        if factor != 1.0 {
+            let x = part_of(v, 0, head_dim);
+            self.rowwise_into(
+                Function::Scale,
+                &[x.clone()],
+                x,
+                n_heads,
+                dims,
+                [factor, 0.0, 0.0, 0.0],
+            );
+        }
+    }
+
+    /// `y = y·gate(x)`
+    pub(super) fn output_gate(
+        &mut self,
+        gate: &OutputGate,
+        x: Value,
+        y: Value,
+        n_heads: usize,
+        v_dim: usize,
+    ) -> Result<()> {
+        let g = self.linear(&gate.matrix, x)?;
+        let function = if gate.softplus {
+            Function::Softplus
+        } else {
+            Function::Sigmoid
+        };
+        self.map_in_place(function, g, [0.0; 4]);
+        let width = n_heads * v_dim;
+        let (wanted, div) = match gate.shape {
+            GateShape::Head => (n_heads, v_dim),
+            GateShape::Element => (width, 1),
+        };
+        if self.width(g) != wanted {
+            return Err(LmError::Config(format!(
+                "{}: {} gates, wanted {wanted}",
+                gate.matrix.path,
+                self.width(g)
+            )));
+        }
+        let operands = [whole(y, width), whole(g, wanted).each(div)];
+        self.rowwise_into(Function::Mul, &operands, whole(y, width), 1, width, [1.0; 4]);
+        Ok(())
+    }
+}

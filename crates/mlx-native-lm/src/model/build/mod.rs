@@ -1,0 +1,443 @@
+//! Lowering: from a specification to a program, loading the weights on the way.
+
+mod attention;
+mod feed_forward;
+
+use std::sync::Arc;
+
+use mlx_native::ops::rowwise::Function;
+use mlx_native::{DType, MlxBuffer};
+
+use super::linear::Linear;
+use super::loader::Loader;
+use super::program::{NormStep, Operand, Program, RowwiseStep, Source, Step, Value, ValueInfo};
+use super::rotation::Rotation;
+use super::state::StateSpec;
+use crate::error::{LmError, Result};
+use crate::rope::RopeConfig;
+use crate::spec::{Block, Branch, DecoderSpec, Matrix, Norm, Part, Temperature};
+
+/// What a specification becomes.
+#[derive(Debug)]
+pub(super) struct Built {
+    /// From ids to the last layer's output, which is `stream`.
+    pub body: Program,
+    pub stream: Value,
+    /// From rows of the stream, `head_input`, to logits.
+    pub head: Program,
+    pub head_input: Value,
+    pub logits: Value,
+    pub states: Vec<StateSpec>,
+    pub temperatures: Vec<Temperature>,
+}
+
+/// Collects the steps of a program.
+pub(super) struct Builder<'b, 'a> {
+    pub l: &'b mut Loader<'a>,
+    steps: Vec<Step>,
+    values: Vec<ValueInfo>,
+    pub states: Vec<StateSpec>,
+    temperatures: Vec<Temperature>,
+    rotations: Vec<(RopeConfig, Arc<Rotation>)>,
+    /// The embedding's output, where a layer asks for it again.
+    embedded: Option<Value>,
+}
+
+/// Lowers `spec`.
+pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
+    let mut b = Builder {
+        l,
+        steps: Vec::new(),
+        values: Vec::new(),
+        states: Vec::new(),
+        temperatures: Vec::new(),
+        rotations: Vec::new(),
+        embedded: None,
+    };
+    let hidden = spec.hidden_size;
+    let stream = b.embedding(spec)?;
+    let parts = || {
+        spec.layers
+            .iter()
+            .flat_map(|l| &l.branches)
+            .flat_map(|b| &b.parts)
+    };
+    if parts().any(|p| p.block == Block::Embedded) {
+        b.embedded = Some(b.map(Function::Scale, &[stream], [1.0, 0.0, 0.0, 0.0]));
+    }
+    for layer in &spec.layers {
+        for branch in &layer.branches {
+            b.branch(branch, stream, hidden)?;
+        }
+    }
+    let body = b.take_program(&[(stream, false)]);
+    let head_input = b.value(hidden);
+    let mut x = head_input;
+    if let Some(norm) = &spec.norm {
+        x = b.norm(norm, x, hidden)?;
+    }
+    let logits = b.head(spec, x)?;
+    let head = b.take_program(&[(head_input, true), (logits, false)]);
+    let Builder {
+        states,
+        temperatures,
+        l,
+        ..
+    } = b;
+    l.finish(&spec.dropped)?;
+    Ok(Built {
+        body,
+        stream,
+        head,
+        head_input,
+        logits,
+        states,
+        temperatures,
+    })
+}
+
+impl Builder<'_, '_> {
+    fn take_program(&mut self, outside: &[(Value, bool)]) -> Program {
+        Program::new(
+            std::mem::take(&mut self.steps),
+            std::mem::take(&mut self.values),
+            outside,
+        )
+    }
+
+    // --- values ----------------------------------------------------------------------------------------------------
+
+    /// A new value of `width` elements a token, in the dtype of activations.
+    pub fn value(&mut self, width: usize) -> Value {
+        self.value_of(width, self.l.dtype)
+    }
+
+    /// A new value in `dtype`.
+    pub fn value_of(&mut self, width: usize, dtype: DType) -> Value {
+        self.values.push(ValueInfo { width, dtype });
+        Value(self.values.len() - 1)
+    }
+
+    pub fn width(&self, v: Value) -> usize {
+        self.values[v.0].width
+    }
+
+    pub fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    // --- operations ------------------------------------------------------------------------------------------------
+
+    /// `x Wᵀ + b`
+    pub fn linear(&mut self, matrix: &Matrix, x: Value) -> Result<Value> {
+        if self.width(x) != matrix.inputs {
+            return Err(LmError::Config(format!(
+                "{}: takes {} inputs where {} come in",
+                matrix.path,
+                matrix.inputs,
+                self.width(x)
+            )));
+        }
+        let loaded = self.l.linear(matrix)?;
+        Ok(self.apply(loaded, x))
+    }
+
+    /// A loaded matrix, applied.
+    pub fn apply(&mut self, matrix: Arc<Linear>, x: Value) -> Value {
+        let y = self.value(matrix.outputs);
+        self.push(Step::Linear { matrix, x, y });
+        y
+    }
+
+    /// `norm` of each of the groups that `width` elements have.
+    pub fn norm(&mut self, norm: &Norm, x: Value, width: usize) -> Result<Value> {
+        let y = self.value(width);
+        self.norm_into(norm, x, y, width)?;
+        Ok(y)
+    }
+
+    /// The same in place.
+    pub fn norm_in_place(&mut self, norm: &Norm, x: Value) -> Result<()> {
+        self.norm_into(norm, x, x, self.width(x))
+    }
+
+    fn norm_into(&mut self, norm: &Norm, x: Value, y: Value, width: usize) -> Result<()> {
+        if norm.dim == 0 || !width.is_multiple_of(norm.dim) || self.width(x) != width {
+            return Err(LmError::Config(format!(
+                "a norm over {} elements of {width}{}",
+                norm.dim,
+                norm.weight
+                    .as_deref()
+                    .map(|w| format!(" ({w})"))
+                    .unwrap_or_default()
+            )));
+        }
+        let groups = width / norm.dim;
+        if norm.weight_rows > 1 && norm.weight_rows != groups {
+            return Err(LmError::Config(format!(
+                "a norm with weights for {} groups of {groups}",
+                norm.weight_rows
+            )));
+        }
+        let len = norm.dim * norm.weight_rows;
+        let load = |l: &mut Loader<'_>, name: &Option<String>, offset| {
+            let dtype = l.dtype;
+            // A norm of heads by themselves is stored by head.
+            let Some(name) = name else { return Ok(None) };
+            let shape = l.shape(name).map_or(vec![len], <[usize]>::to_vec);
+            if shape.iter().product::<usize>() != len {
+                return Err(LmError::Weights(format!(
+                    "{name}: found {shape:?}, wanted {len} elements"
+                )));
+            }
+            l.vector_as(name, &shape, dtype, offset).map(Some)
+        };
+        let weight = load(self.l, &norm.weight, norm.offset)?;
+        let bias = load(self.l, &norm.bias, 0.0)?;
+        let shared = norm.weight_rows == 1;
+        self.push(Step::Norm(NormStep {
+            kind: norm.kind,
+            weight: weight.clone().filter(|_| shared),
+            bias: bias.clone().filter(|_| shared),
+            x,
+            y,
+            groups,
+            dim: norm.dim,
+            eps: norm.eps,
+        }));
+        if !shared {
+            if let Some(weight) = weight {
+                self.rowwise_into(
+                    Function::Mul,
+                    &[whole(y, width), vector(weight)],
+                    whole(y, width),
+                    1,
+                    width,
+                    [1.0; 4],
+                );
+            }
+            if let Some(bias) = bias {
+                self.rowwise_into(
+                    Function::Add,
+                    &[whole(y, width), vector(bias)],
+                    whole(y, width),
+                    1,
+                    width,
+                    [1.0; 4],
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// `function` of whole values of one width.
+    pub fn map(&mut self, function: Function, values: &[Value], p: [f32; 4]) -> Value {
+        let width = self.width(values[0]);
+        let y = self.value_of(width, self.values[values[0].0].dtype);
+        let operands: Vec<Operand> = values.iter().map(|v| whole(*v, width)).collect();
+        self.rowwise_into(function, &operands, whole(y, width), 1, width, p);
+        y
+    }
+
+    /// `value = function(value)`
+    pub fn map_in_place(&mut self, function: Function, v: Value, p: [f32; 4]) {
+        let width = self.width(v);
+        self.rowwise_into(function, &[whole(v, width)], whole(v, width), 1, width, p);
+    }
+
+    /// `function` over `rows` rows a token of `cols` elements.
+    pub fn rowwise_into(
+        &mut self,
+        function: Function,
+        operands: &[Operand],
+        output: Operand,
+        rows: usize,
+        cols: usize,
+        p: [f32; 4],
+    ) {
+        self.push(Step::Rowwise(RowwiseStep {
+            function,
+            operands: operands.to_vec(),
+            output,
+            rows,
+            cols,
+            p,
+        }));
+    }
+
+    /// The rotation of `config`, its periods on the device.
+    pub fn rotation(&mut self, config: &RopeConfig) -> Result<Arc<Rotation>> {
+        if let Some((_, known)) = self.rotations.iter().find(|(c, _)| c == config) {
+            return Ok(known.clone());
+        }
+        let rotation = Arc::new(Rotation::new(self.l.device, config)?);
+        self.rotations.push((config.clone(), rotation.clone()));
+        Ok(rotation)
+    }
+
+    /// Index of a temperature among those of the model.
+    pub fn temperature(&mut self, t: Temperature) -> usize {
+        if let Some(known) = self.temperatures.iter().position(|k| *k == t) {
+            return known;
+        }
+        self.temperatures.push(t);
+        self.temperatures.len() - 1
+    }
+
+    pub fn state(&mut self, spec: StateSpec) -> usize {
+        self.states.push(spec);
+        self.states.len() - 1
+    }
+
+    // --- the parts of a decoder ------------------------------------------------------------------------------------
+
+    fn embedding(&mut self, spec: &DecoderSpec) -> Result<Value> {
+        let (hidden, e) = (spec.hidden_size, &spec.embedding);
+        let table = self.l.embedding(&e.table, spec.vocab_size, hidden)?;
+        let stream = self.value(hidden);
+        self.push(Step::Embed {
+            table,
+            output: stream,
+        });
+        if e.scale != 1.0 {
+            self.map_in_place(Function::Scale, stream, [e.scale, 0.0, 0.0, 0.0]);
+        }
+        if let Some((path, rows)) = &e.positions {
+            let table = self.l.embedding(path, *rows, hidden)?;
+            let output = self.value(hidden);
+            self.push(Step::Positions { table, output });
+            self.add(stream, output, 1.0, 1.0);
+        }
+        if let Some(norm) = &e.norm {
+            self.norm_in_place(norm, stream)?;
+        }
+        Ok(stream)
+    }
+
+    /// `x = keep·x + factor·y`
+    pub fn add(&mut self, x: Value, y: Value, keep: f32, factor: f32) {
+        let width = self.width(x);
+        let p = [keep, factor, 0.0, 0.0];
+        self.rowwise_into(
+            Function::Add,
+            &[whole(x, width), whole(y, width)],
+            whole(x, width),
+            1,
+            width,
+            p,
+        );
+    }
+
+    fn branch(&mut self, branch: &Branch, stream: Value, hidden: usize) -> Result<()> {
+        let x = match &branch.norm {
+            Some(norm) => self.norm(norm, stream, hidden)?,
+            None => stream,
+        };
+        let mut sum: Option<Value> = None;
+        for part in &branch.parts {
+            let y = self.part(part, x, hidden)?;
+            match sum {
+                None => sum = Some(y),
+                Some(sum) => self.add(sum, y, 1.0, 1.0),
+            }
+        }
+        let Some(mut y) = sum else { return Ok(()) };
+        if let Some(post) = &branch.post {
+            y = self.norm(post, y, hidden)?;
+        }
+        let gain = match &branch.gain {
+            Some(name) => self.l.scalar(name)?,
+            None => 1.0,
+        };
+        self.add(stream, y, branch.keep, branch.factor * gain);
+        if let Some(name) = &branch.scale_after {
+            let scale = self.l.scalar(name)?;
+            self.map_in_place(Function::Scale, stream, [scale, 0.0, 0.0, 0.0]);
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: &Part, x: Value, hidden: usize) -> Result<Value> {
+        let x = match &part.norm {
+            Some(norm) => self.norm(norm, x, hidden)?,
+            None => x,
+        };
+        let y = match &part.block {
+            Block::Attention(a) => self.attention(a, x)?,
+            Block::Mlp(m) => self.mlp(m, x)?,
+            Block::Linear(m) => self.linear(m, x)?,
+            Block::Identity => x,
+            Block::Embedded => self.embedded.unwrap_or(x),
+            other => {
+                return Err(LmError::Unsupported(format!(
+                    "layers of the kind {}",
+                    other.kind()
+                )));
+            }
+        };
+        match &part.post {
+            Some(post) => self.norm(post, y, hidden),
+            None => Ok(y),
+        }
+    }
+
+    fn head(&mut self, spec: &DecoderSpec, x: Value) -> Result<Value> {
+        let head = &spec.head;
+        let logits = match &head.matrix {
+            Some(matrix) => self.linear(matrix, x)?,
+            None => {
+                let table = self
+                    .l
+                    .embedding(&spec.embedding.table, spec.vocab_size, spec.hidden_size)?;
+                let y = self.value(spec.vocab_size);
+                self.push(Step::TiedHead { table, x, y });
+                y
+            }
+        };
+        let gain = match &head.gain {
+            Some(name) => self.l.scalar(name)?,
+            None => 1.0,
+        };
+        let scale = head.scale * gain;
+        if scale != 1.0 {
+            self.map_in_place(Function::Scale, logits, [scale, 0.0, 0.0, 0.0]);
+        }
+        if let Some(cap) = head.cap {
+            self.map_in_place(Function::Cap, logits, [cap, 0.0, 0.0, 0.0]);
+        }
+        Ok(logits)
+    }
+}
+
+/// All elements of a value.
+pub(super) fn whole(v: Value, width: usize) -> Operand {
+    part_of(v, 0, width)
+}
+
+/// Elements of a value from `offset` on, rows `stride` apart.
+pub(super) fn part_of(v: Value, offset: usize, stride: usize) -> Operand {
+    Operand {
+        source: Source::Value(v),
+        offset,
+        stride,
+        div: 1,
+    }
+}
+
+/// A vector for every row.
+pub(super) fn vector(v: Arc<MlxBuffer>) -> Operand {
+    Operand {
+        source: Source::Vector(v),
+        offset: 0,
+        stride: 0,
+        div: 1,
+    }
+}
+
+impl Operand {
+    /// Each element for `div` columns.
+    pub(super) fn each(mut self, div: usize) -> Self {
+        self.div = div;
+        self
+    }
+}

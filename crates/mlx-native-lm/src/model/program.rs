@@ -1,0 +1,249 @@
+//! A decoder's work as a list of steps over values, each value a row a token: what a specification is lowered to.
+//!
+//! A step says what it reads and writes; lifetimes, and with them the plan of scratch memory, follow from that.
+
+use std::sync::Arc;
+
+use mlx_native::ops::rowwise::Function;
+use mlx_native::{DType, MlxBuffer, MlxDevice};
+
+use super::linear::{Embedding, Linear};
+use super::plan::{Lifetime, plan};
+use super::rotation::Rotation;
+use crate::error::{LmError, Result};
+use crate::spec::NormKind;
+
+/// Index of a value of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Value(pub usize);
+
+/// What a value is: elements a token, and their dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ValueInfo {
+    pub width: usize,
+    pub dtype: DType,
+}
+
+/// A row of a value or of a vector, as an operand of a rowwise step.
+#[derive(Debug, Clone)]
+pub(super) struct Operand {
+    pub source: Source,
+    /// First element.
+    pub offset: usize,
+    /// Elements from one row to the next; 0 repeats one row.
+    pub stride: usize,
+    /// How many columns share one element.
+    pub div: usize,
+}
+
+/// Where an operand's elements are.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Value(Value),
+    Vector(Arc<MlxBuffer>),
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Rows of a table by token id.
+    Embed {
+        table: Arc<Embedding>,
+        output: Value,
+    },
+    /// Rows of a table by position.
+    Positions {
+        table: Arc<Embedding>,
+        output: Value,
+    },
+    Linear {
+        matrix: Arc<Linear>,
+        x: Value,
+        y: Value,
+    },
+    /// The embedding's table as the output matrix.
+    TiedHead {
+        table: Arc<Embedding>,
+        x: Value,
+        y: Value,
+    },
+    /// A norm of `groups` parts of each row.
+    Norm(NormStep),
+    Rowwise(RowwiseStep),
+    /// Turns `n_heads` heads of `head_dim` in place.
+    Rope(RopeStep),
+    /// Multiplies queries by a factor of their position, in place.
+    Temperature {
+        x: Value,
+        index: usize,
+    },
+    /// Writes a step's keys and values into a state.
+    Append {
+        k: Value,
+        v: Value,
+        state: usize,
+    },
+    Attend(AttendStep),
+}
+
+#[derive(Debug)]
+pub(super) struct NormStep {
+    pub kind: NormKind,
+    pub weight: Option<Arc<MlxBuffer>>,
+    pub bias: Option<Arc<MlxBuffer>>,
+    pub x: Value,
+    pub y: Value,
+    pub groups: usize,
+    pub dim: usize,
+    pub eps: f32,
+}
+
+#[derive(Debug)]
+pub(super) struct RowwiseStep {
+    pub function: Function,
+    pub operands: Vec<Operand>,
+    pub output: Operand,
+    /// Rows a token.
+    pub rows: usize,
+    pub cols: usize,
+    pub p: [f32; 4],
+}
+
+#[derive(Debug)]
+pub(super) struct RopeStep {
+    pub x: Value,
+    pub rotation: Arc<Rotation>,
+    pub n_heads: usize,
+    /// Elements from one head to the next.
+    pub head_stride: usize,
+    /// First element of a head that is looked at, and how many from there on.
+    pub first: usize,
+    pub dim: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct AttendStep {
+    pub q: Value,
+    pub output: Value,
+    /// Room for queries and outputs with heads outermost, for kernels that want them so.
+    pub by_head: (Value, Value),
+    pub state: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub k_dim: usize,
+    pub v_dim: usize,
+    pub scale: f32,
+    pub cap: Option<f32>,
+    pub window: Option<usize>,
+    pub chunk: Option<usize>,
+    pub sinks: Option<Arc<MlxBuffer>>,
+    pub interleaved_heads: bool,
+}
+
+impl Operand {
+    pub fn value(&self) -> Option<Value> {
+        match self.source {
+            Source::Value(v) => Some(v),
+            Source::Vector(_) => None,
+        }
+    }
+}
+
+impl Step {
+    /// Calls `f` with every value that is read or written.
+    fn for_each_value(&self, mut f: impl FnMut(Value)) {
+        let mut operand = |o: &Operand| {
+            if let Some(v) = o.value() {
+                f(v);
+            }
+        };
+        match self {
+            Step::Rowwise(s) => {
+                s.operands.iter().for_each(&mut operand);
+                operand(&s.output);
+            }
+            Step::Embed { output, .. } | Step::Positions { output, .. } => f(*output),
+            Step::Linear { x, y, .. } | Step::TiedHead { x, y, .. } => [*x, *y].into_iter().for_each(f),
+            Step::Norm(s) => [s.x, s.y].into_iter().for_each(f),
+            Step::Rope(s) => f(s.x),
+            Step::Temperature { x, .. } => f(*x),
+            Step::Append { k, v, .. } => [*k, *v].into_iter().for_each(f),
+            Step::Attend(s) => [s.q, s.output, s.by_head.0, s.by_head.1].into_iter().for_each(f),
+        }
+    }
+}
+
+/// Steps, and where their values lie.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub steps: Vec<Step>,
+    pub values: Vec<ValueInfo>,
+    /// Byte offset of each value for one token.
+    offsets: Vec<usize>,
+    /// Bytes of all values for one token.
+    pub bytes_per_row: usize,
+    /// Values as views of scratch memory of `rows` tokens.
+    pub views: Vec<MlxBuffer>,
+    pub rows: usize,
+}
+
+/// Every value begins at a multiple of this.
+const ALIGN: usize = 64;
+
+impl Program {
+    /// Plans the memory of `steps`. `outside` are values that are written before the first step or read behind the last.
+    pub fn new(steps: Vec<Step>, values: Vec<ValueInfo>, outside: &[(Value, bool)]) -> Self {
+        let last_step = steps.len();
+        let mut lives: Vec<Option<Lifetime>> = vec![None; values.len()];
+        let mut touch = |v: Value, at: usize| {
+            let bytes = values[v.0].width * values[v.0].dtype.size_of();
+            let life = lives[v.0].get_or_insert(Lifetime {
+                bytes,
+                first: at,
+                last: at,
+            });
+            life.first = life.first.min(at);
+            life.last = life.last.max(at);
+        };
+        for (at, step) in steps.iter().enumerate() {
+            step.for_each_value(|v| touch(v, at));
+        }
+        for (v, is_input) in outside {
+            touch(*v, if *is_input { 0 } else { last_step });
+        }
+        let lives: Vec<Lifetime> = lives
+            .into_iter()
+            .map(|life| {
+                life.unwrap_or(Lifetime {
+                    bytes: 0,
+                    first: 0,
+                    last: 0,
+                })
+            })
+            .collect();
+        let plan = plan(&lives, ALIGN);
+        Program {
+            steps,
+            values,
+            offsets: plan.offsets,
+            bytes_per_row: plan.bytes,
+            views: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    /// Allocates scratch memory for `rows` tokens.
+    pub fn allocate(&mut self, device: &MlxDevice, rows: usize) -> Result<()> {
+        let bytes = self.bytes_per_row.max(ALIGN).checked_mul(rows).ok_or_else(|| {
+            LmError::InvalidArgument(format!(
+                "{rows} tokens at once need more memory than there can be"
+            ))
+        })?;
+        let arena = device.alloc_buffer(bytes, DType::U8, vec![bytes])?;
+        self.views = (self.values.iter().zip(&self.offsets))
+            .map(|(info, offset)| Ok(arena.view(offset * rows, info.dtype, vec![rows, info.width])?))
+            .collect::<Result<_>>()?;
+        self.rows = rows;
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! What a decoder keeps of a sequence: keys and values, or states of fixed size.
+
+use std::fmt::Debug;
+
+use mlx_native::ops::copy::{CopyParams, copy};
+use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
+
+use super::loader::u32_of;
+use crate::error::{LmError, Result};
+
+/// Capacity is a multiple of this many positions.
+const STEP: usize = 256;
+
+/// What one layer keeps, as data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StateSpec {
+    /// Keys and values of `n_heads` heads, of the last `window` positions or of all.
+    Kv {
+        n_heads: usize,
+        k_dim: usize,
+        v_dim: usize,
+        window: Option<usize>,
+    },
+}
+
+/// Bytes that states of `specs` take at `positions` positions.
+pub(super) fn bytes_for(specs: &[StateSpec], dtype: DType, positions: usize, chunk: usize) -> usize {
+    let bytes = |spec: &StateSpec| match *spec {
+        StateSpec::Kv {
+            n_heads,
+            k_dim,
+            v_dim,
+            window,
+        } => {
+            let kept = window.map_or(positions, |w| positions.min(w.saturating_add(chunk)));
+            kept.saturating_mul(n_heads * (k_dim + v_dim) * dtype.size_of())
+        }
+    };
+    specs.iter().map(bytes).fold(0, usize::saturating_add)
+}
+
+/// What one layer keeps of a sequence. What differs between the kinds is what they can forget: keys and values any number of last positions, a ring as many
+/// as it still has the predecessors of, a recurrent state none.
+pub trait LayerState: Debug + Send {
+    /// Bytes of memory.
+    fn byte_len(&self) -> usize;
+
+    /// Makes room for `positions` positions in all, fed `chunk` at a time at most; what is held is kept.
+    ///
+    /// # Errors
+    /// When the device has no memory for it.
+    fn reserve(&mut self, device: &MlxDevice, positions: usize, chunk: usize) -> Result<()>;
+
+    /// Whether the state of `len` positions can become that of the first `kept` of them.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidArgument`], saying why not.
+    fn can_truncate(&self, len: usize, kept: usize) -> Result<()>;
+
+    /// Forgets everything from position `kept` on; [`can_truncate`](Self::can_truncate) has agreed.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn truncate(&mut self, kept: usize) -> Result<()>;
+
+    /// A copy that goes its own way.
+    ///
+    /// # Errors
+    /// When the device has no memory for it.
+    fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>>;
+
+    /// A step has been computed that ends at position `len`.
+    fn advance(&mut self, len: usize);
+
+    /// Keys and values, where it has them.
+    fn kv(&self) -> Option<&KvState> {
+        None
+    }
+}
+
+/// Keys and values of one layer: `[n_heads, capacity, dim]` each. Position `p` is in slot `p mod capacity`: with a window the
+/// buffers become a ring once they hold the window and a chunk.
+#[derive(Debug)]
+pub struct KvState {
+    keys: MlxBuffer,
+    values: MlxBuffer,
+    n_heads: usize,
+    k_dim: usize,
+    v_dim: usize,
+    capacity: usize,
+    window: Option<usize>,
+    /// Positions ever held, up to the last truncation: what is behind the ring's tail is gone.
+    written: usize,
+}
+
+impl KvState {
+    fn new(
+        device: &MlxDevice,
+        dtype: DType,
+        [n_heads, k_dim, v_dim]: [usize; 3],
+        window: Option<usize>,
+    ) -> Result<Self> {
+        Ok(KvState {
+            keys: device.alloc_tensor(dtype, &[n_heads, STEP, k_dim])?,
+            values: device.alloc_tensor(dtype, &[n_heads, STEP, v_dim])?,
+            n_heads,
+            k_dim,
+            v_dim,
+            capacity: STEP,
+            window,
+            written: 0,
+        })
+    }
+
+    /// Keys, `[n_heads, capacity, k_dim]`.
+    #[must_use]
+    pub fn keys(&self) -> &MlxBuffer {
+        &self.keys
+    }
+
+    /// Values, `[n_heads, capacity, v_dim]`.
+    #[must_use]
+    pub fn values(&self) -> &MlxBuffer {
+        &self.values
+    }
+
+    /// Slots.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether slots have been used again.
+    #[must_use]
+    pub fn has_wrapped(&self, positions: usize) -> bool {
+        positions > self.capacity
+    }
+
+    /// Copies `held` slots of each head into buffers of another capacity.
+    fn copied(&self, device: &MlxDevice, capacity: usize) -> Result<(MlxBuffer, MlxBuffer)> {
+        let held = self.written.min(self.capacity);
+        let dtype = self.keys.dtype();
+        let mut encoder = device.command_encoder()?;
+        let mut registry = KernelRegistry::new();
+        let mut both = Vec::new();
+        for (from, dim) in [(&self.keys, self.k_dim), (&self.values, self.v_dim)] {
+            let to = device.alloc_tensor(dtype, &[self.n_heads, capacity, dim])?;
+            for head in 0..self.n_heads {
+                let at = |slots: usize| head * slots * dim * dtype.size_of();
+                let (source, target) = (
+                    from.view(at(self.capacity), dtype, vec![self.capacity * dim])?,
+                    to.view(at(capacity), dtype, vec![capacity * dim])?,
+                );
+                copy_elements(&mut encoder, &mut registry, device, &source, &target, held * dim)?;
+            }
+            both.push(to);
+        }
+        encoder.commit_and_wait()?;
+        let values = both.pop();
+        let keys = both.pop();
+        match (keys, values) {
+            (Some(keys), Some(values)) => Ok((keys, values)),
+            _ => Err(LmError::InvalidArgument("a cache without keys".to_owned())),
+        }
+    }
+}
+
+fn copy_elements(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    from: &MlxBuffer,
+    to: &MlxBuffer,
+    n: usize,
+) -> Result<()> {
+    if n == 0 {
+        return Ok(());
+    }
+    let params = CopyParams {
+        n_elements: u32_of(n)?,
+    };
+    Ok(copy(encoder, registry, device, from, to, &params)?)
+}
+
+impl LayerState for KvState {
+    fn byte_len(&self) -> usize {
+        self.keys.byte_len() + self.values.byte_len()
+    }
+
+    fn reserve(&mut self, device: &MlxDevice, positions: usize, chunk: usize) -> Result<()> {
+        let ring = match self.window {
+            Some(window) => rounded(window.saturating_add(chunk))?,
+            None => usize::MAX,
+        };
+        if positions <= self.capacity || self.capacity >= ring {
+            return Ok(());
+        }
+        // By half at least, so that a long text is not moved again and again.
+        let capacity = rounded(positions.max(self.capacity + self.capacity / 2))?.min(ring);
+        let (keys, values) = self.copied(device, capacity)?;
+        (self.keys, self.values, self.capacity) = (keys, values, capacity);
+        Ok(())
+    }
+
+    fn can_truncate(&self, len: usize, kept: usize) -> Result<()> {
+        let Some(window) = self.window else { return Ok(()) };
+        // The window before `kept` must not have been overwritten.
+        let oldest = self.written.max(len).saturating_sub(self.capacity);
+        if kept.saturating_sub(window.saturating_sub(1)) >= oldest {
+            return Ok(());
+        }
+        Err(LmError::InvalidArgument(format!(
+            "a cache of {len} positions cannot go back to {kept}: a layer keeps a window of {window}, and has them from {oldest} on"
+        )))
+    }
+
+    fn truncate(&mut self, _kept: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
+        let (keys, values) = self.copied(device, self.capacity)?;
+        Ok(Box::new(KvState {
+            keys,
+            values,
+            ..*self
+        }))
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.written = self.written.max(len);
+    }
+
+    fn kv(&self) -> Option<&KvState> {
+        Some(self)
+    }
+}
+
+/// What a decoder keeps of one sequence: a state for each layer that has one.
+#[derive(Debug)]
+pub struct SequenceState {
+    layers: Vec<Box<dyn LayerState>>,
+    len: usize,
+    room: usize,
+    chunk: usize,
+}
+
+impl SequenceState {
+    pub(super) fn new(
+        device: &MlxDevice,
+        dtype: DType,
+        specs: &[StateSpec],
+        positions: usize,
+        chunk: usize,
+    ) -> Result<Self> {
+        let layers = (specs.iter())
+            .map(|spec| {
+                let layer: Box<dyn LayerState> = match *spec {
+                    StateSpec::Kv {
+                        n_heads,
+                        k_dim,
+                        v_dim,
+                        window,
+                    } => Box::new(KvState::new(device, dtype, [n_heads, k_dim, v_dim], window)?),
+                };
+                Ok(layer)
+            })
+            .collect::<Result<_>>()?;
+        let mut state = SequenceState {
+            layers,
+            len: 0,
+            room: STEP,
+            chunk,
+        };
+        state.reserve(device, positions)?;
+        Ok(state)
+    }
+
+    /// Positions held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Positions that fit without more memory.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.room
+    }
+
+    /// Bytes of memory.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.layers.iter().map(|l| l.byte_len()).sum()
+    }
+
+    /// The layers' states.
+    pub fn layers(&self) -> impl Iterator<Item = &dyn LayerState> {
+        self.layers.iter().map(|l| &**l)
+    }
+
+    /// Forgets everything from position `kept` on. Nothing happens when that is beyond the end.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidArgument`] when a layer cannot go back; the state is as it was then.
+    pub fn truncate(&mut self, kept: usize) -> Result<()> {
+        if kept >= self.len {
+            return Ok(());
+        }
+        for layer in &self.layers {
+            layer.can_truncate(self.len, kept)?;
+        }
+        for layer in &mut self.layers {
+            layer.truncate(kept)?;
+        }
+        self.len = kept;
+        Ok(())
+    }
+
+    /// A copy that goes its own way.
+    ///
+    /// # Errors
+    /// When the device has no memory for it.
+    pub fn fork(&self, device: &MlxDevice) -> Result<Self> {
+        Ok(SequenceState {
+            layers: self
+                .layers
+                .iter()
+                .map(|l| l.fork(device))
+                .collect::<Result<_>>()?,
+            ..*self
+        })
+    }
+
+    /// Makes room for `positions` positions in all; what is held is kept.
+    ///
+    /// # Errors
+    /// When the device has no memory for it.
+    pub fn reserve(&mut self, device: &MlxDevice, positions: usize) -> Result<()> {
+        if positions <= self.room {
+            return Ok(());
+        }
+        let room = rounded(positions.max(self.room + self.room / 2))?;
+        for layer in &mut self.layers {
+            layer.reserve(device, room, self.chunk)?;
+        }
+        self.room = room;
+        Ok(())
+    }
+
+    pub(super) fn layer(&self, index: usize) -> &dyn LayerState {
+        &*self.layers[index]
+    }
+
+    pub(super) fn advance(&mut self, positions: usize) {
+        self.len += positions;
+        for layer in &mut self.layers {
+            layer.advance(self.len);
+        }
+    }
+}
+
+fn rounded(positions: usize) -> Result<usize> {
+    positions
+        .max(1)
+        .checked_next_multiple_of(STEP)
+        .filter(|n| u32::try_from(*n).is_ok())
+        .ok_or_else(|| LmError::InvalidArgument(format!("a context of {positions} positions is too long")))
+}

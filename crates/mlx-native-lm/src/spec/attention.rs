@@ -1,0 +1,165 @@
+//! Attention as data.
+
+use super::{Matrix, Norm};
+use crate::rope::RopeConfig;
+
+/// Attention of grouped heads over keys and values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Heads of queries.
+    pub n_heads: usize,
+    /// Heads of keys and values; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Elements of a head of queries and keys.
+    pub k_dim: usize,
+    /// Elements of a head of values.
+    pub v_dim: usize,
+    /// Projections to queries, `[n_heads · k_dim, hidden]`, and keys, `[n_kv_heads · k_dim, hidden]`.
+    pub q: Matrix,
+    /// See `q`. `None`: keys and values are those of the layer [`shared_with`](Self::shared_with).
+    pub k: Option<Matrix>,
+    /// Values.
+    pub v: Values,
+    /// Projection of what comes out, `[hidden, n_heads · v_dim]`.
+    pub o: Matrix,
+    /// Norm of queries.
+    pub q_norm: Option<HeadNorm>,
+    /// Norm of keys.
+    pub k_norm: Option<HeadNorm>,
+    /// Norm of values.
+    pub v_norm: Option<Norm>,
+    /// Turns queries and keys; `None`: no positions.
+    pub rope: Option<RopeConfig>,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// Scores become `cap·tanh(score / cap)`.
+    pub cap: Option<f32>,
+    /// Name of a vector of one logit a head that joins the softmax's sum.
+    pub sinks: Option<String>,
+    /// Query `i` sees keys `j` with `i - j < window`.
+    pub window: Option<usize>,
+    /// Query `i` sees keys `j` with `⌊j / chunk⌋ = ⌊i / chunk⌋`.
+    pub chunk: Option<usize>,
+    /// Query head `h` takes kv head `h mod n_kv_heads` instead of `⌊h · n_kv_heads / n_heads⌋`.
+    pub interleaved_heads: bool,
+    /// Queries, keys and values are clipped to ± this.
+    pub clip: Option<f32>,
+    /// What values are multiplied with.
+    pub v_scale: f32,
+    /// What queries are multiplied with behind their norm.
+    pub q_factor: f32,
+    /// Name of a vector of one factor a head for queries.
+    pub q_gain: Option<String>,
+    /// A factor of queries that grows with the position.
+    pub temperature: Option<Temperature>,
+    /// Multiplies what comes out, before `o`.
+    pub gate: Option<OutputGate>,
+    /// Norm of what comes out, before the gate.
+    pub out_norm: Option<Norm>,
+    /// Index of the layer's own state among all layers whose keys and values are used instead of own ones.
+    pub shared_with: Option<usize>,
+    /// Mixes keys and values with those of the token before: name of a tensor of two factors a kv head, for each.
+    pub token_mix: Option<(String, String)>,
+}
+
+/// Where values come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// A projection, `[n_kv_heads · v_dim, hidden]`.
+    Own(Matrix),
+    /// The keys as they are projected, before norm and rotation.
+    Keys,
+    /// Another layer's.
+    Shared,
+}
+
+/// A norm of queries or keys, and whether it comes before the rotation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadNorm {
+    /// The norm: `dim` is a head, or all heads together.
+    pub norm: Norm,
+    /// Whether positions turn first.
+    pub after_rope: bool,
+}
+
+/// A factor of queries at position `p`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// `1 + scale·ln(1 + ⌊(p + shift) / every⌋)`
+    pub scale: f32,
+    /// See `scale`.
+    pub shift: usize,
+    /// See `scale`.
+    pub every: usize,
+}
+
+/// A gate of attention's output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputGate {
+    /// From the block's input to the gate.
+    pub matrix: Matrix,
+    /// What a gate multiplies.
+    pub shape: GateShape,
+    /// Softplus instead of the logistic function.
+    pub softplus: bool,
+}
+
+/// What one element of a gate multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateShape {
+    /// A whole head.
+    Head,
+    /// One element.
+    Element,
+}
+
+/// Attention whose cache is one latent row and one rotated key for all heads (MLA).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    /// Heads.
+    pub n_heads: usize,
+    /// Elements of a query that are matched with the latent.
+    pub nope_dim: usize,
+    /// Elements that turn with the position.
+    pub rope_dim: usize,
+    /// Elements of a head's values.
+    pub v_dim: usize,
+    /// Elements of the latent.
+    pub rank: usize,
+    /// To queries, per head `[nope | rope]`: one matrix, or two with a norm between.
+    pub q: LatentProjection,
+    /// To the latent.
+    pub kv_a: Matrix,
+    /// To the shared rotated key.
+    pub k_rope: Matrix,
+    /// Norm of the latent.
+    pub kv_norm: Norm,
+    /// Path of the stack `[n_heads, rank, nope_dim]` that takes queries to the latent, or of `kv_b_proj` (rows per head
+    /// `[nope | v]`) that is split when loaded.
+    pub embed_q: String,
+    /// Path of the stack `[n_heads, v_dim, rank]` that takes the latent to values; `None` with `kv_b_proj`.
+    pub unembed_out: Option<String>,
+    /// To the stream.
+    pub o: Matrix,
+    /// Turns the rotated part; `None`: no positions.
+    pub rope: Option<RopeConfig>,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// What queries are multiplied with.
+    pub q_factor: f32,
+    /// What the latent is multiplied with behind its norm.
+    pub latent_factor: f32,
+    /// A factor of queries that grows with the position.
+    pub temperature: Option<Temperature>,
+    /// Multiplies what comes out.
+    pub gate: Option<OutputGate>,
+}
+
+/// One matrix, or two with a norm between.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentProjection {
+    /// The first matrix and the norm behind it.
+    pub first: Option<(Matrix, Norm)>,
+    /// The last.
+    pub last: Matrix,
+}

@@ -1,0 +1,121 @@
+//! Every model family against mlx-lm: tiny models whose weights follow from a formula, with mlx-lm's logits, greedy tokens
+//! and chunked prompts. `golden/README.md` says what the files hold.
+//!
+//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4]` runs it and prints the table. Each model is
+//! written as an ordinary folder and opened by the ordinary loader.
+
+mod golden;
+mod run;
+mod sha256;
+mod weights;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use mlx_native::{DeviceKind, MlxDevice};
+
+use golden::Golden;
+use run::run;
+
+struct Options {
+    folder: PathBuf,
+    families: Vec<String>,
+    device: DeviceKind,
+    variant: Option<String>,
+}
+
+fn options() -> Result<Options, String> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/families/golden");
+    let mut options = Options {
+        folder: own,
+        families: Vec::new(),
+        device: DeviceKind::Cpu,
+        variant: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--family" => options.families.push(value()?),
+            "--variant" => options.variant = Some(value()?),
+            "--device" => {
+                let name = value()?;
+                options.device = [DeviceKind::Cpu, DeviceKind::Emulator, DeviceKind::Metal]
+                    .into_iter()
+                    .find(|d| d.to_string() == name)
+                    .ok_or_else(|| format!("no device {name:?}: cpu, emulator, metal"))?;
+            }
+            // What the test runner of cargo passes on.
+            "--nocapture" | "--quiet" | "--show-output" => {}
+            "--test-threads" | "--color" | "--format" => {
+                value()?;
+            }
+            other if other.starts_with('-') => return Err(format!("no option {other}")),
+            other => options.folder = PathBuf::from(other),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| table(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("families: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Cases that are known not to run yet. One that does must be struck from the list.
+const PENDING: &str = include_str!("pending.txt");
+
+/// Runs what is asked for and prints a row a variant; whether all of it is as it should be.
+fn table(options: &Options) -> Result<bool, String> {
+    let device = MlxDevice::open(options.device).map_err(|e| e.to_string())?;
+    let cases = Golden::read_all(&options.folder, &options.families)?;
+    println!(
+        "error of logits in parts of the tolerance; {} cases on {}",
+        cases.len(),
+        options.device
+    );
+    println!(
+        "{:28} {:4} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "family", "", "whole", "earlier", "greedy", "after", "chunked"
+    );
+    let (mut right, mut all, mut pending) = (0, 0, 0);
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let known = PENDING.lines().any(|line| line == case.case);
+        let (mut right_of_case, mut of_case) = (0, 0);
+        for (name, variant) in &case.variants {
+            if options.variant.as_ref().is_some_and(|wanted| wanted != name) {
+                continue;
+            }
+            of_case += 1;
+            let (text, is_right) = match run(&device, case, variant) {
+                Ok(outcome) => (outcome.to_string(), outcome.is_right()),
+                Err(error) => (error.chars().take(120).collect(), false),
+            };
+            println!("{:28} {name:4} {text}", case.case);
+            right_of_case += usize::from(is_right);
+        }
+        right += right_of_case;
+        all += of_case;
+        match (right_of_case == of_case, known) {
+            (true, false) => {}
+            (false, true) => pending += 1,
+            (false, false) => wrong.push(case.case.clone()),
+            (true, true) => wrong.push(format!("{} (right, but in pending.txt)", case.case)),
+        }
+    }
+    if all == 0 {
+        return Err("nothing to run".to_owned());
+    }
+    println!("{right} of {all} variants are right; cases that pending.txt knows of: {pending}");
+    if !wrong.is_empty() {
+        println!("not as they should be: {}", wrong.join(", "));
+    }
+    Ok(wrong.is_empty())
+}
