@@ -1,10 +1,12 @@
-//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `golden`, `bench`.
+//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `cuda`, `golden`, `bench`.
 //!
 //! It depends on the standard library alone, so that it builds in a second and never fails for want of a dependency.
 //! `shell` runs commands, `install` fetches what they need, and each chore has a file.
 
 mod bench;
 mod check_metal;
+mod cuda;
+mod features;
 mod golden;
 mod install;
 mod shell;
@@ -27,6 +29,11 @@ Usage: cargo xtask COMMAND
   check-metal [--self-test]
         Lints the workspace and links library, program, tests and benches for aarch64-apple-darwin, on Linux.
         --self-test   shows instead that a type error and a missing framework symbol are caught
+
+  cuda [--offline | --pack FOLDER]
+        Proves the kernels and the models on this machine's NVIDIA GPU.
+        --offline      compiles every kernel for NVIDIA GPUs instead, without one (NVRTC and ptxas from PyPI)
+        --pack FOLDER  builds the programs that do it, for a machine with a GPU and no Rust
 
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
@@ -54,6 +61,7 @@ fn dispatch(args: &[String]) -> Result<()> {
     match command.as_str() {
         "test" => test::run(&test::Options::parse(rest)?),
         "check-metal" => check_metal::main(rest),
+        "cuda" => cuda::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

@@ -96,7 +96,16 @@ impl Cmd {
     }
 
     /// Runs it like `run` and hands each line of its standard output, which is shown too, to `each`.
-    pub fn run_reading(&self, mut each: impl FnMut(&str)) -> Result<()> {
+    pub fn run_reading(&self, each: impl FnMut(&str)) -> Result<()> {
+        self.read_lines(true, each)
+    }
+
+    /// Runs it like `run_reading`, and shows only its errors.
+    pub fn run_quietly(&self, each: impl FnMut(&str)) -> Result<()> {
+        self.read_lines(false, each)
+    }
+
+    fn read_lines(&self, shown: bool, mut each: impl FnMut(&str)) -> Result<()> {
         eprintln!("$ {self}");
         let mut child = self
             .command()
@@ -107,9 +116,11 @@ impl Cmd {
             let mut out = std::io::stdout().lock();
             for line in BufReader::new(stdout).split(b'\n') {
                 let line = line?;
-                out.write_all(&line)?;
-                out.write_all(b"\n")?;
-                out.flush()?;
+                if shown {
+                    out.write_all(&line)?;
+                    out.write_all(b"\n")?;
+                    out.flush()?;
+                }
                 each(&String::from_utf8_lossy(&line));
             }
         }

@@ -294,6 +294,19 @@ impl<'a> Fields<'a> {
         numbers.ok_or_else(wrong).map(Some)
     }
 
+    /// Numbers; infinities and NaN may be tagged.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+        list.flatten()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, "a list of numbers"))
+    }
+
     /// A whole number from 1 to `most`. A float without a fraction counts, as some writers leave them.
     pub(crate) fn count(&self, key: &str, most: usize) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::backend::cpu::Isa;
-use crate::backend::metal::CommandBounds;
+use crate::isa::Isa;
+use crate::profile::CommandBounds;
 
 /// Settings for [`MlxDevice::with_config`](crate::MlxDevice::with_config). The default suits almost everybody.
 #[derive(Debug, Clone, Default)]
@@ -13,13 +13,48 @@ pub struct Config {
     pub threads: Option<usize>,
     /// `cpu`: highest instruction set to use; `None` = the best this machine has.
     pub isa: Option<Isa>,
-    /// Folder for compiled kernels (`emulator` objects, `metal` binary archives); `None` = `mlx-native` in the user's
-    /// cache folder, or the temporary folder where there is none.
+    /// Folder for compiled kernels (`emulator` objects, `metal` binary archives, `cuda` machine code); `None` = `mlx-native` in the user's
+    /// cache folder, or a folder of this user's own in the temporary folder where there is no home. What lies in it is
+    /// run: the emulator refuses a folder that others can write.
     pub cache_dir: Option<PathBuf>,
     /// `emulator`: how kernels are compiled and scheduled.
     pub emulator: EmulatorConfig,
     /// `metal`: memory, command buffers, traces.
     pub metal: MetalConfig,
+    /// `cuda`: which GPU, its memory, its compiler.
+    pub cuda: CudaConfig,
+}
+
+/// Settings of the `cuda` device.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CudaConfig {
+    /// Which GPU, in the order in which the driver counts them, from 0.
+    pub device: usize,
+    /// The library NVRTC, which compiles kernels; `None` = looked for by name, in the toolkit's folders and where pip puts
+    /// it. It is loaded when a kernel is first compiled.
+    pub nvrtc: Option<PathBuf>,
+    /// Keep compiled kernels in the folder for compiled kernels.
+    pub cache: bool,
+    /// The most bytes to use on the GPU, weights included; `None` = what it has.
+    pub memory_limit: Option<usize>,
+    /// Run lists of many kernels as graphs, which costs the processor a fraction of the time.
+    pub graphs: bool,
+    /// Wait after every kernel, so that a failure while work runs names the kernel. Much slower.
+    pub synchronous: bool,
+}
+
+impl Default for CudaConfig {
+    fn default() -> Self {
+        CudaConfig {
+            device: 0,
+            nvrtc: None,
+            cache: true,
+            memory_limit: None,
+            graphs: true,
+            synchronous: false,
+        }
+    }
 }
 
 /// Settings of the `metal` device.
@@ -114,20 +149,26 @@ pub enum Schedule {
 }
 
 impl Config {
-    /// The folder for compiled kernels: `cache_dir`, or the user's cache folder, or the temporary folder.
+    /// The folder for compiled kernels: `cache_dir`, or the user's cache folder, or one in the temporary folder that bears
+    /// the user's number, where there is no home.
     #[must_use]
     pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| {
-            std::env::home_dir()
-                .map(|home| {
-                    if cfg!(target_vendor = "apple") {
-                        home.join("Library/Caches")
-                    } else {
-                        home.join(".cache")
-                    }
-                })
-                .unwrap_or_else(std::env::temp_dir)
-                .join("mlx-native")
+            let home = std::env::home_dir().filter(|home| home.is_absolute());
+            match home {
+                Some(home) if cfg!(target_vendor = "apple") => home.join("Library/Caches/mlx-native"),
+                Some(home) => home.join(".cache/mlx-native"),
+                None => std::env::temp_dir().join(format!("mlx-native-{}", user())),
+            }
         })
     }
+}
+
+/// The user's number, where the system has such.
+fn user() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: geteuid has no preconditions.
+    return unsafe { libc::geteuid() };
+    #[cfg(not(unix))]
+    0
 }

@@ -1,11 +1,13 @@
 //! Opening devices, and what hangs off one: buffers and encoders.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
+use smallvec::SmallVec;
 
 use crate::backend::{Allocation, Backend, HostRegion, Limits, Memory, null::NullBackend};
 use crate::buffer::MlxBuffer;
@@ -14,15 +16,44 @@ use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::Kernel;
+use crate::kernel::{ComputePipelineState, ConstantValue, Kernel};
 
 /// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
-#[derive(Debug)]
 pub struct DeviceRef {
     backend: Arc<dyn Backend>,
+    pipelines: Mutex<PipelineCache>,
 }
 
+/// Pipelines by the number of their kernel.
+type PipelineCache = HashMap<u64, SmallVec<[ComputePipelineState; 2]>>;
+
 impl DeviceRef {
+    /// The pipeline of kernel `number` with `constants`; `make` makes it on first use.
+    ///
+    /// # Errors
+    /// What `make` gives.
+    pub(crate) fn cached_pipeline(
+        &self,
+        number: u64,
+        constants: &[(u32, ConstantValue)],
+        make: impl FnOnce() -> Result<ComputePipelineState>,
+    ) -> Result<ComputePipelineState> {
+        let lock = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock()
+            .get(&number)
+            .and_then(|all| all.iter().find(|p| p.constants() == constants).cloned());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Compiled without the lock: it may take seconds, and two threads that both do it harm nobody.
+        let made = make()?;
+        let mut all = lock();
+        // What nobody can ask for any more goes: a text that was replaced, or whose registry is gone.
+        all.retain(|_, pipelines| pipelines.iter().all(|p| !p.is_forgotten(pipelines.len())));
+        all.entry(number).or_default().push(made.clone());
+        Ok(made)
+    }
+
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
     }
@@ -37,6 +68,14 @@ impl DeviceRef {
     #[must_use]
     pub fn name(&self) -> String {
         self.backend.name()
+    }
+}
+
+impl fmt::Debug for DeviceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceRef")
+            .field("backend", &self.backend)
+            .finish()
     }
 }
 
@@ -62,7 +101,8 @@ pub struct MlxDevice {
 }
 
 impl MlxDevice {
-    /// Opens the best device of this machine: the GPU on a Mac, the processor elsewhere.
+    /// Opens the best device of this machine: the GPU on a Mac, an NVIDIA GPU where there is one and the library was built
+    /// with the cargo feature `cuda`, the processor elsewhere.
     ///
     /// # Errors
     /// [`MlxError::DeviceNotFound`] when none can be opened.
@@ -77,10 +117,15 @@ impl MlxDevice {
     pub fn best(config: &Config) -> Result<Self> {
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
+        } else if cfg!(feature = "cuda") {
+            DeviceKind::Cuda
         } else {
             DeviceKind::Cpu
         };
-        Self::with_config(best, config).or_else(|_| Self::with_config(DeviceKind::Cpu, config))
+        Self::with_config(best, config).or_else(|why| {
+            tracing::debug!(%why, "the processor is taken");
+            Self::with_config(DeviceKind::Cpu, config)
+        })
     }
 
     /// Opens a device of the kind `kind` with default settings.
@@ -102,11 +147,7 @@ impl MlxDevice {
             DeviceKind::Null => Arc::new(NullBackend::new()),
             DeviceKind::Emulator => emulator(config)?,
             DeviceKind::Metal => metal(config)?,
-            DeviceKind::Cuda => {
-                return Err(MlxError::DeviceNotFound(
-                    "cuda: this version has no CUDA backend".to_owned(),
-                ));
-            }
+            DeviceKind::Cuda => cuda(config)?,
         };
         tracing::debug!(kind = %kind, name = backend.name(), "device opened");
         Ok(Self::of(backend))
@@ -114,7 +155,10 @@ impl MlxDevice {
 
     pub(crate) fn of(backend: Arc<dyn Backend>) -> Self {
         MlxDevice {
-            shared: Arc::new(DeviceRef { backend }),
+            shared: Arc::new(DeviceRef {
+                backend,
+                pipelines: Mutex::default(),
+            }),
         }
     }
 
@@ -248,6 +292,18 @@ fn emulator(config: &Config) -> Result<Arc<dyn Backend>> {
 fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
     Err(MlxError::DeviceNotFound(
         "emulator: built without the cargo feature `emulator`".to_owned(),
+    ))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(config: &Config) -> Result<Arc<dyn Backend>> {
+    crate::backend::cuda::open(config)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_config: &Config) -> Result<Arc<dyn Backend>> {
+    Err(MlxError::DeviceNotFound(
+        "cuda: built without the cargo feature `cuda`".to_owned(),
     ))
 }
 

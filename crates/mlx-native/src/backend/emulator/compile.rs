@@ -6,9 +6,10 @@ use super::runtime::RUNTIME;
 use super::symbols::Symbols;
 use super::toolchain::{self, Outcome};
 use super::{CompileOptions, Emulator, EmulatorError};
+use crate::backend::fingerprint::Fingerprint;
 use crate::kernel::ConstantValue;
 use crate::kernel::msl::rewrite::{self, Entry, Options, Target, UNSET_CONSTANT_SYMBOL};
-use crate::kernel::msl::{self, Builtin, KernelSignature, ParameterKind};
+use crate::kernel::msl::{self, KernelSignature, ParameterKind};
 use std::ffi::c_void;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -230,32 +231,12 @@ fn entry_text(entry: &Entry) -> String {
         let kind = match p.kind {
             ParameterKind::Buffer { .. } => "buffer",
             ParameterKind::Threadgroup => "threadgroup",
-            ParameterKind::Builtin(builtin) => builtin_name(builtin),
+            ParameterKind::Builtin(builtin) => builtin.name(),
         };
         let _ = write!(text, ", emu::parameter<emu::kind::{kind}, {}>", p.index);
     }
     text.push_str(">;\n");
     text
-}
-
-fn builtin_name(builtin: Builtin) -> &'static str {
-    match builtin {
-        Builtin::ThreadPositionInGrid => "thread_position_in_grid",
-        Builtin::ThreadPositionInThreadgroup => "thread_position_in_threadgroup",
-        Builtin::ThreadgroupPositionInGrid => "threadgroup_position_in_grid",
-        Builtin::ThreadIndexInThreadgroup => "thread_index_in_threadgroup",
-        Builtin::ThreadIndexInSimdgroup => "thread_index_in_simdgroup",
-        Builtin::SimdgroupIndexInThreadgroup => "simdgroup_index_in_threadgroup",
-        Builtin::ThreadsPerThreadgroup => "threads_per_threadgroup",
-        Builtin::DispatchThreadsPerThreadgroup => "dispatch_threads_per_threadgroup",
-        Builtin::ThreadgroupsPerGrid => "threadgroups_per_grid",
-        Builtin::ThreadsPerGrid => "threads_per_grid",
-        Builtin::ThreadsPerSimdgroup => "threads_per_simdgroup",
-        Builtin::SimdgroupsPerThreadgroup => "simdgroups_per_threadgroup",
-        Builtin::QuadgroupIndexInThreadgroup => "quadgroup_index_in_threadgroup",
-        Builtin::ThreadIndexInQuadgroup => "thread_index_in_quadgroup",
-        Builtin::QuadgroupsPerThreadgroup => "quadgroups_per_threadgroup",
-    }
 }
 
 fn load(object: &Path, signature: KernelSignature, checked: bool) -> Result<LoadedKernel, EmulatorError> {
@@ -290,22 +271,5 @@ fn load(object: &Path, signature: KernelSignature, checked: bool) -> Result<Load
             checked,
             _library: library,
         })
-    }
-}
-
-/// A 128-bit FNV-1a hash over length-prefixed parts: stable between builds, unlike the standard library's.
-pub(super) struct Fingerprint(pub u128);
-
-impl Fingerprint {
-    /// Of nothing.
-    pub fn new() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-
-    /// Takes a part in.
-    pub fn add(&mut self, part: &str) {
-        for byte in (part.len() as u64).to_le_bytes().iter().chain(part.as_bytes()) {
-            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
     }
 }

@@ -62,10 +62,12 @@ mod findings;
 mod lint;
 mod memory;
 mod prelude;
+mod private;
 mod region;
 mod runtime;
 mod swizzle;
 mod symbols;
+mod threadgroup;
 mod toolchain;
 
 pub use compile::LoadedKernel;
@@ -74,6 +76,7 @@ pub use dispatch::{Launch, LaunchArgument, LaunchGrid, Report};
 pub use findings::{Finding, FindingKind, Severity};
 pub use lint::LintFinding;
 
+use crate::backend::fingerprint::Fingerprint;
 use crate::kernel::msl::MslError;
 use engine::Engine;
 use std::collections::HashMap;
@@ -180,15 +183,16 @@ impl Emulator {
     /// Finds the compiler and the cache folder.
     ///
     /// # Errors
-    /// [`EmulatorError::Compiler`] where there is no clang, or too old a one; a cache folder that cannot be made.
+    /// [`EmulatorError::Compiler`] where there is no clang, or too old a one; a cache folder that cannot be made, or that
+    /// others than this user can write.
     pub fn new(settings: &EmulatorSettings) -> Result<Self, EmulatorError> {
         let toolchain = Toolchain::find(settings.clang.as_deref())?;
         let cache = settings.cache_dir.join("emulator");
-        std::fs::create_dir_all(&cache).map_err(|source| EmulatorError::Io {
+        private::folder(&cache).map_err(|source| EmulatorError::Io {
             path: cache.clone(),
             source,
         })?;
-        let mut key = compile::Fingerprint::new();
+        let mut key = Fingerprint::new();
         for (name, text) in prelude::files() {
             key.add(&name);
             key.add(&text);

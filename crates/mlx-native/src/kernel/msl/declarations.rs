@@ -30,6 +30,8 @@ pub(crate) struct Parameter {
     pub ty: String,
     /// `[[function_constant(x)]]`: may be left out.
     pub optional: bool,
+    /// `T&` and not `T*`.
+    pub reference: bool,
     pub line: u32,
 }
 
@@ -85,6 +87,27 @@ impl Builtin {
             }
             _ => return None,
         })
+    }
+
+    /// The attribute's name; of two for the same thing, the one that the preludes use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ThreadPositionInGrid => "thread_position_in_grid",
+            Self::ThreadPositionInThreadgroup => "thread_position_in_threadgroup",
+            Self::ThreadgroupPositionInGrid => "threadgroup_position_in_grid",
+            Self::ThreadIndexInThreadgroup => "thread_index_in_threadgroup",
+            Self::ThreadIndexInSimdgroup => "thread_index_in_simdgroup",
+            Self::SimdgroupIndexInThreadgroup => "simdgroup_index_in_threadgroup",
+            Self::ThreadsPerThreadgroup => "threads_per_threadgroup",
+            Self::DispatchThreadsPerThreadgroup => "dispatch_threads_per_threadgroup",
+            Self::ThreadgroupsPerGrid => "threadgroups_per_grid",
+            Self::ThreadsPerGrid => "threads_per_grid",
+            Self::ThreadsPerSimdgroup => "threads_per_simdgroup",
+            Self::SimdgroupsPerThreadgroup => "simdgroups_per_threadgroup",
+            Self::QuadgroupIndexInThreadgroup => "quadgroup_index_in_threadgroup",
+            Self::ThreadIndexInQuadgroup => "thread_index_in_quadgroup",
+            Self::QuadgroupsPerThreadgroup => "quadgroups_per_threadgroup",
+        }
     }
 }
 
@@ -281,6 +304,7 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
             name,
             ty,
             optional,
+            reference: false,
             line,
         });
     }
@@ -316,6 +340,7 @@ fn parameter(s: &Syntax<'_>, part: Range<usize>, kernel: &str) -> Result<Paramet
         name,
         ty,
         optional,
+        reference: s.is(declarator[indirect], "&"),
         line,
     })
 }

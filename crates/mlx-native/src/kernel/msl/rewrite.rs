@@ -5,11 +5,15 @@
 //! attributes go; `threadgroup` variables in a kernel become references into memory that the runtime hands out;
 //! function constants become constants; floating literals get the type they have in MSL, which has no double; kernel
 //! instantiations leave the text and come back as [`Entry`]s. Line numbers stay.
+//!
+//! [`Target::Cuda`] differs in three things: `threadgroup` variables become `__shared__` ones, swizzles become calls
+//! (`swizzle.rs`), for this compiler has no properties, and a function constant without a value is an unresolved variable.
 
 use super::declarations::{self, KernelDefinition, Parameter};
 use super::emit::Emitter;
 use super::lexer::Kind;
 use super::preprocess;
+use super::swizzle;
 use super::syntax::{Item, Syntax};
 use super::{ConstantType, MslError};
 use crate::kernel::ConstantValue;
@@ -18,11 +22,17 @@ use std::ops::Range;
 
 /// Who reads the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(all(feature = "emulator", feature = "cuda")),
+    allow(dead_code, reason = "a build has the devices of its features")
+)]
 pub(crate) enum Target {
     /// A host compiler with flat memory, behind a prelude that defines the library.
     Cpp,
     /// A host compiler that is only asked whether pointers keep to their address spaces: the keywords stay.
     AddressSpaces,
+    /// NVRTC, which puts every function on the device, behind a prelude that defines the library.
+    Cuda,
 }
 
 /// A function constant's value as a C++ expression of its declared type.
@@ -61,7 +71,8 @@ pub(crate) struct Entry {
     pub parameters: Vec<Parameter>,
 }
 
-/// What the name of an undefined function constant becomes for the linker: its complaint then says what is missing.
+/// What the name of an undefined function constant begins with for the linker (for CUDA's: the namespace it is in): its
+/// complaint then says what is missing.
 pub(crate) const UNSET_CONSTANT_SYMBOL: &str = "msl_function_constant_is_not_set_";
 
 /// Deepest nesting of namespaces and classes.
@@ -86,7 +97,11 @@ pub(crate) fn rewrite(source: &str, options: &Options<'_>) -> Result<Rewritten, 
         scope: Vec::new(),
         variables: 0,
         asks_defined,
+        fields: HashSet::new(),
     };
+    if rewriter.cuda() {
+        rewriter.fields = swizzle::fields(&syntax)?;
+    }
     rewriter.scope(0..syntax.len(), 0)?;
     let Rewriter {
         out,
@@ -139,11 +154,17 @@ struct Rewriter<'r, 'a> {
     variables: u32,
     /// Function constants whose presence the text asks for.
     asks_defined: HashSet<String>,
+    /// Members of the text's own types that are named like swizzles.
+    fields: HashSet<String>,
 }
 
 impl Rewriter<'_, '_> {
     fn flat(&self) -> bool {
-        self.options.target == Target::Cpp
+        matches!(self.options.target, Target::Cpp | Target::Cuda)
+    }
+
+    fn cuda(&self) -> bool {
+        self.options.target == Target::Cuda
     }
 
     fn scope(&mut self, range: Range<usize>, depth: usize) -> Result<(), MslError> {
@@ -318,6 +339,10 @@ impl Rewriter<'_, '_> {
                     "static constexpr {ty} {name} = {ty}(0); static constexpr bool {name}__defined = false;"
                 )
             }
+            // A namespace, for this compiler's variables have no symbols of one's choice.
+            None if self.cuda() => format!(
+                "namespace {UNSET_CONSTANT_SYMBOL} {{ extern __device__ const {ty} {name}; }} using {UNSET_CONSTANT_SYMBOL}::{name};"
+            ),
             None => format!("extern const {ty} {name} __asm__(\"{UNSET_CONSTANT_SYMBOL}{name}\");"),
         };
         let token = &self.s.tokens[item.range().start];
@@ -354,6 +379,12 @@ impl Rewriter<'_, '_> {
             return end;
         }
         let token = &self.s.tokens[at];
+        if self.cuda()
+            && let Some(call) = swizzle::call(self.s, at, &self.fields)
+        {
+            self.out.text(&call, token.line, token.file);
+            return at + 1;
+        }
         let replacement = match token.kind {
             Kind::Ident => match token.text.as_ref() {
                 "kernel" => Some(String::new()),
@@ -436,6 +467,14 @@ impl Rewriter<'_, '_> {
             self.out.text("static threadgroup", line, file);
             self.code(ty);
             self.code(declarator.start..initialiser);
+            self.out.text(";", line, file);
+            return;
+        }
+        if self.cuda() {
+            // Aligned, so that neighbours can be moved together. An initialiser stays: the compiler refuses it.
+            self.out.text("__shared__ __align__(16)", line, file);
+            self.code(ty);
+            self.code(declarator);
             self.out.text(";", line, file);
             return;
         }

@@ -1,0 +1,259 @@
+//! Kernels to functions: text, machine code on disk, the compiler, and the forms that a kernel is launched in.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::cache::Cache;
+use super::gpu::{FunctionFacts, Gpu};
+use super::nvrtc::Output;
+use super::text::{self, Entry, Form, Wanted};
+use crate::backend::{Limits, PipelineBody};
+use crate::error::{MlxError, Result};
+use crate::kernel::msl::{self, rewrite::UNSET_CONSTANT_SYMBOL};
+use crate::kernel::{ConstantValue, Constants, Kernel};
+
+/// Who turns text into machine code: NVRTC, or a stand-in for it.
+pub(super) trait TextCompiler: Send + Sync + 'static {
+    /// Major and minor version.
+    fn version(&self) -> (u32, u32);
+
+    /// The compute capabilities, times ten, that it makes machine code for, in rising order.
+    fn capabilities(&self) -> Vec<u32>;
+
+    /// Compiles a text behind the prelude.
+    ///
+    /// # Errors
+    /// The compiler's words.
+    fn compile(&self, text: &str, output: Output) -> std::result::Result<Vec<u8>, String>;
+}
+
+/// Finds the compiler, when one is first needed.
+pub(super) type Finder = Box<dyn Fn() -> std::result::Result<Box<dyn TextCompiler>, String> + Send + Sync>;
+
+/// Makes functions.
+pub(super) struct Compiler<G: Gpu> {
+    gpu: Arc<G>,
+    cache: Option<Cache>,
+    find: Finder,
+    found: OnceLock<std::result::Result<Box<dyn TextCompiler>, String>>,
+}
+
+/// A function with all that a launch of it needs to know.
+pub(super) struct Compiled<G: Gpu> {
+    pub function: G::Function,
+    pub entry: Entry,
+    pub facts: FunctionFacts,
+}
+
+/// A kernel with its constants: functions in the forms that were wanted so far.
+pub(super) struct CudaPipeline<G: Gpu> {
+    compiler: Arc<Compiler<G>>,
+    name: Arc<str>,
+    text: String,
+    constants: Constants,
+    declared_threads: Option<u32>,
+    /// The form of launches that leave the choice.
+    form: Form,
+    first: Arc<Compiled<G>>,
+    others: Mutex<HashMap<Form, Arc<Compiled<G>>>>,
+}
+
+impl<G: Gpu> PipelineBody for CudaPipeline<G> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn max_threads(&self) -> Option<u32> {
+        Some(self.first.facts.max_threads)
+    }
+}
+
+impl<G: Gpu> CudaPipeline<G> {
+    /// The form of launches that leave the choice, and its function.
+    pub fn first(&self) -> (Form, &Arc<Compiled<G>>) {
+        (self.form, &self.first)
+    }
+
+    /// The function in another form, compiled when it is first wanted.
+    ///
+    /// # Errors
+    /// [`MlxError::ShaderCompilationError`].
+    pub fn of_form(&self, form: Form) -> Result<Arc<Compiled<G>>> {
+        if form == self.form {
+            return Ok(self.first.clone());
+        }
+        let others = || self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = others().get(&form) {
+            return Ok(known.clone());
+        }
+        let made = self.compiler.make(
+            &self.name,
+            &self.text,
+            &self.constants,
+            self.declared_threads,
+            form,
+        );
+        let made = Arc::new(made.map_err(|message| failed(&self.name, message))?);
+        Ok(others().entry(form).or_insert(made).clone())
+    }
+}
+
+fn failed(name: &str, message: String) -> MlxError {
+    MlxError::ShaderCompilationError {
+        name: name.to_owned(),
+        message,
+    }
+}
+
+impl<G: Gpu> Compiler<G> {
+    /// `cache`: the folder for machine code; none is kept without.
+    pub fn new(gpu: Arc<G>, cache: Option<&Path>, find: Finder) -> Self {
+        Compiler {
+            gpu,
+            cache: cache.map(Cache::new),
+            find,
+            found: OnceLock::new(),
+        }
+    }
+
+    /// Makes a pipeline of `kernel`.
+    ///
+    /// # Errors
+    /// [`MlxError::ShaderCompilationError`] with the compiler's words, or with why there is no compiler.
+    pub fn compile(
+        self: &Arc<Self>,
+        kernel: &Kernel,
+        constants: &[(u32, ConstantValue)],
+        limits: &Limits,
+    ) -> Result<CudaPipeline<G>> {
+        let fail = |message: String| failed(&kernel.name, message);
+        let flat = kernel.source.flat().map_err(fail)?;
+        // A text instantiates its templates many times over; only one of them is wanted.
+        let text = msl::only(flat, &kernel.name);
+        let form = text::usual_form(&text, &kernel.name);
+        let declared_threads = kernel.signature.max_threads;
+        let first = self
+            .make(&kernel.name, &text, constants, declared_threads, form)
+            .map_err(fail)?;
+        if first.facts.shared_memory > limits.max_threadgroup_memory {
+            return Err(fail(format!(
+                "it declares {} bytes of threadgroup memory, {} are possible",
+                first.facts.shared_memory, limits.max_threadgroup_memory
+            )));
+        }
+        Ok(CudaPipeline {
+            compiler: self.clone(),
+            name: kernel.name.clone(),
+            text,
+            constants: constants.into(),
+            declared_threads,
+            form,
+            first: Arc::new(first),
+            others: Mutex::default(),
+        })
+    }
+
+    fn make(
+        &self,
+        name: &str,
+        text: &str,
+        constants: &[(u32, ConstantValue)],
+        max_threads: Option<u32>,
+        form: Form,
+    ) -> std::result::Result<Compiled<G>, String> {
+        let wanted = Wanted {
+            kernel: name,
+            form,
+            max_threads,
+        };
+        let mut unit = text::unit(text, constants, &[wanted]).map_err(|e| e.to_string())?;
+        let entry = unit.entries.remove(0);
+        let (function, facts) = self.load(&unit.text, &entry)?;
+        Ok(Compiled {
+            function,
+            entry,
+            facts,
+        })
+    }
+
+    fn load(&self, text: &str, entry: &Entry) -> std::result::Result<(G::Function, FunctionFacts), String> {
+        let variables: Vec<&str> = entry
+            .arguments
+            .iter()
+            .filter_map(|a| a.copied.as_deref())
+            .collect();
+        let load = |image: &[u8]| {
+            self.gpu
+                .load(image, &entry.symbol, &variables)
+                .map_err(|e| e.to_string())
+        };
+        let compiler = self.compiler();
+        let version = compiler.as_ref().ok().map(|c| c.version());
+        let output = compiler
+            .as_ref()
+            .map_or(Output::Cubin(self.gpu.facts().capability), |c| self.output(*c));
+        let cached = self
+            .cache
+            .as_ref()
+            .map(|c| (c, c.key(text, &output.architecture())));
+        if let Some((cache, key)) = &cached
+            && let Some(image) = cache.find(key, version)
+        {
+            match load(&image) {
+                Ok(loaded) => return Ok(loaded),
+                Err(why) => {
+                    tracing::debug!(key, why, "cuda: stored machine code cannot be used");
+                    if let Some(version) = version {
+                        cache.discard(key, version);
+                    }
+                }
+            }
+        }
+        let compiler = compiler?;
+        let image = compiler.compile(text, output).map_err(complaint)?;
+        let loaded = load(&image)?;
+        if let Some((cache, key)) = cached
+            && let Err(why) = cache.store(&key, compiler.version(), &image)
+        {
+            tracing::debug!(why, "cuda: machine code cannot be stored");
+        }
+        Ok(loaded)
+    }
+
+    fn compiler(&self) -> std::result::Result<&dyn TextCompiler, String> {
+        match self.found.get_or_init(|| (self.find)()) {
+            Ok(compiler) => Ok(&**compiler),
+            Err(why) => Err(why.clone()),
+        }
+    }
+
+    /// Machine code where the compiler knows the GPU, or else what the driver compiles further.
+    fn output(&self, compiler: &dyn TextCompiler) -> Output {
+        let wanted = self.gpu.facts().capability;
+        let known = compiler.capabilities();
+        match known.iter().rev().find(|c| **c <= wanted) {
+            Some(&nearest) if nearest != wanted => Output::Ptx(nearest),
+            _ => Output::Cubin(wanted),
+        }
+    }
+}
+
+/// The compiler's words, or what they mean: a constant without a value is an unresolved variable, and the assembler names it
+/// with its namespace.
+fn complaint(words: String) -> String {
+    let unset = words
+        .split(UNSET_CONSTANT_SYMBOL)
+        .nth(1)
+        .filter(|_| words.contains("nresolved"));
+    let Some(rest) = unset else { return words };
+    // `12transpose_ahE`: the length of the name, the name.
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let name = digits
+        .parse()
+        .ok()
+        .and_then(|n: usize| rest.get(digits.len()..digits.len() + n));
+    name.map_or(words.clone(), |name| {
+        format!("it uses function constant `{name}`, which is not set")
+    })
+}

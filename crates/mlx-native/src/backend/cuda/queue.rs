@@ -1,0 +1,249 @@
+//! Submitting: a list of work goes into the stream, and a thread waits for its end.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::gpu::{Address, Failure, Gpu};
+use super::health::Health;
+use super::plan::{Plan, Step};
+use crate::backend::submission::release;
+use crate::backend::{Command, Completion, Limits, Timing, Work};
+use crate::config::CudaConfig;
+use crate::error::{MlxError, Result};
+
+/// The stream of a device. Work of any thread goes through here, one list at a time.
+pub(super) struct Queue<G: Gpu> {
+    gpu: Arc<G>,
+    health: Arc<Health>,
+    limits: Limits,
+    /// Wait after every step, so that a failure names its kernel.
+    synchronous: bool,
+    /// Lists of many steps are run as graphs.
+    graphs: bool,
+    state: Mutex<State<G>>,
+}
+
+struct State<G: Gpu> {
+    flights: Sender<Flight<G>>,
+    /// Graphs of the shapes that ran last, the latest at the end.
+    graphs: Vec<(u64, G::Graph)>,
+}
+
+/// From so many steps on a list is run as a graph.
+const GRAPH_STEPS: usize = 8;
+/// Graphs that are kept: a model has a few shapes of lists.
+const KEPT_GRAPHS: usize = 16;
+
+/// A list of work in the stream.
+struct Flight<G: Gpu> {
+    work: Arc<Work>,
+    /// Keeps the functions loaded, and knows where inline bytes are.
+    plan: Option<Plan<G>>,
+    inline: Option<Address>,
+    span: Option<(G::Event, G::Event)>,
+    /// What went wrong before all of it was in the stream.
+    error: Option<MlxError>,
+    done: Completion,
+}
+
+impl<G: Gpu> Queue<G> {
+    /// Starts the thread that waits.
+    ///
+    /// # Errors
+    /// [`MlxError::DeviceNotFound`] when there is no thread to be had.
+    pub fn new(gpu: Arc<G>, health: Arc<Health>, limits: Limits, config: &CudaConfig) -> Result<Self> {
+        let (flights, arrivals) = channel::<Flight<G>>();
+        let (waiter, waiter_health) = (gpu.clone(), health.clone());
+        std::thread::Builder::new()
+            .name("mlx cuda".to_owned())
+            .spawn(move || {
+                // Ends when the device, and with it the sender, is dropped.
+                for flight in arrivals {
+                    flight.end(&*waiter, &waiter_health);
+                }
+            })
+            .map_err(|e| MlxError::DeviceNotFound(format!("cuda: {e}")))?;
+        Ok(Queue {
+            gpu,
+            health,
+            limits,
+            synchronous: config.synchronous,
+            graphs: config.graphs && !config.synchronous,
+            state: Mutex::new(State {
+                flights,
+                graphs: Vec::new(),
+            }),
+        })
+    }
+
+    /// Puts `work` into the stream; `done` is told the end.
+    pub fn submit(&self, work: Arc<Work>, done: Completion) {
+        // Held until the flight is on its way: lists reach stream and thread in one order.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flight = Flight {
+            work,
+            plan: None,
+            inline: None,
+            span: None,
+            error: None,
+            done,
+        };
+        flight.error = self.launch(&mut flight, &mut state.graphs).err();
+        if let Err(unsent) = state.flights.send(flight) {
+            let mut flight = unsent.0;
+            flight.error.get_or_insert(MlxError::CommandBufferError(
+                "cuda: the thread that waits is gone".to_owned(),
+            ));
+            flight.end(&*self.gpu, &self.health);
+        }
+    }
+
+    fn launch(&self, flight: &mut Flight<G>, graphs: &mut Vec<(u64, G::Graph)>) -> Result<()> {
+        self.health.check()?;
+        let work = flight.work.clone();
+        let inline = &mut flight.inline;
+        let plan = Plan::new(&work, &self.limits, |bytes| self.put(bytes, inline))?;
+        let plan = flight.plan.insert(plan);
+        let queue_error = |e: Failure| self.health.error("the queue", &e);
+        let start = self.gpu.record().map_err(queue_error)?;
+        let result = if self.graphs && plan.steps.len() >= GRAPH_STEPS {
+            self.run_as_graph(&work, plan, graphs)
+        } else {
+            self.steps(&work, plan)
+                .map_err(|(name, e)| self.health.error(&name, &e))
+        };
+        // Also when a step failed: those before it are in the stream, and use the memory of the list.
+        let end = self.gpu.record().map_err(queue_error);
+        match end {
+            Ok(end) => flight.span = Some((start, end)),
+            Err(error) => {
+                let _ = self.gpu.wait_for_all();
+                return result.and(Err(error));
+            }
+        }
+        result
+    }
+
+    /// Puts inline bytes on the device.
+    fn put(&self, bytes: &[u8], at: &mut Option<Address>) -> Result<Address> {
+        let error = |e: Failure| self.health.error("inline bytes", &e);
+        let address = self.gpu.allocate(bytes.len(), false).map_err(error)?;
+        *at = Some(address);
+        self.gpu.upload(address, bytes).map_err(error)?;
+        Ok(address)
+    }
+
+    /// Runs a list as one. The driver needs a fraction of the time that single launches take, also where parameters have
+    /// changed since the last list of this shape.
+    fn run_as_graph(&self, work: &Work, plan: &Plan<G>, graphs: &mut Vec<(u64, G::Graph)>) -> Result<()> {
+        let shape = plan.shape();
+        let known = graphs
+            .iter()
+            .position(|(s, _)| *s == shape)
+            .map(|i| graphs.remove(i).1);
+        let queue_error = |e: Failure| self.health.error("the queue", &e);
+        self.gpu.begin_graph().map_err(queue_error)?;
+        let put = self.steps(work, plan);
+        let names = put
+            .as_ref()
+            .err()
+            .map_or_else(|| names(work), |(name, _)| name.clone());
+        let graph = self.gpu.run_graph(put.map_err(|(_, e)| e), known);
+        let graph = graph.map_err(|e| self.health.error(&names, &e))?;
+        if graphs.len() >= KEPT_GRAPHS {
+            graphs.remove(0);
+        }
+        graphs.push((shape, graph));
+        Ok(())
+    }
+
+    /// Tells the driver every step; of one that fails, what it is.
+    fn steps(&self, work: &Work, plan: &Plan<G>) -> std::result::Result<(), (String, Failure)> {
+        for step in &plan.steps {
+            let (name, done) = self.step(work, plan, step);
+            let done = if self.synchronous {
+                done.and_then(|()| self.gpu.wait_for_all())
+            } else {
+                done
+            };
+            done.map_err(|e| (name.to_owned(), e))?;
+        }
+        Ok(())
+    }
+
+    fn step<'w>(
+        &self,
+        work: &'w Work,
+        plan: &Plan<G>,
+        step: &Step<G>,
+    ) -> (&'w str, std::result::Result<(), Failure>) {
+        match step {
+            Step::Launch(launch) => {
+                let name = match &work.commands[launch.command] {
+                    Command::Dispatch(dispatch) => dispatch.pipeline.label(),
+                    _ => "launch",
+                };
+                (name, plan.tell(launch, work, |l| self.gpu.launch(l)))
+            }
+            Step::Copy { from, to, byte_len } => ("copy", self.gpu.copy(*from, *to, *byte_len)),
+            Step::Fill { to, byte_len, value } => ("fill", self.gpu.fill(*to, *byte_len, *value)),
+        }
+    }
+}
+
+impl<G: Gpu> Flight<G> {
+    /// Waits for the end of the work, lets go of what it used, and reports.
+    fn end(self, gpu: &G, health: &Health) {
+        let Flight {
+            work,
+            plan,
+            inline,
+            span,
+            error,
+            done,
+        } = self;
+        let mut result = error.map_or(Ok(()), Err);
+        let mut device = None;
+        if let Some((start, end)) = &span {
+            match gpu.wait(end) {
+                Ok(()) => {
+                    let seconds = gpu.seconds(start, end).ok();
+                    device = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+                }
+                Err(failure) => {
+                    let failed = health.error(&names(&work), &failure);
+                    result = result.and(Err(failed));
+                }
+            }
+        }
+        drop(span);
+        if let Some(address) = inline {
+            gpu.free(address);
+        }
+        // Before the end is told: who waits finds the buffers free again.
+        let released = release(plan).and(release(work));
+        if let Err(why) = released {
+            tracing::error!(why, "cuda");
+            result = result.and(Err(MlxError::CommandBufferError(why)));
+        }
+        done.finish(result, Timing { device });
+    }
+}
+
+/// The dispatches of a list, in words: a failure while it ran may be of any.
+fn names(work: &Work) -> String {
+    let mut labels = work.commands.iter().filter_map(|c| match c {
+        Command::Dispatch(d) => Some(d.pipeline.label()),
+        _ => None,
+    });
+    let first = labels.next().unwrap_or("no dispatch");
+    let (others, last) = labels.fold((0, first), |(n, _), label| (n + 1, label));
+    if others == 0 {
+        return first.to_owned();
+    }
+    format!(
+        "one of {} dispatches ({first} to {last}; CudaConfig::synchronous finds out which)",
+        others + 1
+    )
+}
