@@ -32,7 +32,7 @@ pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::Fields;
-pub use model::{Decoder, KvState, LayerState, RecurrentState, SequenceState};
+pub use model::{Decoder, KvCache, LayerState, RecurrentState, SequenceState};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
