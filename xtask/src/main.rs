@@ -7,6 +7,7 @@ mod bench;
 mod check_metal;
 mod families;
 mod cuda;
+mod features;
 mod golden;
 mod install;
 mod shell;

@@ -39,6 +39,7 @@ mod sampling;
 pub mod spec;
 mod stream;
 mod tokenizer;
+mod unread;
 
 pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
 pub use config::{ConfigFile, FamilyInput, GenerationConfig};
@@ -46,7 +47,7 @@ pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
-pub use json::Fields;
+pub use json::{Fields, parse_object};
 pub use model::{Decoder, KvCache, LayerState, RecurrentState, SequenceState};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};

@@ -239,9 +239,19 @@ impl Sampler {
         self.candidates
             .extend((0u32..).zip(logits.iter()).filter_map(possible));
         self.filter(max, logits.len(), counter)?;
-        let max = self.candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+        let max = self
+            .candidates
+            .iter()
+            .map(|c| c.logit)
+            .fold(f32::NEG_INFINITY, f32::max);
         let random = rule::random(self.seed, counter, DRAW);
-        Ok(rule::draw(&self.candidates, max, rule::scale(self.params.temperature), random).unwrap_or(best))
+        Ok(rule::draw(
+            &self.candidates,
+            max,
+            rule::scale(self.params.temperature),
+            random,
+        )
+        .unwrap_or(best))
     }
 
     fn process(&self, logits: &mut [f32], history: &[u32]) -> Result<()> {

@@ -96,7 +96,12 @@ impl<'a> Config<'a> {
     }
 
     /// The same, `default` being the epsilon of norms where the file says none.
-    pub fn read_with_eps(input: &'a FamilyInput<'a>, fields: Fields<'a>, keys: Keys, default: f64) -> Result<Self> {
+    pub fn read_with_eps(
+        input: &'a FamilyInput<'a>,
+        fields: Fields<'a>,
+        keys: Keys,
+        default: f64,
+    ) -> Result<Self> {
         Self::read_all(input, fields, keys, default, None)
     }
 
@@ -451,8 +456,16 @@ pub(super) fn sandwich_layer(c: &Config<'_>, path: &str, attention: Attention, f
     let attention = Block::Attention(Box::new(attention));
     Layer {
         branches: vec![
-            Branch::new(norm("input_layernorm"), attention, norm("post_attention_layernorm")),
-            Branch::new(norm("pre_feedforward_layernorm"), ff, norm("post_feedforward_layernorm")),
+            Branch::new(
+                norm("input_layernorm"),
+                attention,
+                norm("post_attention_layernorm"),
+            ),
+            Branch::new(
+                norm("pre_feedforward_layernorm"),
+                ff,
+                norm("post_feedforward_layernorm"),
+            ),
         ],
     }
 }

@@ -244,7 +244,11 @@ impl Step {
             Step::Scan(s) => {
                 [&s.q, &s.k, &s.v].into_iter().for_each(&mut operand);
                 let low_rank = s.low_rank.iter().flat_map(|(a, b)| [*a, *b]);
-                [s.decay, s.output].into_iter().chain(s.beta).chain(low_rank).for_each(f);
+                [s.decay, s.output]
+                    .into_iter()
+                    .chain(s.beta)
+                    .chain(low_rank)
+                    .for_each(f);
             }
             Step::Conv(s) => [s.x, s.y].into_iter().for_each(f),
             Step::Route(s) => [s.logits, s.ids, s.weights].into_iter().for_each(f),

@@ -171,7 +171,8 @@ impl Pass<'_> {
     fn plane(&self, state: usize, plane: usize) -> Result<MlxBuffer> {
         let planes = self.sequence()?.layer(state).planes();
         let buffer = planes.and_then(|p| p.get(plane));
-        let buffer = buffer.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no plane {plane}")))?;
+        let buffer =
+            buffer.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no plane {plane}")))?;
         Ok(buffer.view(0, buffer.dtype(), buffer.shape().to_vec())?)
     }
 
@@ -186,7 +187,9 @@ impl Pass<'_> {
         };
         let (x, y) = (&self.program.views[s.x.0], &self.program.views[s.y.0]);
         let (r, bias) = (&mut self.r, s.bias.as_deref());
-        Ok(short_conv(r.encoder, r.registry, r.device, x, &s.weight, bias, &state, y, &params)?)
+        Ok(short_conv(
+            r.encoder, r.registry, r.device, x, &s.weight, bias, &state, y, &params,
+        )?)
     }
 
     fn scan(&mut self, s: &ScanStep) -> Result<()> {
@@ -214,7 +217,15 @@ impl Pass<'_> {
         };
         let (r, output) = (&mut self.r, view(s.output));
         Ok(linear_scan(
-            r.encoder, r.registry, r.device, s.rule, s.decay_kind, &inputs, &state, output, &params,
+            r.encoder,
+            r.registry,
+            r.device,
+            s.rule,
+            s.decay_kind,
+            &inputs,
+            &state,
+            output,
+            &params,
         )?)
     }
 
@@ -222,7 +233,14 @@ impl Pass<'_> {
         let n_elements = u32_of(self.rows * self.program.values[x.0].width)?;
         let (x, y) = (&self.program.views[x.0], &self.program.views[y.0]);
         let r = &mut self.r;
-        Ok(copy(r.encoder, r.registry, r.device, x, y, &CopyParams { n_elements })?)
+        Ok(copy(
+            r.encoder,
+            r.registry,
+            r.device,
+            x,
+            y,
+            &CopyParams { n_elements },
+        )?)
     }
 
     fn rope(&mut self, s: &RopeStep) -> Result<()> {

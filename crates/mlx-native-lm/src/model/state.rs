@@ -248,7 +248,9 @@ pub struct RecurrentState {
 
 impl RecurrentState {
     fn new(device: &MlxDevice, planes: &[(usize, DType)]) -> Result<Self> {
-        let planes = planes.iter().map(|(n, dtype)| Ok(device.alloc_tensor(*dtype, &[*n])?));
+        let planes = planes
+            .iter()
+            .map(|(n, dtype)| Ok(device.alloc_tensor(*dtype, &[*n])?));
         Ok(RecurrentState {
             planes: planes.collect::<Result<_>>()?,
         })
@@ -287,7 +289,14 @@ impl LayerState for RecurrentState {
         let mut planes = Vec::new();
         for plane in &self.planes {
             let copy = device.alloc_tensor(plane.dtype(), plane.shape())?;
-            copy_elements(&mut encoder, &mut registry, device, plane, &copy, plane.element_count())?;
+            copy_elements(
+                &mut encoder,
+                &mut registry,
+                device,
+                plane,
+                &copy,
+                plane.element_count(),
+            )?;
             planes.push(copy);
         }
         encoder.commit_and_wait()?;

@@ -13,7 +13,9 @@ pub use attention::{
     Attention, GateShape, HeadNorm, Latent, LatentProjection, OutputGate, Temperature, Values,
 };
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
-pub use recurrent::{ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, GroupedNorm, Mamba1, Mamba2, ShortConv};
+pub use recurrent::{
+    ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, GroupedNorm, Mamba1, Mamba2, ShortConv,
+};
 
 use crate::rope::RopeConfig;
 
@@ -48,7 +50,10 @@ impl DecoderSpec {
             for part in &mut branch.parts {
                 part.norm.iter_mut().chain(&mut part.post).for_each(&mut f);
                 if let Block::Attention(a) = &mut part.block {
-                    a.q_norm.iter_mut().chain(&mut a.k_norm).for_each(|n| f(&mut n.norm));
+                    a.q_norm
+                        .iter_mut()
+                        .chain(&mut a.k_norm)
+                        .for_each(|n| f(&mut n.norm));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::AffineFormat;
+use super::{AffineFormat, GgmlType};
 use crate::dtype::DType;
 use crate::error::{MlxError, Result, invalid};
 
@@ -40,12 +40,39 @@ pub enum WeightFormat {
         /// Whether a further plane holds an f32 for the whole matrix, `g`: values are then `code * scale * g / 2688`.
         global_scale: bool,
     },
+    /// Blocks of a GGUF file: those types that have a [kernel part](GgmlType::kernel_part). The numbers of such files are
+    /// [`Dense`](Self::Dense).
+    Ggml(GgmlType),
 }
 
 /// The parts of kernel names, in the order in which every operator that reads weights lists its kernels.
 pub(crate) const KERNEL_PARTS: &[&str] = &[
-    "f32", "f16", "bf16", "affine1", "affine2", "affine3", "affine4", "affine5", "affine6", "affine8",
-    "mxfp4", "mxfp8", "nvfp4",
+    "f32",
+    "f16",
+    "bf16",
+    "affine1",
+    "affine2",
+    "affine3",
+    "affine4",
+    "affine5",
+    "affine6",
+    "affine8",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "q2_k",
+    "q3_k",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+    "iq4_nl",
+    "iq4_xs",
+    "ggml_mxfp4",
 ];
 
 /// One of the arrays that make up a matrix.
@@ -98,6 +125,20 @@ impl WeightFormat {
         Ok(WeightFormat::Dense(dtype))
     }
 
+    /// The format of a GGUF tensor of type `ty`.
+    ///
+    /// # Errors
+    /// [`MlxError::Unsupported`], naming the type, for one that no kernel reads.
+    pub fn ggml(ty: GgmlType) -> Result<Self> {
+        match ty {
+            GgmlType::F32 => Ok(WeightFormat::Dense(DType::F32)),
+            GgmlType::F16 => Ok(WeightFormat::Dense(DType::F16)),
+            GgmlType::BF16 => Ok(WeightFormat::Dense(DType::BF16)),
+            _ if ty.kernel_part().is_some() => Ok(WeightFormat::Ggml(ty)),
+            _ => Err(MlxError::Unsupported(format!("weights of GGML type {ty}"))),
+        }
+    }
+
     /// The part of a kernel's name that says which format it reads.
     #[must_use]
     pub fn kernel_part(self) -> &'static str {
@@ -117,6 +158,11 @@ impl WeightFormat {
             WeightFormat::Mxfp4 => 10,
             WeightFormat::Mxfp8 => 11,
             WeightFormat::Nvfp4 { .. } => 12,
+            // A type without a part is refused by `ggml` and by `planes`, and so is in no weight.
+            WeightFormat::Ggml(ty) => ty
+                .kernel_part()
+                .and_then(|part| KERNEL_PARTS.iter().position(|p| *p == part))
+                .unwrap_or(0),
         }
     }
 
@@ -128,6 +174,7 @@ impl WeightFormat {
             WeightFormat::Affine { format, .. } => format.group_size() as usize,
             WeightFormat::Mxfp4 | WeightFormat::Mxfp8 => 32,
             WeightFormat::Nvfp4 { .. } => 16,
+            WeightFormat::Ggml(ty) => ty.block_values() as usize,
         }
     }
 
@@ -171,6 +218,21 @@ impl WeightFormat {
             WeightFormat::Mxfp4 | WeightFormat::Nvfp4 { global_scale: false } => {
                 smallvec![words(4)?, groups("scales", DType::U8)]
             }
+            WeightFormat::Ggml(ty) => {
+                if ty.kernel_part().is_none() {
+                    return Err(MlxError::Unsupported(format!("weights of GGML type {ty}")));
+                }
+                let row = (columns / granule)
+                    .checked_mul(ty.block_bytes() as usize)
+                    .ok_or_else(|| {
+                        MlxError::InvalidArgument(format!("{self}: {columns} columns overflow"))
+                    })?;
+                smallvec![Plane {
+                    name: "weight",
+                    dtype: DType::U8,
+                    row
+                }]
+            }
             WeightFormat::Mxfp8 => smallvec![words(8)?, groups("scales", DType::U8)],
             WeightFormat::Nvfp4 { global_scale: true } => smallvec![
                 words(4)?,
@@ -209,6 +271,7 @@ impl fmt::Display for WeightFormat {
                 format.group_size()
             ),
             WeightFormat::Nvfp4 { global_scale: true } => f.write_str("nvfp4 with a global scale"),
+            WeightFormat::Ggml(ty) => write!(f, "{ty}"),
             _ => f.write_str(self.kernel_part()),
         }
     }
@@ -246,6 +309,16 @@ mod tests {
             shapes(WeightFormat::Mxfp8, 64),
             [("weight", DType::U32, 16), scales(2)]
         );
+        let q4_k = WeightFormat::ggml(GgmlType::Q4_K).unwrap();
+        assert_eq!(shapes(q4_k, 512), [("weight", DType::U8, 288)]);
+        assert_eq!(
+            (q4_k.kernel_part(), q4_k.to_string()),
+            ("q4_k", "Q4_K".to_owned())
+        );
+        assert_eq!(
+            WeightFormat::ggml(GgmlType::BF16).unwrap(),
+            WeightFormat::Dense(DType::BF16)
+        );
         let nvfp4 = |global_scale| WeightFormat::Nvfp4 { global_scale };
         assert_eq!(shapes(nvfp4(false), 48), [("weight", DType::U32, 6), scales(3)]);
         assert_eq!(shapes(nvfp4(true), 48)[2], ("global_scale", DType::F32, 0));
@@ -267,5 +340,8 @@ mod tests {
         }
         assert!(WeightFormat::Dense(DType::F32).row_bytes(usize::MAX).is_err());
         assert!(WeightFormat::Mxfp4.planes(16).is_err());
+        assert!(WeightFormat::ggml(GgmlType::IQ1_S).is_err());
+        assert!(WeightFormat::Ggml(GgmlType::I8).planes(32).is_err());
+        assert!(WeightFormat::Ggml(GgmlType::Q6_K).planes(128).is_err());
     }
 }

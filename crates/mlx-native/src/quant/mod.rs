@@ -9,12 +9,15 @@
 
 pub mod affine;
 mod bitstream;
+pub mod floats;
 mod format;
 pub mod ggml;
+mod parallel;
 mod weight;
 
 pub use affine::AffineFormat;
 pub use bitstream::{pack_codes, packed_words, unpack_codes};
+pub use floats::FloatFormat;
 #[cfg(test)]
 pub(crate) use format::KERNEL_PARTS;
 pub use format::{Plane, Planes, WeightFormat};

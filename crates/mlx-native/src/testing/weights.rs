@@ -1,10 +1,12 @@
 //! Weights of every format for cases: random ones, and what they mean in f64.
 
+use half::f16;
+
 use super::{Rng, Tensor};
 use crate::buffer::MlxBuffer;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::quant::{Weight, WeightFormat};
+use crate::quant::{GgmlType, Weight, WeightFormat, ggml};
 
 /// A weight as a case describes it: `[rows, columns]`, or `[experts, rows, columns]`.
 #[derive(Debug, Clone, Copy)]
@@ -27,11 +29,47 @@ pub(crate) fn every_format(turn: usize) -> Vec<WeightFormat> {
             global_scale: turn.is_multiple_of(2),
         },
     ];
+    all.extend(BLOCKS.map(|(ty, ..)| WeightFormat::Ggml(ty)));
     for (i, bits) in [1, 2, 3, 4, 5, 6, 8].into_iter().enumerate() {
         let scales = [DType::F32, DType::F16, DType::BF16][(i + turn) % 3];
         all.push(WeightFormat::affine(bits, [32, 64, 128][(i + turn / 3) % 3], scales).expect("MLX has it"));
     }
     all
+}
+
+/// The block types, where the f16 numbers of a block lie, and a size of them that makes weights of a size around 1.
+const BLOCKS: [(GgmlType, &[usize], f32); 13] = [
+    (GgmlType::Q4_0, &[0], 0.15),
+    (GgmlType::Q4_1, &[0, 2], 0.1),
+    (GgmlType::Q5_0, &[0], 0.08),
+    (GgmlType::Q5_1, &[0, 2], 0.05),
+    (GgmlType::Q8_0, &[0], 0.01),
+    (GgmlType::Q2_K, &[80, 82], 0.05),
+    (GgmlType::Q3_K, &[108], 0.02),
+    (GgmlType::Q4_K, &[0, 2], 0.003),
+    (GgmlType::Q5_K, &[0, 2], 0.002),
+    (GgmlType::Q6_K, &[208], 0.0006),
+    (GgmlType::IQ4_NL, &[0], 0.01),
+    (GgmlType::IQ4_XS, &[0], 0.0006),
+    (GgmlType::MXFP4, &[], 0.0),
+];
+
+/// Random blocks: any codes, and scales of a moderate size.
+fn blocks(ty: GgmlType, shape: &[usize], rng: &mut Rng) -> Tensor {
+    let (_, halves, size) = BLOCKS
+        .iter()
+        .find(|b| b.0 == ty)
+        .expect("a type that kernels read");
+    let mut bytes: Vec<u8> = (0..shape.iter().product()).map(|_| rng.bits() as u8).collect();
+    for block in bytes.chunks_exact_mut(ty.block_bytes() as usize) {
+        for at in *halves {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(rng.normal() * size).to_le_bytes());
+        }
+        if ty == GgmlType::MXFP4 {
+            block[0] = rng.range(124, 127) as u8;
+        }
+    }
+    Tensor::from_bytes(DType::U8, shape, bytes)
 }
 
 impl WeightCase {
@@ -81,6 +119,7 @@ impl WeightCase {
                     normal(scales, &shape, 2.0 / (1u32 << format.bits()) as f32, rng)
                 }
                 (WeightFormat::Affine { scales, .. }, 2) => normal(scales, &shape, 0.5, rng),
+                (WeightFormat::Ggml(ty), _) => blocks(ty, &shape, rng),
                 (WeightFormat::Mxfp8, 0) => numbers8(&shape, rng),
                 (WeightFormat::Mxfp4, 1) => bytes(&shape, 123..127, rng),
                 (WeightFormat::Mxfp8, 1) => bytes(&shape, 118..121, rng),
@@ -138,6 +177,12 @@ impl WeightCase {
         };
         match self.format {
             WeightFormat::Dense(_) => planes[0].to_f64(),
+            WeightFormat::Ggml(ty) => {
+                // Held against the `gguf` package by tests of their own.
+                let mut values = vec![0.0; self.total_rows() * k];
+                ggml::dequantize(ty, planes[0].bytes(), &mut values).expect("whole blocks of a known type");
+                values.into_iter().map(f64::from).collect()
+            }
             WeightFormat::Affine { format, .. } => {
                 let (scales, biases) = (planes[1].to_f64(), planes[2].to_f64());
                 let group = format.group_size() as usize;

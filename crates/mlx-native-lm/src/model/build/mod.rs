@@ -188,7 +188,8 @@ impl Builder<'_, '_> {
             // A norm of heads by themselves is stored by head.
             let Some(name) = name else { return Ok(None) };
             if name.contains("{}") {
-                let each = (0..norm.weight_rows).map(|i| l.host(&name.replace("{}", &i.to_string()), &[norm.dim]));
+                let each =
+                    (0..norm.weight_rows).map(|i| l.host(&name.replace("{}", &i.to_string()), &[norm.dim]));
                 let mut values: Vec<f32> = each.collect::<Result<Vec<_>>>()?.concat();
                 values.iter_mut().for_each(|v| *v += offset);
                 return Ok(Some(Arc::new(l.upload(&values, dtype)?)));

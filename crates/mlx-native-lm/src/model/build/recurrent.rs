@@ -12,7 +12,8 @@ use crate::error::{LmError, Result};
 use crate::model::program::{ConvStep, Operand, ScanStep, Step, Value};
 use crate::model::state::StateSpec;
 use crate::spec::{
-    ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, Mamba1, Mamba2, Matrix, Norm, NormKind, ShortConv,
+    ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, Mamba1, Mamba2, Matrix, Norm, NormKind,
+    ShortConv,
 };
 
 const NONE: [f32; 4] = [0.0; 4];
@@ -56,7 +57,9 @@ impl Builder<'_, '_> {
             )));
         }
         let dtype = self.l.dtype;
-        let weight = self.l.vector_as(&c.weight, &[c.channels, c.kernel, 1], dtype, 0.0)?;
+        let weight = self
+            .l
+            .vector_as(&c.weight, &[c.channels, c.kernel, 1], dtype, 0.0)?;
         let bias = match &c.bias {
             Some(name) => Some(self.l.vector(name, c.channels)?),
             None => None,
@@ -82,11 +85,25 @@ impl Builder<'_, '_> {
         let all = self.linear(&s.input, x)?;
         let part = |i: usize| part_of(all, i * channels, 3 * channels);
         let gated = self.value(channels);
-        self.rowwise_into(Function::Mul, &[part(0), part(2)], whole(gated, channels), 1, channels, ONE);
+        self.rowwise_into(
+            Function::Mul,
+            &[part(0), part(2)],
+            whole(gated, channels),
+            1,
+            channels,
+            ONE,
+        );
         let mut planes = self.planes();
         let y = self.conv(&s.conv, gated, &mut planes)?;
         self.finish_planes(planes);
-        self.rowwise_into(Function::Mul, &[part(1), whole(y, channels)], whole(y, channels), 1, channels, ONE);
+        self.rowwise_into(
+            Function::Mul,
+            &[part(1), whole(y, channels)],
+            whole(y, channels),
+            1,
+            channels,
+            ONE,
+        );
         self.linear(&s.output, y)
     }
 
@@ -99,7 +116,9 @@ impl Builder<'_, '_> {
     fn wide(&mut self, name: &str, len: usize) -> Result<Arc<MlxBuffer>> {
         let shape = self.l.shape(name).map_or(vec![len], <[usize]>::to_vec);
         if shape.iter().product::<usize>() != len {
-            return Err(LmError::Weights(format!("{name}: found {shape:?}, wanted {len} elements")));
+            return Err(LmError::Weights(format!(
+                "{name}: found {shape:?}, wanted {len} elements"
+            )));
         }
         self.l.vector_as(name, &shape, DType::F32, 0.0)
     }
@@ -108,7 +127,14 @@ impl Builder<'_, '_> {
     fn unit(&mut self, x: Operand, heads: usize, dim: usize, eps: f32, factor: f32) -> Result<Value> {
         let y = self.value(heads * dim);
         let copied = whole(y, heads * dim);
-        self.rowwise_into(Function::Scale, &[x], copied, 1, heads * dim, [1.0, 0.0, 0.0, 0.0]);
+        self.rowwise_into(
+            Function::Scale,
+            &[x],
+            copied,
+            1,
+            heads * dim,
+            [1.0, 0.0, 0.0, 0.0],
+        );
         // The norm divides by the root of the mean square.
         let norm = Norm {
             kind: NormKind::Rms,
@@ -171,23 +197,43 @@ impl Builder<'_, '_> {
         })));
         self.norm_in_place(&d.norm, output)?;
         let gate = self.chain(&d.gate, x)?;
-        let function = if d.sigmoid_gate { Function::SigmoidMul } else { Function::SiluMul };
+        let function = if d.sigmoid_gate {
+            Function::SigmoidMul
+        } else {
+            Function::SiluMul
+        };
         let y = self.map(function, &[gate, output], NONE);
         self.linear(&d.o, y)
     }
 
     fn delta_decay(&mut self, d: &Delta, x: Value) -> Result<(Value, Decay)> {
         match &d.decay {
-            DeltaDecay::Head { matrix, a_log, dt_bias } => {
+            DeltaDecay::Head {
+                matrix,
+                a_log,
+                dt_bias,
+            } => {
                 let a = self.linear(matrix, x)?;
                 let a = self.cast(a, DType::F32);
                 let (bias, rate) = (self.wide(dt_bias, d.v_heads)?, self.wide(a_log, d.v_heads)?);
                 let g = self.value_of(d.v_heads, DType::F32);
                 let operands = [whole(a, d.v_heads), vector(bias), vector(rate)];
-                self.rowwise_into(Function::Decay, &operands, whole(g, d.v_heads), 1, d.v_heads, NONE);
+                self.rowwise_into(
+                    Function::Decay,
+                    &operands,
+                    whole(g, d.v_heads),
+                    1,
+                    d.v_heads,
+                    NONE,
+                );
                 Ok((g, Decay::Head))
             }
-            DeltaDecay::Channel(ChannelDecay { matrices, a_log, dt_bias, bound }) => {
+            DeltaDecay::Channel(ChannelDecay {
+                matrices,
+                a_log,
+                dt_bias,
+                bound,
+            }) => {
                 let width = d.v_heads * d.k_dim;
                 let a = self.chain(matrices, x)?;
                 let a = self.cast(a, DType::F32);
@@ -217,10 +263,24 @@ impl Builder<'_, '_> {
         let heads = m.n_heads;
         let step = self.value_of(heads, DType::F32);
         let p = [m.dt_limits.0, m.dt_limits.1, 0.0, 0.0];
-        self.rowwise_into(Function::StepWidth, &[whole(dt, heads), vector(bias)], whole(step, heads), 1, heads, p);
+        self.rowwise_into(
+            Function::StepWidth,
+            &[whole(dt, heads), vector(bias)],
+            whole(step, heads),
+            1,
+            heads,
+            p,
+        );
         let decay = self.value_of(heads, DType::F32);
         let operands = [whole(step, heads), vector(rate.clone()), vector(rate)];
-        self.rowwise_into(Function::DecayOfStep, &operands, whole(decay, heads), 1, heads, NONE);
+        self.rowwise_into(
+            Function::DecayOfStep,
+            &operands,
+            whole(decay, heads),
+            1,
+            heads,
+            NONE,
+        );
         let step = self.cast(step, self.l.dtype);
         let u = part_of(input, 0, width);
         let v = self.value(inner);
@@ -248,7 +308,14 @@ impl Builder<'_, '_> {
             plane,
         })));
         let d = self.l.vector(&m.d, heads)?;
-        self.rowwise_into(Function::Mul, &[u, vector(d).each(m.head_dim)], whole(v, inner), 1, inner, ONE);
+        self.rowwise_into(
+            Function::Mul,
+            &[u, vector(d).each(m.head_dim)],
+            whole(v, inner),
+            1,
+            inner,
+            ONE,
+        );
         self.add(output, v, 1.0, 1.0);
         let mut y = output;
         if let Some(norm) = m.norm.as_ref().filter(|n| !n.gate_first) {
@@ -279,7 +346,12 @@ impl Builder<'_, '_> {
         let step = self.map(Function::Softplus, &[step], NONE);
         let v = self.map(Function::Mul, &[step, u], ONE);
         let step = self.cast(step, DType::F32);
-        let rates: Vec<f32> = self.l.host(&m.a_log, &[inner, m.state])?.iter().map(|a| -a.exp()).collect();
+        let rates: Vec<f32> = self
+            .l
+            .host(&m.a_log, &[inner, m.state])?
+            .iter()
+            .map(|a| -a.exp())
+            .collect();
         let rates = Arc::new(self.l.upload(&rates, DType::F32)?);
         let output = self.value(inner);
         let (state, plane) = planes.add(inner * m.state, DType::F32);
@@ -303,7 +375,14 @@ impl Builder<'_, '_> {
             plane,
         })));
         let d = self.l.vector(&m.d, inner)?;
-        self.rowwise_into(Function::Mul, &[whole(u, inner), vector(d)], whole(v, inner), 1, inner, ONE);
+        self.rowwise_into(
+            Function::Mul,
+            &[whole(u, inner), vector(d)],
+            whole(v, inner),
+            1,
+            inner,
+            ONE,
+        );
         self.add(output, v, 1.0, 1.0);
         let y = self.map(Function::SiluMul, &[z, output], NONE);
         self.linear(&m.o, y)

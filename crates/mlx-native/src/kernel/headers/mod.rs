@@ -3,6 +3,7 @@
 /// Name in `#include "…"` and text. A header may include another; each is put in once per text.
 const HEADERS: &[(&str, &str)] = &[
     ("floats.h", include_str!("floats.h")),
+    ("ggml.h", include_str!("ggml.h")),
     ("segments.h", include_str!("segments.h")),
     ("weight.h", include_str!("weight.h")),
 ];

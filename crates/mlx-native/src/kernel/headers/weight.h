@@ -235,3 +235,5 @@ struct Dense {
         return 1.0f;
     }
 };
+
+#include "ggml.h"

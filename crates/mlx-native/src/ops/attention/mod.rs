@@ -22,7 +22,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 pub(crate) use record::{Buffers, Dense, Layout, record};
 pub(crate) use validate::{check_heads, check_scale};
 
@@ -37,6 +37,9 @@ macro_rules! kernels {
                 (concat!("attention_", stringify!($family), "_d", $head_dim, "_f16"), cpu::$family::<f16>),
                 (concat!("attention_", stringify!($family), "_d", $head_dim, "_bf16"), cpu::$family::<bf16>),
             )*)*
+            ("sdpa", cpu::tiles::<f32>),
+            ("sdpa_f16", cpu::tiles::<f16>),
+            ("sdpa_bf16", cpu::tiles::<bf16>),
             ("attention_merge_f32", cpu::merge::<f32>),
             ("attention_merge_f16", cpu::merge::<f16>),
             ("attention_merge_bf16", cpu::merge::<bf16>),
@@ -49,7 +52,7 @@ pub(crate) static OP: Op = Op {
     source: ATTENTION_SHADER_SOURCE,
     kernels: kernels! {
         rows 64 128 256 512;
-        tiles 64 72 80 96 128 192 256 512;
+        tiles 64 72 80 96 192 256 512;
     },
 };
 

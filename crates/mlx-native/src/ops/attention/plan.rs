@@ -42,9 +42,9 @@ pub(super) struct Variant {
     pub threads: u32,
 }
 
-macro_rules! variants {
-    ($($name:literal $head_dim:literal $rows:literal $threads:literal;)*) => {
-        &[$(Variant {
+macro_rules! variant {
+    ($name:literal $head_dim:literal $rows:literal $threads:literal) => {
+        Variant {
             head_dim: $head_dim,
             names: [
                 concat!("attention_", $name, "_d", $head_dim, "_f32"),
@@ -53,28 +53,29 @@ macro_rules! variants {
             ],
             rows: $rows,
             threads: $threads,
-        }),*]
+        }
     };
 }
 
 /// In ascending order of head dimension; rows and threads are those of the Metal text.
-const ROWS: &[Variant] = variants! {
-    "rows" 64 8 256;
-    "rows" 128 8 256;
-    "rows" 256 4 256;
-    "rows" 512 2 256;
-};
+const ROWS: &[Variant] = &[
+    variant!("rows" 64 8 256),
+    variant!("rows" 128 8 256),
+    variant!("rows" 256 4 256),
+    variant!("rows" 512 2 256),
+];
 
-const TILES: &[Variant] = variants! {
-    "tiles" 64 32 128;
-    "tiles" 72 32 128;
-    "tiles" 80 32 128;
-    "tiles" 96 32 128;
-    "tiles" 128 32 128;
-    "tiles" 192 16 128;
-    "tiles" 256 16 128;
-    "tiles" 512 8 128;
-};
+const TILES: &[Variant] = &[
+    variant!("tiles" 64 32 128),
+    variant!("tiles" 72 32 128),
+    variant!("tiles" 80 32 128),
+    variant!("tiles" 96 32 128),
+    // The names under which attention was first published: programs ask the registry for them.
+    Variant { head_dim: 128, names: ["sdpa", "sdpa_f16", "sdpa_bf16"], rows: 32, threads: 128 },
+    variant!("tiles" 192 16 128),
+    variant!("tiles" 256 16 128),
+    variant!("tiles" 512 8 128),
+];
 
 impl Variant {
     /// The variant of `Rows` or of `Tiles` for heads of `dim`, which is at most 512.

@@ -66,15 +66,17 @@ fn sizes(params: &AttentionParams) -> Result<AttentionParams> {
     }
     check_scale(OP, p.scale, p.softcap)?;
     let row = check::product(OP, "q", &[p.n_heads, p.head_dim])?;
+    let out_row = check::product(OP, "output", &[p.n_heads, p.v_dim])?;
+    for (name, row) in [("q", row), ("output", out_row)] {
+        if u32::try_from(row).is_err() {
+            return invalid!("{OP}: a row of {name} has {row} elements, it must have fewer than 2^32");
+        }
+    }
     if p.q_row_stride == 0 {
-        p.q_row_stride = u32::try_from(row).unwrap_or(0);
+        p.q_row_stride = row as u32;
     }
     if (p.q_row_stride as usize) < row {
         return invalid!("{OP}: q_row_stride is {}, a row has {row} elements", p.q_row_stride);
-    }
-    let out_row = check::product(OP, "output", &[p.n_heads, p.v_dim])?;
-    if u32::try_from(out_row).is_err() {
-        return invalid!("{OP}: a row of output has {out_row} elements, it must have fewer than 2^32");
     }
     Ok(p)
 }

@@ -5,6 +5,7 @@
 //! format's scales become f32 first ([`Source::scales`]), so that the loops over weights are compiled once for each coding,
 //! whatever the dtype of its scales.
 
+mod floats;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -12,14 +13,19 @@ mod source;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use source::{Floats, FloatsMut, ScaleKind, Source, Tail, dtype, float_code};
+pub(crate) use floats::{Floats, FloatsMut, dtype, float_code};
+pub(crate) use source::{ScaleKind, Source, Tail};
 
 use crate::backend::cpu::simd::Lanes8;
 #[cfg(target_arch = "aarch64")]
 use crate::backend::cpu::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::backend::cpu::simd::{Avx2, Avx512};
+use std::ops::Range;
+
 use crate::backend::cpu::simd::{Vector, Widen, vectorize};
+use crate::isa::IsaToken;
+use crate::quant::ggml::{Block, MAX_SPANS};
 
 /// Function constant of every kernel that reads weights: the dtype of activations, by its code.
 pub(crate) const X_TYPE: u32 = 0;
@@ -233,6 +239,82 @@ impl<const SPAN: usize> Coding for Float4<SPAN> {
 /// 8-bit floats (e4m3).
 pub(crate) struct Float8;
 
+/// A block format of GGML.
+pub(crate) struct Blocks<B>(std::marker::PhantomData<B>);
+
+impl<B: Block> Coding for Blocks<B> {
+    const SCALES: ScaleKind = ScaleKind::Blocks {
+        span: B::SPAN,
+        read: read_scales::<B>,
+    };
+    const SPAN: usize = B::SPAN;
+    linear_scale!();
+
+    #[inline(always)]
+    unsafe fn weights<V: Codes>(row: *const u8, run: usize, scaled: [Linear<V>; 2]) -> V::Run {
+        let runs = B::ELEMENTS / RUN;
+        // SAFETY: the caller's word: the run's block is whole.
+        unsafe {
+            let block = std::slice::from_raw_parts(row.add(run / runs * B::BYTES), B::BYTES);
+            let codes = B::codes(block, run % runs);
+            Linear::of_halves(
+                scaled,
+                match B::TABLE {
+                    Some(table) => V::look_up(&codes, table),
+                    None => V::signed(&codes.map(|code| code as i8)),
+                },
+            )
+        }
+    }
+}
+
+/// Scales and biases of `spans` of a row of blocks.
+fn read_scales<B: Block>(row: &[u8], spans: Range<usize>, scales: &mut [f32], biases: &mut [f32]) {
+    let per_block = B::ELEMENTS / B::SPAN;
+    let mut span = spans.start;
+    while span < spans.end {
+        let block = span / per_block;
+        let end = spans.end.min((block + 1) * per_block);
+        let (mut s, mut b) = ([0.0; MAX_SPANS], [0.0; MAX_SPANS]);
+        B::scales(&row[block * B::BYTES..(block + 1) * B::BYTES], &mut s, &mut b);
+        let (from, to) = (
+            span % per_block..span % per_block + end - span,
+            span - spans.start..end - spans.start,
+        );
+        scales[to.clone()].copy_from_slice(&s[from.clone()]);
+        biases[to].copy_from_slice(&b[from]);
+        span = end;
+    }
+}
+
+/// The functions of a coding, for code that is compiled once for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Functions {
+    /// How scales lie.
+    pub scales: ScaleKind,
+    /// [`Coding::DIRECT`].
+    pub direct: bool,
+    /// [`unpack`].
+    pub unpack: Unpack,
+    /// [`arrange`].
+    pub arrange: unsafe fn(IsaToken, &mut [f32]),
+}
+
+/// The type of [`unpack`].
+type Unpack = unsafe fn(IsaToken, *const u8, usize, usize, &[f32], &[f32], &mut [f32]);
+
+impl Functions {
+    /// Those of `C`.
+    pub(crate) const fn of<C: Coding>() -> Self {
+        Functions {
+            scales: C::SCALES,
+            direct: C::DIRECT,
+            unpack: unpack::<C>,
+            arrange: arrange::<C>,
+        }
+    }
+}
+
 /// The value of an e4m3 float: by shifts, so that vectors can do it.
 #[inline(always)]
 pub(crate) fn float8(code: u8) -> f32 {
@@ -422,6 +504,19 @@ macro_rules! with_codings {
             "mxfp4" $crate::ops::coding::Float4<32>,
             "mxfp8" $crate::ops::coding::Float8,
             "nvfp4" $crate::ops::coding::Float4<16>,
+            "q4_0" $crate::ops::coding::Blocks<$crate::quant::ggml::Q4_0>,
+            "q4_1" $crate::ops::coding::Blocks<$crate::quant::ggml::Q4_1>,
+            "q5_0" $crate::ops::coding::Blocks<$crate::quant::ggml::Q5_0>,
+            "q5_1" $crate::ops::coding::Blocks<$crate::quant::ggml::Q5_1>,
+            "q8_0" $crate::ops::coding::Blocks<$crate::quant::ggml::Q8_0>,
+            "q2_k" $crate::ops::coding::Blocks<$crate::quant::ggml::Q2K>,
+            "q3_k" $crate::ops::coding::Blocks<$crate::quant::ggml::Q3K>,
+            "q4_k" $crate::ops::coding::Blocks<$crate::quant::ggml::Q4K>,
+            "q5_k" $crate::ops::coding::Blocks<$crate::quant::ggml::Q5K>,
+            "q6_k" $crate::ops::coding::Blocks<$crate::quant::ggml::Q6K>,
+            "iq4_nl" $crate::ops::coding::Blocks<$crate::quant::ggml::Iq4Nl>,
+            "iq4_xs" $crate::ops::coding::Blocks<$crate::quant::ggml::Iq4Xs>,
+            "ggml_mxfp4" $crate::ops::coding::Blocks<$crate::quant::ggml::Mxfp4>,
         }
     };
 }

@@ -62,3 +62,16 @@ template [[host_name("embed_affine8")]] [[kernel]] decltype(embed<Affine<8>>) em
 template [[host_name("embed_mxfp4")]] [[kernel]] decltype(embed<Float4<false>>) embed<Float4<false>>;
 template [[host_name("embed_mxfp8")]] [[kernel]] decltype(embed<Float8>) embed<Float8>;
 template [[host_name("embed_nvfp4")]] [[kernel]] decltype(embed<Float4<true>>) embed<Float4<true>>;
+template [[host_name("embed_q4_0")]] [[kernel]] decltype(embed<Blocks<Q4_0>>) embed<Blocks<Q4_0>>;
+template [[host_name("embed_q4_1")]] [[kernel]] decltype(embed<Blocks<Q4_1>>) embed<Blocks<Q4_1>>;
+template [[host_name("embed_q5_0")]] [[kernel]] decltype(embed<Blocks<Q5_0>>) embed<Blocks<Q5_0>>;
+template [[host_name("embed_q5_1")]] [[kernel]] decltype(embed<Blocks<Q5_1>>) embed<Blocks<Q5_1>>;
+template [[host_name("embed_q8_0")]] [[kernel]] decltype(embed<Blocks<Q8_0>>) embed<Blocks<Q8_0>>;
+template [[host_name("embed_q2_k")]] [[kernel]] decltype(embed<Blocks<Q2K>>) embed<Blocks<Q2K>>;
+template [[host_name("embed_q3_k")]] [[kernel]] decltype(embed<Blocks<Q3K>>) embed<Blocks<Q3K>>;
+template [[host_name("embed_q4_k")]] [[kernel]] decltype(embed<Blocks<Q4K>>) embed<Blocks<Q4K>>;
+template [[host_name("embed_q5_k")]] [[kernel]] decltype(embed<Blocks<Q5K>>) embed<Blocks<Q5K>>;
+template [[host_name("embed_q6_k")]] [[kernel]] decltype(embed<Blocks<Q6K>>) embed<Blocks<Q6K>>;
+template [[host_name("embed_iq4_nl")]] [[kernel]] decltype(embed<Blocks<Iq4Nl>>) embed<Blocks<Iq4Nl>>;
+template [[host_name("embed_iq4_xs")]] [[kernel]] decltype(embed<Blocks<Iq4Xs>>) embed<Blocks<Iq4Xs>>;
+template [[host_name("embed_ggml_mxfp4")]] [[kernel]] decltype(embed<Blocks<GgmlMxfp4>>) embed<Blocks<GgmlMxfp4>>;

@@ -3,7 +3,7 @@
 
 use super::{DECAY, LinearScanParams, MAX_K_DIM, RULE};
 use crate::backend::cpu::math::exp;
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 use crate::kernel::ConstantValue;
 

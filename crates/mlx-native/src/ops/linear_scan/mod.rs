@@ -26,7 +26,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::{ConstantValue, KernelRegistry};
+use crate::kernel::ConstantValue;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `linear_scan_f32`, `linear_scan_f16`, `linear_scan_bf16`.

@@ -2,7 +2,7 @@
 
 use super::{HAS_CORRECTION, MAX_EXPERTS, MAX_GROUPS, MAX_TOP_K, RouteParams};
 use crate::backend::cpu::math::{exp, sigmoid};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 pub(super) fn route<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {

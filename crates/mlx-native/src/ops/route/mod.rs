@@ -17,7 +17,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `route_f32`, `route_f16`, `route_bf16`.

@@ -13,7 +13,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 pub use super::attention::{ATTENTION_SHADER_SOURCE as SDPA_SHADER_SOURCE, FUSED_HEAD_DIMS, MAX_HEAD_DIM};
 
@@ -116,6 +116,5 @@ fn validate([q, k, v, output]: [&MlxBuffer; 4], params: &SdpaParams, batch_size:
     for (name, buffer, elements) in [("q", q, n_q), ("k", k, n_kv), ("v", v, n_kv), ("output", output, n_q)] {
         check::holds(OP, name, buffer, elements)?;
     }
-    check::disjoint(OP, ("output", output), &[("q", q), ("k", k), ("v", v)])?;
     Ok((SdpaParams { kv_capacity, ..*params }, dtype))
 }

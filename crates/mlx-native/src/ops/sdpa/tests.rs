@@ -146,6 +146,10 @@ impl Case for SdpaCase {
         self.pairs() * f64::from(self.params.head_dim) < 3e5
     }
 
+    fn is_only_timed(&self) -> bool {
+        self.benchmark
+    }
+
     fn cost(&self) -> Option<(f64, f64)> {
         let d = f64::from(self.params.head_dim);
         let rows = f64::from(2 * self.params.n_heads * self.params.seq_len)

@@ -3,7 +3,7 @@
 
 use super::{HAS_BIAS, MAX_KERNEL, ShortConvParams};
 use crate::backend::cpu::math::sigmoid;
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Channels that are worked on together.

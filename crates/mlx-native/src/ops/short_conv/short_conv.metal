@@ -17,6 +17,7 @@ struct ShortConvParams {
 
 constant bool has_bias [[function_constant(0)]];
 
+// in place: short_conv(output = x)
 template <typename T>
 [[kernel]] void short_conv(device const T *x [[buffer(0)]],
                            device const T *weight [[buffer(1)]],

@@ -12,7 +12,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `weighted_sum_f32`, `weighted_sum_f16`, `weighted_sum_bf16`.

@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::plan::PART;
 use super::record::{DIRECT, Shape};
 use crate::backend::cpu::simd::Widen;
-use crate::backend::cpu::{Isa, Launch, part_range};
+use crate::backend::cpu::{Isa, IsaToken, Launch, part_range};
 use group::{Group, Inputs, Sequences};
 use many::Items;
 use softmax::{Scratch, Softmax};
@@ -214,7 +214,7 @@ pub(super) fn tiles<T: Widen>(launch: &Launch<'_>, _part: usize, _parts: usize) 
 
 /// [`portable::attend`], by the best body for `isa`; the maxima are in units that [`weight_of`] knows.
 fn attend<T: Widen>(
-    isa: Isa,
+    isa: IsaToken,
     g: &Group<'_, T>,
     rows: Range<usize>,
     row_of: &dyn Fn(usize) -> (usize, usize),
@@ -222,7 +222,7 @@ fn attend<T: Widen>(
     o: &mut [f32],
     state: &mut [Softmax],
 ) {
-    match isa {
+    match isa.level() {
         Isa::Portable => portable::attend(g, rows, row_of, keys, o, state),
         // SAFETY: a launch's instruction set is one that the processor has.
         _ => SCRATCH.with_borrow_mut(|scratch| unsafe { few::attend(isa, g, rows, row_of, keys, o, state, scratch) }),
@@ -230,8 +230,8 @@ fn attend<T: Widen>(
 }
 
 /// What a sum is worth whose maximum differs by `difference` from the greatest.
-fn weight_of(isa: Isa, difference: f32) -> f32 {
-    match isa {
+fn weight_of(isa: IsaToken, difference: f32) -> f32 {
+    match isa.level() {
         Isa::Portable => difference.exp(),
         _ => difference.exp2(),
     }

@@ -52,7 +52,7 @@ fn parameters_are_named_and_come_before_buffers() {
     refused(AttentionParams { q_row_stride: 31, ..OK }, &["q_row_stride is 31", "32"]);
     refused(AttentionParams { pool: KvPool { block_size: 12, ..POOL }, ..OK }, &["block_size", "12"]);
     refused(AttentionParams { pool: KvPool { n_seqs: 0, ..POOL }, ..OK }, &["n_seqs"]);
-    refused(AttentionParams { n_heads: 1 << 30, n_kv_heads: 1 << 30, ..OK }, &["output", "2^32"]);
+    refused(AttentionParams { n_heads: 1 << 30, n_kv_heads: 1 << 30, ..OK }, &["row of q", "2^32"]);
     refused(OK, &["q holds 4 bytes"]);
 }
 

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use crate::backend::cpu::Isa;
+use crate::backend::cpu::IsaToken;
 use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{MAX_LANES, vectorize};
-use crate::ops::coding::{self, Codes, Coding, Dense, RUN, Source, Tail, run_scales};
+use crate::ops::coding::{Codes, Coding, Dense, Functions, RUN, Source, Tail, run_scales};
 
 /// Rows of `x`, at most.
 pub(super) const MAX_ROWS: usize = 8;
@@ -29,6 +29,20 @@ const MIN_SPAN: usize = 16;
 
 /// Sums of a claim: `MAX_ROWS` rows of `x`.
 pub(super) type Sums = [[f32; CLAIM]; MAX_ROWS];
+
+/// What differs between formats.
+pub(super) struct Format {
+    pub coding: Functions,
+    /// `dots_on` of the coding, or of plain numbers where the coding is unpacked to memory first.
+    dots: unsafe fn(IsaToken, usize, &Dots<'_>, &mut Scratch, &mut Sums),
+}
+
+impl Format {
+    pub(super) const fn of<C: Coding>() -> Self {
+        let dots = if C::DIRECT { dots_on::<C> } else { dots_on::<Dense<f32>> };
+        Format { coding: Functions::of::<C>(), dots }
+    }
+}
 
 /// Rows of `x`, widened and put into the order of the codes, in blocks along K.
 pub(super) struct Block {
@@ -51,12 +65,18 @@ pub(super) struct Scratch {
 
 impl Block {
     /// Takes `rows` rows of `x`, `row(i, values)` being asked for the values of row `i`.
-    pub(super) fn new<C: Coding>(isa: Isa, rows: usize, k: usize, mut row: impl FnMut(usize, &mut [f32])) -> Self {
+    pub(super) fn new(
+        format: &Format,
+        isa: IsaToken,
+        rows: usize,
+        k: usize,
+        mut row: impl FnMut(usize, &mut [f32]),
+    ) -> Self {
         assert!(0 < rows && rows <= MAX_ROWS && k > 0);
         // The kernels take one row or four; those that are too many are zeros.
         let rows = if rows == 1 { 1 } else { rows.next_multiple_of(4) };
         let padded = k.next_multiple_of(RUN);
-        let most = if C::DIRECT { BLOCK_VALUES / rows } else { BLOCK_VALUES / BATCH.max(rows) };
+        let most = if format.coding.direct { BLOCK_VALUES / rows } else { BLOCK_VALUES / BATCH.max(rows) };
         let len = (most / BLOCK_GRANULE * BLOCK_GRANULE).min(padded);
         let mut block = Block { rows, k, len, values: Vec::new() };
         block.values.resize(padded.div_ceil(len) * block.size(), 0.0);
@@ -65,7 +85,7 @@ impl Block {
             values[k..].fill(0.0);
             row(i, &mut values[..k]);
             // SAFETY: `isa` is a level of this machine; `values` are whole runs.
-            unsafe { coding::arrange::<C>(isa, &mut values) };
+            unsafe { (format.coding.arrange)(isa, &mut values) };
             for (b, values) in values.chunks(len).enumerate() {
                 let at = b * block.size() + i * block.pitch();
                 block.values[at..at + values.len()].copy_from_slice(values);
@@ -85,7 +105,15 @@ impl Block {
     }
 
     /// `sums[i][j]` = row `i` of `x` times row `rows.start + j` of the weight.
-    pub(super) fn times<C: Coding>(&self, isa: Isa, source: &Source<'_>, rows: Range<usize>, scratch: &mut Scratch, sums: &mut Sums) {
+    pub(super) fn times(
+        &self,
+        format: &Format,
+        isa: IsaToken,
+        source: &Source<'_>,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        sums: &mut Sums,
+    ) {
         assert!(rows.len() <= CLAIM);
         scratch.scales.resize(2 * BATCH * (self.len / MIN_SPAN + 2), 0.0);
         scratch.partial.resize(CLAIM * MAX_ROWS * MAX_LANES, 0.0);
@@ -105,18 +133,18 @@ impl Block {
                 is_first: start == 0,
                 is_last: end == self.k,
             };
-            if C::DIRECT {
+            if format.coding.direct {
                 // SAFETY: `isa` is a level of this machine; `x` holds whole runs for `start..end`; the source was checked
                 // when it was made; scratch has the room that is asked for above.
-                unsafe { dots_on::<C>(isa, self.rows, &dots, scratch, sums) };
+                unsafe { (format.dots)(isa, self.rows, &dots, scratch, sums) };
             } else {
-                self.unpack_and_dot::<C>(isa, &dots, scratch, sums);
+                self.unpack_and_dot(format, isa, &dots, scratch, sums);
             }
         }
     }
 
     /// As `dots_on`, the rows being unpacked to memory before: two steps, of which only the first is compiled for each coding.
-    fn unpack_and_dot<C: Coding>(&self, isa: Isa, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
+    fn unpack_and_dot(&self, format: &Format, isa: IsaToken, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
         let len = dots.end - dots.start;
         let padded = len.next_multiple_of(RUN);
         let mut weights = std::mem::take(&mut scratch.weights);
@@ -126,13 +154,13 @@ impl Block {
             for (r, out) in weights.chunks_exact_mut(padded).take(count).enumerate() {
                 let row = dots.rows.start + claimed + r;
                 prefetch(dots.source.row(row).as_ptr().wrapping_add(AHEAD));
-                dots.source.unpack::<C>(isa, row, dots.k, dots.start, &mut out[..len]);
+                dots.source.unpack(isa, row, dots.k, dots.start, &mut out[..len]);
                 out[len..].fill(0.0);
             }
             let source = Source::dense(&weights, padded);
             let dots = Dots { source: &source, start: 0, end: padded, k: padded, rows: 0..count, claimed, ..*dots };
             // SAFETY: as in `times`; the source has `count` rows of whole runs.
-            unsafe { dots_on::<Dense<f32>>(isa, self.rows, &dots, scratch, sums) };
+            unsafe { (format.dots)(isa, self.rows, &dots, scratch, sums) };
         }
         scratch.weights = weights;
     }

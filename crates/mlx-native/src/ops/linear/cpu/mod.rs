@@ -7,13 +7,11 @@
 mod dots;
 mod panels;
 
-use std::marker::PhantomData;
-
 use super::{BIASED, CHOSEN, GATHERED, PLAIN, Shape};
 use crate::backend::cpu::gemm::{self, PanelSource, Product};
-use crate::backend::cpu::{Isa, Launch};
+use crate::backend::cpu::{IsaToken, Launch};
 use crate::ops::coding::{self, Coding, Floats, FloatsMut, Source};
-use dots::{Block, CLAIM, Scratch};
+use dots::{Block, CLAIM, Format, Scratch};
 
 /// Multiply-adds below which one thread does all: waking others costs more.
 const ALONE: usize = 16 * 1024;
@@ -33,13 +31,13 @@ struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    fn new<C: Coding>(launch: &Launch<'a>) -> Option<Self> {
+    fn new(launch: &Launch<'a>, format: &Format) -> Option<Self> {
         let shape: Shape = launch.params(5);
         let dtype = coding::dtype(launch, coding::X_TYPE)?;
         let transpose = !launch.flag(PLAIN);
         let (rows, columns) = if transpose { (shape.n, shape.k) } else { (shape.k, shape.n) };
         let [rows, columns, matrices, stride] = [rows, columns, shape.experts, shape.codes_stride].map(|v| v as usize);
-        let source = Source::new::<C>(launch, rows, columns, matrices, stride)?;
+        let source = Source::new(launch, &format.coding, rows, columns, matrices, stride)?;
         let args = Args {
             shape,
             x: Floats::input(launch, 0, dtype),
@@ -127,17 +125,22 @@ fn groups(args: &Args<'_>) -> Vec<Group> {
 
 /// `x · Wᵀ` or `x · W`: the kernels for few rows and for many share this body.
 pub(super) fn linear<C: Coding>(launch: &Launch<'_>, part: usize, parts: usize) {
-    let Some(args) = Args::new::<C>(launch) else { return };
+    multiply(launch, &Format::of::<C>(), part, parts);
+}
+
+/// The share of one part. Compiled once: what differs between formats is in `format`.
+fn multiply(launch: &Launch<'_>, format: &Format, part: usize, parts: usize) {
+    let Some(args) = Args::new(launch, format) else { return };
     let groups = groups(&args);
     if !args.transpose {
-        let source = panels::Rows::<C> { source: &args.source, n: args.n(), coding: PhantomData };
+        let source = panels::Rows { source: &args.source, n: args.n() };
         return product(&args, &groups[0], &source, |p| p.share(launch, parts));
     }
     if args.is_small() && part > 0 {
         return;
     }
     let isa = launch.isa();
-    let works: Vec<Work<'_>> = groups.iter().map(|group| Work::new::<C>(&args, isa, parts, group)).collect();
+    let works: Vec<Work<'_>> = groups.iter().map(|group| Work::new(&args, isa, parts, group)).collect();
     let total = works.iter().map(|w| w.tasks).sum();
     let (mut block, mut scratch) = (None, Scratch::default());
     let (mut work, mut first) = (0, 0);
@@ -149,7 +152,7 @@ pub(super) fn linear<C: Coding>(launch: &Launch<'_>, part: usize, parts: usize) 
                 work += 1;
                 block = None;
             }
-            works[work].run::<C>(isa, parts, task - first, &mut block, &mut scratch);
+            works[work].run(format, isa, parts, task - first, &mut block, &mut scratch);
         }
     }
 }
@@ -174,13 +177,13 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new<C: Coding>(args: &'a Args<'a>, isa: Isa, parts: usize, group: &'a Group) -> Self {
+    fn new(args: &'a Args<'a>, isa: IsaToken, parts: usize, group: &'a Group) -> Self {
         let mut work = Work { args, group, tasks: 1 };
         if work.has_expert() {
             work.tasks = if work.is_few() {
                 args.n().div_ceil(CLAIM)
             } else {
-                product(args, group, &work.columns::<C>(), |p| p.tasks(isa, parts))
+                product(args, group, &work.columns(), |p| p.tasks(isa, parts))
             };
         }
         work
@@ -199,13 +202,21 @@ impl<'a> Work<'a> {
         self.group.expert as usize * self.args.n()
     }
 
-    fn columns<C: Coding>(&self) -> panels::Columns<'a, C> {
+    fn columns(&self) -> panels::Columns<'a> {
         let (source, first) = (&self.args.source, self.first_row());
-        panels::Columns { source, first, k: self.args.k(), coding: PhantomData }
+        panels::Columns { source, first, k: self.args.k() }
     }
 
     /// Computes one of the tasks; `block` is what this part keeps between tasks of one work.
-    fn run<C: Coding>(&self, isa: Isa, parts: usize, task: usize, block: &mut Option<Block>, scratch: &mut Scratch) {
+    fn run(
+        &self,
+        format: &Format,
+        isa: IsaToken,
+        parts: usize,
+        task: usize,
+        block: &mut Option<Block>,
+        scratch: &mut Scratch,
+    ) {
         let (args, rows) = (self.args, &self.group.rows);
         if !self.has_expert() {
             let zeros = vec![0.0; args.n()];
@@ -215,7 +226,7 @@ impl<'a> Work<'a> {
             }
         } else if self.is_few() {
             let block = block.get_or_insert_with(|| {
-                Block::new::<C>(isa, rows.len(), args.k(), |i, values| match rows.get(i) {
+                Block::new(format, isa, rows.len(), args.k(), |i, values| match rows.get(i) {
                     Some(row) => args.x_row(*row, 0, values),
                     None => values.fill(0.0),
                 })
@@ -223,13 +234,13 @@ impl<'a> Work<'a> {
             let columns = task * CLAIM..args.n().min((task + 1) * CLAIM);
             let mut sums = [[0.0; CLAIM]; dots::MAX_ROWS];
             let first = self.first_row();
-            block.times::<C>(isa, &args.source, first + columns.start..first + columns.end, scratch, &mut sums);
+            block.times(format, isa, &args.source, first + columns.start..first + columns.end, scratch, &mut sums);
             for (row, sums) in rows.iter().zip(&mut sums) {
                 // SAFETY: this part claimed these columns.
                 unsafe { args.store(self.group.expert, *row, columns.start, &mut sums[..columns.len()]) };
             }
         } else {
-            product(args, self.group, &self.columns::<C>(), |p| p.run(isa, parts, task));
+            product(args, self.group, &self.columns(), |p| p.run(isa, parts, task));
         }
     }
 }

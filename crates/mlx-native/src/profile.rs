@@ -1,4 +1,105 @@
-//! What an Apple GPU is, read out of its architecture's name, and the bounds of command buffers for each class.
+//! What kind of device one is, as far as tables of thresholds and bounds care. Below the devices, so that settings and
+//! operators can name it.
+
+/// What kernels are routed by. Two devices of equal profiles are given the same kernels, whatever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct DeviceProfile {
+    /// How it gets its speed.
+    pub execution: Execution,
+    /// Units that multiply matrices.
+    pub matrix_units: MatrixUnits,
+    /// Memory bandwidth.
+    pub bandwidth: Bandwidth,
+    /// Threads that run in step.
+    pub subgroup_width: u32,
+}
+
+/// How a device gets its speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Execution {
+    /// A few strong cores with wide registers: work is cut into few parts.
+    Cores,
+    /// Many groups of threads at once: work is cut into many small parts.
+    Groups,
+}
+
+/// Units that multiply matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MatrixUnits {
+    /// None, or none that kernels use.
+    None,
+    /// `simdgroup_matrix`, 8 by 8.
+    Simdgroup,
+    /// Tensor cores.
+    Tensor,
+}
+
+/// Memory bandwidth, in classes: below 100 GB/s, below 500, beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Bandwidth {
+    /// Below 100 GB/s: phones, laptops, most processors.
+    Low,
+    /// 100 to 500 GB/s: Pro and Max chips, servers.
+    Medium,
+    /// More: Ultra chips, cards.
+    High,
+}
+
+impl DeviceProfile {
+    /// A processor.
+    #[must_use]
+    pub const fn processor() -> Self {
+        DeviceProfile {
+            execution: Execution::Cores,
+            matrix_units: MatrixUnits::None,
+            bandwidth: Bandwidth::Low,
+            subgroup_width: 32,
+        }
+    }
+
+    /// A GPU that runs the Metal text as it stands; what the emulator passes for.
+    #[must_use]
+    pub const fn gpu() -> Self {
+        DeviceProfile {
+            execution: Execution::Groups,
+            matrix_units: MatrixUnits::Simdgroup,
+            bandwidth: Bandwidth::Low,
+            subgroup_width: 32,
+        }
+    }
+
+    /// A GPU of Apple's.
+    #[must_use]
+    pub const fn apple(gpu: GpuArchitecture) -> Self {
+        DeviceProfile {
+            matrix_units: if gpu.simdgroup_matrix {
+                MatrixUnits::Simdgroup
+            } else {
+                MatrixUnits::None
+            },
+            bandwidth: match gpu.class {
+                GpuClass::Unknown | GpuClass::Phone | GpuClass::Base => Bandwidth::Low,
+                GpuClass::Max => Bandwidth::Medium,
+                GpuClass::Ultra => Bandwidth::High,
+            },
+            ..Self::gpu()
+        }
+    }
+
+    /// A GPU of NVIDIA's.
+    #[must_use]
+    pub const fn cuda(bandwidth: Bandwidth) -> Self {
+        DeviceProfile {
+            matrix_units: MatrixUnits::Tensor,
+            bandwidth,
+            ..Self::gpu()
+        }
+    }
+}
 
 /// How big a GPU is among those of its generation: a key for tables of thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,15 @@
 //! those of ggml's `ggml-common.h`, the arithmetic that of its reference dequantisers: products and sums in f32, in the
 //! order written there, so that the values are equal bit for bit (golden files: the PyPI package `gguf`).
 
+mod block;
+mod kquants;
+mod small;
+
 use half::{bf16, f16};
+
+pub(crate) use block::{Block, MAX_SPANS, dequantize_block};
+pub(crate) use kquants::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(crate) use small::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 use crate::error::{MlxError, Result, invalid};
 
@@ -90,7 +98,7 @@ const TYPES: [(u32, GgmlType, u32, u32); 34] = {
     ]
 };
 
-/// What the codes of `IQ4_NL` and `IQ4_XS` stand for.
+/// What the codes of `IQ4_NL` and `IQ4_XS` stand for: denser where weights are.
 pub const IQ4_VALUES: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
@@ -125,6 +133,28 @@ impl GgmlType {
     #[must_use]
     pub fn block_bytes(self) -> u32 {
         self.row().3
+    }
+
+    /// The part of kernel names that says the type: its name in lower case, `ggml_mxfp4` for `MXFP4`, since MLX has an
+    /// mxfp4 of another layout; `None` for types that kernels do not read, and for plain numbers.
+    #[must_use]
+    pub fn kernel_part(self) -> Option<&'static str> {
+        Some(match self {
+            GgmlType::Q4_0 => "q4_0",
+            GgmlType::Q4_1 => "q4_1",
+            GgmlType::Q5_0 => "q5_0",
+            GgmlType::Q5_1 => "q5_1",
+            GgmlType::Q8_0 => "q8_0",
+            GgmlType::Q2_K => "q2_k",
+            GgmlType::Q3_K => "q3_k",
+            GgmlType::Q4_K => "q4_k",
+            GgmlType::Q5_K => "q5_k",
+            GgmlType::Q6_K => "q6_k",
+            GgmlType::IQ4_NL => "iq4_nl",
+            GgmlType::IQ4_XS => "iq4_xs",
+            GgmlType::MXFP4 => "ggml_mxfp4",
+            _ => return None,
+        })
     }
 
     /// Whether [`dequantize`] knows the type.
@@ -170,167 +200,23 @@ type BlockFunction = fn(&[u8], &mut [f32]);
 pub(crate) fn block_function(ty: GgmlType) -> Option<BlockFunction> {
     Some(match ty {
         GgmlType::F32 => |b, v| v[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        GgmlType::F16 => |b, v| v[0] = half_at(b, 0),
+        GgmlType::F16 => |b, v| v[0] = f16::from_le_bytes([b[0], b[1]]).to_f32(),
         GgmlType::BF16 => |b, v| v[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        GgmlType::Q4_0 => |b, v| {
-            let d = half_at(b, 0);
-            nibbles(&b[2..], v, |q| (i32::from(q) - 8) as f32 * d);
-        },
-        GgmlType::Q4_1 => |b, v| {
-            let (d, m) = (half_at(b, 0), half_at(b, 2));
-            nibbles(&b[4..], v, |q| f32::from(q) * d + m);
-        },
-        GgmlType::Q5_0 => |b, v| {
-            let d = half_at(b, 0);
-            five_bits(&b[2..6], &b[6..], v, |q| (i32::from(q) - 16) as f32 * d);
-        },
-        GgmlType::Q5_1 => |b, v| {
-            let (d, m) = (half_at(b, 0), half_at(b, 2));
-            five_bits(&b[4..8], &b[8..], v, |q| f32::from(q) * d + m);
-        },
-        GgmlType::Q8_0 => |b, v| {
-            let d = half_at(b, 0);
-            v.iter_mut()
-                .zip(&b[2..])
-                .for_each(|(v, q)| *v = f32::from(*q as i8) * d);
-        },
-        GgmlType::Q2_K => q2_k,
-        GgmlType::Q3_K => q3_k,
-        GgmlType::Q4_K => q4_k,
-        GgmlType::Q5_K => q5_k,
-        GgmlType::Q6_K => q6_k,
-        GgmlType::IQ4_NL => |b, v| {
-            let d = half_at(b, 0);
-            nibbles(&b[2..], v, |q| d * f32::from(IQ4_VALUES[usize::from(q)]));
-        },
-        GgmlType::IQ4_XS => iq4_xs,
-        GgmlType::MXFP4 => |b, v| {
-            let d = half_power_of_two(b[0]);
-            nibbles(&b[1..], v, |q| d * f32::from(MXFP4_DOUBLED[usize::from(q)]));
-        },
+        GgmlType::Q4_0 => dequantize_block::<Q4_0>,
+        GgmlType::Q4_1 => dequantize_block::<Q4_1>,
+        GgmlType::Q5_0 => dequantize_block::<Q5_0>,
+        GgmlType::Q5_1 => dequantize_block::<Q5_1>,
+        GgmlType::Q8_0 => dequantize_block::<Q8_0>,
+        GgmlType::Q2_K => dequantize_block::<Q2K>,
+        GgmlType::Q3_K => dequantize_block::<Q3K>,
+        GgmlType::Q4_K => dequantize_block::<Q4K>,
+        GgmlType::Q5_K => dequantize_block::<Q5K>,
+        GgmlType::Q6_K => dequantize_block::<Q6K>,
+        GgmlType::IQ4_NL => dequantize_block::<Iq4Nl>,
+        GgmlType::IQ4_XS => dequantize_block::<Iq4Xs>,
+        GgmlType::MXFP4 => dequantize_block::<Mxfp4>,
         _ => return None,
     })
-}
-
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
-}
-
-/// Half of the power of two that a byte of type E8M0 means: `2^(e - 128)`, subnormal for the two lowest.
-fn half_power_of_two(e: u8) -> f32 {
-    f32::from_bits(match e {
-        0 | 1 => 0x0020_0000 << e,
-        _ => (u32::from(e) - 1) << 23,
-    })
-}
-
-/// Each byte holds one code of the first half in its low bits, and one of the second half in its high bits.
-fn nibbles(codes: &[u8], values: &mut [f32], value: impl Fn(u8) -> f32) {
-    let (low, high) = values.split_at_mut(values.len() / 2);
-    for ((low, high), byte) in low.iter_mut().zip(high).zip(codes) {
-        (*low, *high) = (value(byte & 15), value(byte >> 4));
-    }
-}
-
-/// As [`nibbles`], the fifth bit of value j being bit j of `fifth`.
-fn five_bits(fifth: &[u8], codes: &[u8], values: &mut [f32], value: impl Fn(u8) -> f32) {
-    let bit = |j: usize| (fifth[j / 8] >> (j % 8) & 1) << 4;
-    for (j, byte) in codes[..16].iter().enumerate() {
-        values[j] = value(byte & 15 | bit(j));
-        values[j + 16] = value(byte >> 4 | bit(j + 16));
-    }
-}
-
-fn q2_k(b: &[u8], v: &mut [f32]) {
-    let (scales, codes) = (&b[..16], &b[16..80]);
-    let (d, min) = (half_at(b, 80), half_at(b, 82));
-    for (group, values) in v.chunks_exact_mut(16).enumerate() {
-        let (scale, low) = (
-            d * f32::from(scales[group] & 15),
-            min * f32::from(scales[group] >> 4),
-        );
-        // 128 values share 32 bytes; each 32 of them have two bits of every byte.
-        let (first, shift) = (group / 8 * 32 + group % 2 * 16, group % 8 / 2 * 2);
-        for (value, byte) in values.iter_mut().zip(&codes[first..]) {
-            *value = scale * f32::from(byte >> shift & 3) - low;
-        }
-    }
-}
-
-fn q3_k(b: &[u8], v: &mut [f32]) {
-    let (high, codes, scales, d) = (&b[..32], &b[32..96], &b[96..108], half_at(b, 108));
-    for (group, values) in v.chunks_exact_mut(16).enumerate() {
-        let low = scales[group % 8] >> (group / 8 * 4) & 15;
-        let top = scales[8 + group % 4] >> (group / 4 * 2) & 3;
-        let scale = d * (i32::from(low | top << 4) - 32) as f32;
-        let (first, shift) = (group / 8 * 32 + group % 2 * 16, group % 8 / 2 * 2);
-        for (i, value) in values.iter_mut().enumerate() {
-            let third = high[group % 2 * 16 + i] >> (group / 2) & 1;
-            let code = i32::from(codes[first + i] >> shift & 3) - if third == 0 { 4 } else { 0 };
-            *value = scale * code as f32;
-        }
-    }
-}
-
-/// Scale and minimum, six bits each, of sub-block `j` of `Q4_K` and `Q5_K`.
-pub(crate) fn k_scale(scales: &[u8], j: usize) -> (u8, u8) {
-    match j {
-        0..4 => (scales[j] & 63, scales[j + 4] & 63),
-        _ => (
-            scales[j + 4] & 15 | scales[j - 4] >> 6 << 4,
-            scales[j + 4] >> 4 | scales[j] >> 6 << 4,
-        ),
-    }
-}
-
-fn q4_k(b: &[u8], v: &mut [f32]) {
-    let (d, min, scales, codes) = (half_at(b, 0), half_at(b, 2), &b[4..16], &b[16..144]);
-    for (j, values) in v.chunks_exact_mut(32).enumerate() {
-        let (scale, low) = k_scale(scales, j);
-        let (scale, low) = (d * f32::from(scale), min * f32::from(low));
-        for (value, byte) in values.iter_mut().zip(&codes[j / 2 * 32..]) {
-            *value = scale * f32::from(byte >> (j % 2 * 4) & 15) - low;
-        }
-    }
-}
-
-fn q5_k(b: &[u8], v: &mut [f32]) {
-    let (d, min, scales) = (half_at(b, 0), half_at(b, 2), &b[4..16]);
-    let (fifth, codes) = (&b[16..48], &b[48..176]);
-    for (j, values) in v.chunks_exact_mut(32).enumerate() {
-        let (scale, low) = k_scale(scales, j);
-        let (scale, low) = (d * f32::from(scale), min * f32::from(low));
-        for (i, value) in values.iter_mut().enumerate() {
-            let code = codes[j / 2 * 32 + i] >> (j % 2 * 4) & 15 | (fifth[i] >> j & 1) << 4;
-            *value = scale * f32::from(code) - low;
-        }
-    }
-}
-
-fn q6_k(b: &[u8], v: &mut [f32]) {
-    let (low, high, scales, d) = (&b[..128], &b[128..192], &b[192..208], half_at(b, 208));
-    for (group, values) in v.chunks_exact_mut(16).enumerate() {
-        let scale = d * f32::from(scales[group] as i8);
-        // Of the 128 values of a half, each 32 have one nibble of 64 bytes in turn, and two bits of 32 bytes.
-        let (half, quarter, odd) = (group / 8, group % 8 / 2, group % 2 * 16);
-        for (i, value) in values.iter_mut().enumerate() {
-            let nibble = low[half * 64 + quarter % 2 * 32 + odd + i] >> (quarter / 2 * 4) & 15;
-            let two = high[half * 32 + odd + i] >> (quarter * 2) & 3;
-            *value = scale * (i32::from(nibble | two << 4) - 32) as f32;
-        }
-    }
-}
-
-fn iq4_xs(b: &[u8], v: &mut [f32]) {
-    let d = half_at(b, 0);
-    let (high, low, codes) = (u16::from_le_bytes([b[2], b[3]]), &b[4..8], &b[8..136]);
-    for (j, values) in v.chunks_exact_mut(32).enumerate() {
-        let scale = i32::from(low[j / 2] >> (j % 2 * 4) & 15) | i32::from(high >> (2 * j) & 3) << 4;
-        let scale = d * (scale - 32) as f32;
-        nibbles(&codes[j * 16..][..16], values, |q| {
-            scale * f32::from(IQ4_VALUES[usize::from(q)])
-        });
-    }
 }
 
 #[cfg(test)]
@@ -349,6 +235,33 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_as_long_as_the_list_says() {
+        fn check<B: Block>(ty: GgmlType) {
+            assert_eq!(
+                (B::ELEMENTS, B::BYTES),
+                (ty.block_values() as usize, ty.block_bytes() as usize),
+                "{ty}"
+            );
+        }
+        check::<Q4_0>(GgmlType::Q4_0);
+        check::<Q4_1>(GgmlType::Q4_1);
+        check::<Q5_0>(GgmlType::Q5_0);
+        check::<Q5_1>(GgmlType::Q5_1);
+        check::<Q8_0>(GgmlType::Q8_0);
+        check::<Q2K>(GgmlType::Q2_K);
+        check::<Q3K>(GgmlType::Q3_K);
+        check::<Q4K>(GgmlType::Q4_K);
+        check::<Q5K>(GgmlType::Q5_K);
+        check::<Q6K>(GgmlType::Q6_K);
+        check::<Iq4Nl>(GgmlType::IQ4_NL);
+        check::<Iq4Xs>(GgmlType::IQ4_XS);
+        check::<Mxfp4>(GgmlType::MXFP4);
+        for (_, ty, _, _) in TYPES {
+            assert!(ty.kernel_part().is_none() || ty.can_dequantize());
+        }
+    }
+
+    #[test]
     fn lengths_and_types_are_checked() {
         let mut values = [0.0; 32];
         assert!(dequantize(GgmlType::Q8_0, &[0; 33], &mut values).is_err());
@@ -362,7 +275,7 @@ mod tests {
     /// values that the PyPI package `gguf` gives.
     #[test]
     fn values_are_those_of_the_gguf_package() {
-        let golden = include_bytes!("../../tests/golden/ggml.bin");
+        let golden = include_bytes!("../../../tests/golden/ggml.bin");
         let mut rest = &golden[..];
         let mut types = 0;
         while !rest.is_empty() {

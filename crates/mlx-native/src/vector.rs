@@ -1,6 +1,6 @@
 //! One text, compiled for every instruction set: loops that the compiler turns into vectors by itself.
 
-use super::isa::Isa;
+use crate::isa::{Isa, IsaToken};
 
 /// A piece of work to be compiled once for each [`Isa`]. Mark `run` `#[inline(always)]`, and all that it calls in its
 /// loops: only what is inlined gets the wider instructions. Products and sums are never fused by the compiler, so that
@@ -12,12 +12,12 @@ pub(crate) trait Vectorised {
     fn run(self) -> Self::Output;
 }
 
-impl Isa {
+impl IsaToken {
     /// Runs `work`, compiled for this instruction set.
     pub(crate) fn run<W: Vectorised>(self, work: W) -> W::Output {
-        match self {
+        match self.level() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: levels other than `Portable` come from `Isa::available`, the device checks that: the instructions exist.
+            // SAFETY: there is a token only where the instructions exist.
             Isa::Avx2 => unsafe { avx2(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.

@@ -3,20 +3,33 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{ComputePipelineState, ConstantValue, Constants, Kernel, SourceText};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBody;
 use crate::buffer::MlxBuffer;
 use crate::device::{DeviceRef, MlxDevice};
 use crate::dtype::DType;
 use crate::error::{MlxError, Result};
-use crate::ops;
+use crate::kernel::{Bodies, ComputePipelineState, ConstantValue, Constants, Kernel, SourceText};
 
-/// Maps kernel names to Metal texts, and caches the pipelines made of them, per device kind and function constants.
+/// What the registry and the harness know of an operator.
+pub(crate) struct Op {
+    /// Name of the operator: its folder.
+    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
+    pub name: &'static str,
+    /// Metal text that defines its kernels.
+    pub source: &'static str,
+    /// Host names of the kernels, with their bodies for the CPU.
+    pub kernels: &'static [(&'static str, CpuBody)],
+}
+
+/// Maps kernel names to Metal texts, and to the pipelines that devices made of them. Pipelines are cached in their device,
+/// so that a second registry finds them.
 ///
 /// A new registry knows every kernel of this library. [`register_source`](Self::register_source) adds kernels of your own
-/// at run time: they run on `metal`, `cuda` and the `emulator`.
+/// at run time: they run on `metal`, `cuda` and the `emulator`, and with a Rust function given to
+/// [`register_body`](Self::register_body) on the `cpu`.
 ///
 /// ```
 /// use mlx_native::{KernelRegistry, MlxDevice};
@@ -28,21 +41,28 @@ use crate::ops;
 /// ```
 #[derive(Debug)]
 pub struct KernelRegistry {
-    entries: HashMap<Arc<str>, Entry>,
-    /// Texts of this library by address, so that a text with several kernels is parsed once.
-    texts: HashMap<(usize, usize), Arc<SourceText>>,
+    /// Kernels of this library, shared by all registries.
+    base: Arc<KernelTable>,
+    /// Kernels registered here; they come before those of `base`.
+    own: HashMap<Arc<str>, Entry>,
+    /// Pipelines handed out by reference. Boxed, so that an address stays the same when a list grows.
+    #[allow(clippy::vec_box)]
+    pipelines: HashMap<Arc<str>, Vec<Box<CachedPipeline>>>,
     /// Memory for intermediate results, one piece for each device.
     scratch: Vec<(Arc<dyn Backend>, MlxBuffer)>,
 }
 
-#[derive(Debug)]
+/// Kernels by name.
+#[derive(Debug, Default)]
+pub(crate) struct KernelTable(HashMap<Arc<str>, Entry>);
+
+#[derive(Debug, Clone)]
 struct Entry {
+    /// What the device's cache calls it: no two entries of the process share a number.
+    number: u64,
     name: Arc<str>,
     source: Arc<SourceText>,
-    cpu: Option<CpuBody>,
-    /// Boxed, so that the address handed out by `get_pipeline` stays the same when the list grows.
-    #[allow(clippy::vec_box)]
-    pipelines: Vec<Box<CachedPipeline>>,
+    bodies: Bodies,
 }
 
 #[derive(Debug)]
@@ -52,62 +72,95 @@ struct CachedPipeline {
     state: ComputePipelineState,
 }
 
-impl Default for KernelRegistry {
-    fn default() -> Self {
-        Self::new()
+impl Entry {
+    fn new(name: Arc<str>, source: Arc<SourceText>, bodies: Bodies) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Entry {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            name,
+            source,
+            bodies,
+        }
+    }
+
+    /// The kernels of one operator. Its text is parsed once for all of them.
+    fn of_op(op: &Op) -> impl Iterator<Item = Entry> {
+        let source = Arc::new(SourceText::new(Cow::Borrowed(op.source)));
+        op.kernels
+            .iter()
+            .map(move |(name, body)| Entry::new(Arc::from(*name), source.clone(), Bodies::of(*body)))
+    }
+}
+
+impl KernelTable {
+    /// The kernels of `ops`.
+    pub(crate) fn of(ops: impl Iterator<Item = &'static Op>) -> Self {
+        KernelTable(ops.flat_map(Entry::of_op).map(|e| (e.name.clone(), e)).collect())
     }
 }
 
 impl KernelRegistry {
-    /// A registry that knows every kernel of this library; none is compiled yet.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut registry = KernelRegistry {
-            entries: HashMap::new(),
-            texts: HashMap::new(),
+    /// A registry that knows the kernels of `base`; none is compiled yet.
+    pub(crate) fn with_base(base: Arc<KernelTable>) -> Self {
+        KernelRegistry {
+            base,
+            own: HashMap::new(),
+            pipelines: HashMap::new(),
             scratch: Vec::new(),
-        };
-        for op in ops::all() {
-            registry.register_op(op);
         }
-        registry
     }
 
-    /// Adds the kernels of one operator of this library.
-    pub(crate) fn register_op(&mut self, op: &ops::Op) {
-        let key = (op.source.as_ptr() as usize, op.source.len());
-        let source = self
-            .texts
-            .entry(key)
-            .or_insert_with(|| Arc::new(SourceText::new(Cow::Borrowed(op.source))))
-            .clone();
-        for (name, body) in op.kernels {
-            let name: Arc<str> = Arc::from(*name);
-            let entry = Entry {
-                name: name.clone(),
-                source: source.clone(),
-                cpu: Some(*body),
-                pipelines: Vec::new(),
-            };
-            self.entries.entry(name).or_insert(entry);
+    /// Adds the kernels of one operator that are not known yet.
+    pub(crate) fn register_op(&mut self, op: &Op) {
+        if op.kernels.iter().all(|(name, _)| self.contains(name)) {
+            return;
+        }
+        for entry in Entry::of_op(op) {
+            if !self.contains(&entry.name) {
+                self.own.insert(entry.name.clone(), entry);
+            }
         }
     }
 
     /// Registers `source`, Metal Shading Language text that defines a kernel of the host name `name`. A text registered
     /// earlier under this name is replaced and its pipelines are dropped; a body for the `cpu` device goes with it. The
     /// text is read when a pipeline is first asked for.
+    ///
+    /// # Trust
+    /// The text is code, and is run with what the device can do: the `emulator` compiles it for the processor and runs it
+    /// inside this process, with all of its rights; a GPU runs it on memory that the driver maps for this process. Reading
+    /// the signature is safe for any text, running it is not: register text that you would compile into your program.
     pub fn register_source(&mut self, name: impl Into<String>, source: impl Into<Cow<'static, str>>) {
-        let name: Arc<str> = Arc::from(name.into());
         let source = Arc::new(SourceText::new(source.into()));
-        self.entries.insert(
-            name.clone(),
-            Entry {
-                name,
-                source,
-                cpu: None,
-                pipelines: Vec::new(),
-            },
-        );
+        self.replace(Entry::new(Arc::from(name.into()), source, Bodies::default()));
+    }
+
+    /// Gives kernel `name` a body for the `cpu` device, in place of one that it may have. Pipelines made earlier are
+    /// dropped.
+    ///
+    /// The body is the twin of the kernel's text: it gets the same arguments by the same indices, checked against the same
+    /// signature, and does in parts what the text does in threads.
+    ///
+    /// # Errors
+    /// [`MlxError::KernelNotFound`] where no text is registered under the name: the signature comes from there.
+    pub fn register_body(&mut self, name: &str, body: CpuBody) -> Result<()> {
+        let known = self.entry(name)?;
+        let mut bodies = known.bodies.clone();
+        bodies.insert(body);
+        self.replace(Entry::new(known.name.clone(), known.source.clone(), bodies));
+        Ok(())
+    }
+
+    fn replace(&mut self, entry: Entry) {
+        self.pipelines.remove(&entry.name);
+        self.own.insert(entry.name.clone(), entry);
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.own
+            .get(name)
+            .or_else(|| self.base.0.get(name))
+            .ok_or_else(|| MlxError::KernelNotFound(name.to_owned()))
     }
 
     /// The pipeline of kernel `name` on `device`, compiled on first use.
@@ -137,27 +190,39 @@ impl KernelRegistry {
     ) -> Result<&ComputePipelineState> {
         let device = device.as_ref();
         let domain = device.backend().pipeline_domain();
-        let entry = self
-            .entries
-            .get_mut(name)
-            .ok_or_else(|| MlxError::KernelNotFound(name.to_owned()))?;
-        let found = entry
-            .pipelines
-            .iter()
-            .position(|p| p.domain == domain && p.constants[..] == *constants);
+        let found = self.pipelines.get(name).and_then(|all| {
+            all.iter()
+                .position(|p| p.domain == domain && p.constants[..] == *constants)
+        });
         let index = match found {
             Some(index) => index,
             None => {
-                let state = build(entry, device, constants)?;
-                entry.pipelines.push(Box::new(CachedPipeline {
+                let state = self.pipeline(name, device, constants)?;
+                let all = self.pipelines.entry(Arc::from(name)).or_default();
+                all.push(Box::new(CachedPipeline {
                     domain,
                     constants: constants.into(),
                     state,
                 }));
-                entry.pipelines.len() - 1
+                all.len() - 1
             }
         };
-        Ok(&entry.pipelines[index].state)
+        Ok(&self.pipelines[name][index].state)
+    }
+
+    /// The pipeline of kernel `name` on `device`, from the device's cache, or compiled for it.
+    ///
+    /// # Errors
+    /// As [`get_pipeline_with_constants`](Self::get_pipeline_with_constants).
+    pub fn pipeline(
+        &self,
+        name: &str,
+        device: &(impl AsRef<DeviceRef> + ?Sized),
+        constants: &[(u32, ConstantValue)],
+    ) -> Result<ComputePipelineState> {
+        let entry = self.entry(name)?;
+        let device = device.as_ref();
+        device.cached_pipeline(entry.number, constants, || build(entry, device, constants))
     }
 
     /// At least `byte_len` bytes on `device` for what an operator keeps between two of its kernels. All operators get the
@@ -188,43 +253,40 @@ impl KernelRegistry {
     /// Whether a text is registered under `name`.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entry(name).is_ok()
     }
 
     /// The registered names, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(|k| &**k)
+        let base = self.base.0.keys().filter(|name| !self.own.contains_key(&***name));
+        self.own.keys().chain(base).map(|k| &**k)
     }
 
-    /// What is known of kernel `name`: text, signature, body.
+    /// What is known of kernel `name`: text, signature, bodies.
     ///
     /// # Errors
     /// [`MlxError::KernelNotFound`]; [`MlxError::ShaderCompilationError`] when the text cannot be parsed or does not
     /// define the kernel.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
-        let entry = self
-            .entries
-            .get(name)
-            .ok_or_else(|| MlxError::KernelNotFound(name.to_owned()))?;
-        describe(entry)
+        describe(self.entry(name)?)
     }
 
-    /// Whether some pipeline of kernel `name` has been made.
+    /// Whether some pipeline of kernel `name` was handed out by [`get_pipeline`](Self::get_pipeline).
     #[must_use]
     pub fn is_cached(&self, name: &str) -> bool {
-        self.entries.get(name).is_some_and(|e| !e.pipelines.is_empty())
+        self.pipelines.get(name).is_some_and(|all| !all.is_empty())
     }
 
-    /// Number of pipelines made so far.
+    /// Number of pipelines handed out by [`get_pipeline`](Self::get_pipeline).
     #[must_use]
     pub fn cached_count(&self) -> usize {
-        self.entries.values().map(|e| e.pipelines.len()).sum()
+        self.pipelines.values().map(Vec::len).sum()
     }
 
     /// Number of registered names.
     #[must_use]
     pub fn source_count(&self) -> usize {
-        self.entries.len()
+        self.names().count()
     }
 }
 
@@ -243,7 +305,7 @@ fn describe(entry: &Entry) -> Result<Kernel> {
         name: name.clone(),
         source: entry.source.clone(),
         signature,
-        cpu: entry.cpu,
+        bodies: entry.bodies.clone(),
     })
 }
 
@@ -276,7 +338,7 @@ fn build(
 }
 
 fn check_constants(kernel: &Kernel, constants: &[(u32, ConstantValue)]) -> Result<()> {
-    use super::msl::ConstantType;
+    use crate::kernel::msl::ConstantType;
     let module = kernel
         .source
         .module()

@@ -40,6 +40,12 @@ impl Isa {
         ladder.to_vec()
     }
 
+    /// The proof that this machine has the level; `None` where it lacks it.
+    #[must_use]
+    pub fn token(self) -> Option<IsaToken> {
+        Isa::available().contains(&self).then_some(IsaToken(self))
+    }
+
     /// The lower-case name.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -50,6 +56,46 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
         }
+    }
+}
+
+/// An [`Isa`] that this machine has: there is no other way to one than [`Isa::token`], which looks. Whoever holds one may
+/// run the level's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IsaToken(Isa);
+
+impl IsaToken {
+    /// Plain Rust, which every machine runs.
+    pub const PORTABLE: IsaToken = IsaToken(Isa::Portable);
+
+    /// The level.
+    #[must_use]
+    pub const fn level(self) -> Isa {
+        self.0
+    }
+
+    /// The token of the highest level of this machine.
+    #[must_use]
+    pub fn best() -> IsaToken {
+        IsaToken(Isa::best())
+    }
+
+    /// Tokens of every level that this machine has, lowest first.
+    #[must_use]
+    pub fn available() -> Vec<IsaToken> {
+        Isa::available().into_iter().map(IsaToken).collect()
+    }
+}
+
+impl PartialEq<Isa> for IsaToken {
+    fn eq(&self, other: &Isa) -> bool {
+        self.0 == *other
+    }
+}
+
+impl fmt::Display for IsaToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -85,4 +131,24 @@ fn detect() -> Isa {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect() -> Isa {
     Isa::Portable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_exist_for_what_the_machine_has_and_nothing_else() {
+        let all = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+        for isa in all {
+            assert_eq!(isa.token().is_some(), Isa::available().contains(&isa), "{isa}");
+        }
+        assert_eq!(Isa::Portable.token().map(IsaToken::level), Some(Isa::Portable));
+        let foreign = if cfg!(target_arch = "x86_64") {
+            Isa::Neon
+        } else {
+            Isa::Avx2
+        };
+        assert_eq!(foreign.token(), None);
+    }
 }
