@@ -243,7 +243,7 @@ fn an_owner_that_panics_is_an_error_of_the_work_and_the_device_lives_on() {
         drop(x);
         let error = encoder.commit_and_wait().unwrap_err();
         assert!(
-            matches!(&error, MlxError::CommandBufferError(text) if text.contains("this owner breaks")),
+            matches!(&error, MlxError::WorkFailed(text) if text.contains("this owner breaks")),
             "{error}"
         );
         assert!(dropped.load(Ordering::SeqCst));

@@ -4,10 +4,12 @@
 //! hazards are found anew: an order that the graph got wrong would cost time, never correctness. [`ComputeGraph::reorder`]
 //! brings dispatches that do not depend on each other together, so that fewer barriers are needed between them.
 
+mod prepared;
 mod session;
 
 use std::borrow::Cow;
 
+pub use prepared::{PreparedGraph, Replay};
 pub use session::{GraphExecutor, GraphSession};
 
 use crate::backend::Place;

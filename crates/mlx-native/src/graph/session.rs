@@ -3,12 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::ComputeGraph;
-use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::CommandEncoder;
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
-use crate::ops::sdpa::{SdpaParams, sdpa};
 
 /// Owns a device and opens sessions on it.
 #[derive(Debug)]
@@ -86,34 +83,6 @@ impl GraphSession<'_> {
     #[must_use]
     pub fn is_recording(&self) -> bool {
         self.recording
-    }
-
-    /// Records scaled dot-product attention: [`sdpa`].
-    ///
-    /// # Errors
-    /// As [`sdpa`].
-    pub fn sdpa(
-        &mut self,
-        registry: &mut KernelRegistry,
-        device: &MlxDevice,
-        q: &MlxBuffer,
-        k: &MlxBuffer,
-        v: &MlxBuffer,
-        output: &MlxBuffer,
-        params: &SdpaParams,
-        batch_size: u32,
-    ) -> Result<()> {
-        sdpa(
-            &mut self.encoder,
-            registry,
-            device,
-            q,
-            k,
-            v,
-            output,
-            params,
-            batch_size,
-        )
     }
 
     /// An explicit barrier. Rarely needed: the encoder finds hazards itself.

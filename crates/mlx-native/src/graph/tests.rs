@@ -1,8 +1,8 @@
 use crate::dtype::DType;
 use crate::encoder::{CapturedNode, CapturedOpKind};
 use crate::graph::{ComputeGraph, GraphExecutor};
-use crate::kernel::KernelRegistry;
 use crate::ops::add::{AddParams, add};
+use crate::registry::KernelRegistry;
 use crate::testing::Bench;
 use crate::{MlxBuffer, MlxDevice};
 

@@ -11,18 +11,7 @@
 pub(crate) mod check;
 pub(crate) mod coding;
 
-use crate::backend::cpu::CpuBody;
-
-/// What the registry and the harness know of an operator.
-pub(crate) struct Op {
-    /// Name of the operator: its folder.
-    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
-    pub name: &'static str,
-    /// Metal text that defines its kernels.
-    pub source: &'static str,
-    /// Host names of the kernels, with their bodies for the CPU.
-    pub kernels: &'static [(&'static str, CpuBody)],
-}
+pub(crate) use crate::registry::Op;
 
 macro_rules! operators {
     ($($op:ident),* $(,)?) => {
@@ -35,7 +24,8 @@ macro_rules! operators {
 
         /// The cases of every operator.
         #[cfg(any(test, feature = "testing"))]
-        pub(crate) fn suites() -> Vec<crate::testing::Suite> {
+        #[must_use]
+        pub fn suites() -> Vec<crate::testing::Suite> {
             vec![$($op::tests::suite()),*]
         }
     };
@@ -45,17 +35,23 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    attention,
     copy,
     embed,
     kv_append,
     layer_norm,
     linear,
+    linear_scan,
     matmul,
     rms_norm,
     rope,
+    route,
     rowwise,
+    sample,
     sdpa,
+    short_conv,
     silu_mul,
     softmax,
     step,
+    weighted_sum,
 }

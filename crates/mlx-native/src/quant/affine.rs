@@ -5,9 +5,10 @@
 //! quantised. [`quantize`] follows MLX's CPU to the bit. MLX's GPU differs where a code lies exactly between two integers
 //! (it rounds half away from zero) and for groups without a positive value; either reads what the other wrote.
 
-use crate::backend::cpu::vector::Vectorised;
-use crate::backend::cpu::{Element, Isa};
+use crate::element::Element;
 use crate::error::{MlxError, Result, invalid};
+use crate::isa::IsaToken;
+use crate::vector::Vectorised;
 
 use super::{packed_words, parallel, unpack_codes};
 
@@ -120,8 +121,14 @@ pub fn quantize<S: Element>(values: &[S], k: usize, format: AffineFormat) -> Res
         .zip(result.weight.chunks_mut(share * group_words))
         .zip(result.scales.chunks_mut(share))
         .zip(result.biases.chunks_mut(share))
-        .map(|(((values, weight), scales), biases)| Groups { values, format, weight, scales, biases });
-    parallel::run(parts, |part| Isa::best().run(part));
+        .map(|(((values, weight), scales), biases)| Groups {
+            values,
+            format,
+            weight,
+            scales,
+            biases,
+        });
+    parallel::run(parts, |part| IsaToken::best().run(part));
     Ok(result)
 }
 
@@ -150,7 +157,13 @@ impl<S: Element> Vectorised for Groups<'_, S> {
 impl<S: Element> Groups<'_, S> {
     #[inline(always)]
     fn all<const N: usize>(self) {
-        let Groups { values, format, weight, scales, biases } = self;
+        let Groups {
+            values,
+            format,
+            weight,
+            scales,
+            biases,
+        } = self;
         let words = N * format.bits as usize / 32;
         let targets = weight.chunks_exact_mut(words).zip(scales).zip(biases);
         for (values, ((weight, scale), bias)) in values.chunks_exact(N).zip(targets) {
@@ -210,7 +223,10 @@ fn range<const N: usize>(values: &[f32; N]) -> (f32, f32) {
             min[i] = lesser(min[i], values[i]);
         }
     }
-    (max.into_iter().fold(f32::NEG_INFINITY, greater), min.into_iter().fold(f32::INFINITY, lesser))
+    (
+        max.into_iter().fold(f32::NEG_INFINITY, greater),
+        min.into_iter().fold(f32::INFINITY, lesser),
+    )
 }
 
 /// Codes, scale and bias of one group.
@@ -225,7 +241,11 @@ fn quantize_group<const N: usize>(values: &[f32; N], max_code: u32, codes: &mut 
         // One bit has no code to spare for zero: the two codes are the two ends.
         (step, min)
     } else {
-        let (edge, step) = if min.abs() > max.abs() { (min, step) } else { (max, -step) };
+        let (edge, step) = if min.abs() > max.abs() {
+            (min, step)
+        } else {
+            (max, -step)
+        };
         let q0 = (edge / step).round_ties_even();
         if q0 != 0.0 { (edge / q0, edge) } else { (step, 0.0) }
     };

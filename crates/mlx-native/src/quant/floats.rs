@@ -4,11 +4,11 @@
 //! matrix, each operation rounded, and its odd ends are kept: a group that holds NaN or an infinity, or whose scale is out of
 //! range, gives the bytes that MLX gives. MLX's GPU differs in ties and in groups of zeros; either reads what the other wrote.
 
-use crate::backend::cpu::Element;
-use crate::backend::cpu::Isa;
-use crate::backend::cpu::vector::Vectorised;
 use crate::dtype::DType;
+use crate::element::Element;
 use crate::error::{MlxError, Result, invalid};
+use crate::isa::IsaToken;
+use crate::vector::Vectorised;
 
 use super::{packed_words, parallel, unpack_codes};
 
@@ -101,14 +101,23 @@ pub fn quantize_floats<S: Element>(
     let group = format.group_size();
     let groups = values.len() / group;
     let group_words = packed_words(group, format.bits())?;
-    let mut result = QuantizedFloats { weight: vec![0; groups * group_words], scales: vec![0; groups] };
+    let mut result = QuantizedFloats {
+        weight: vec![0; groups * group_words],
+        scales: vec![0; groups],
+    };
     let share = parallel::share(groups);
     let parts = values
         .chunks(share * group)
         .zip(result.weight.chunks_mut(share * group_words))
         .zip(result.scales.chunks_mut(share))
-        .map(|((values, weight), scales)| Groups { values, format, global_scale, weight, scales });
-    parallel::run(parts, |part| Isa::best().run(part));
+        .map(|((values, weight), scales)| Groups {
+            values,
+            format,
+            global_scale,
+            weight,
+            scales,
+        });
+    parallel::run(parts, |part| IsaToken::best().run(part));
     Ok(result)
 }
 
@@ -126,11 +135,19 @@ impl<S: Element> Vectorised for Groups<'_, S> {
 
     #[inline(always)]
     fn run(self) {
-        let Groups { values, format, global_scale, weight, scales } = self;
+        let Groups {
+            values,
+            format,
+            global_scale,
+            weight,
+            scales,
+        } = self;
         let factor = global_scale.map(|g| FULL_SCALE / g);
         let words = weight.len() / scales.len().max(1);
-        for ((values, weight), byte) in
-            values.chunks_exact(format.group_size()).zip(weight.chunks_exact_mut(words)).zip(scales)
+        for ((values, weight), byte) in values
+            .chunks_exact(format.group_size())
+            .zip(weight.chunks_exact_mut(words))
+            .zip(scales)
         {
             *byte = match format {
                 FloatFormat::Nvfp4 => one_group::<S, 16>(values, format, factor, weight),
@@ -240,7 +257,9 @@ fn nearest_float4<S: Element>(value: f32, rounds: bool) -> u32 {
         return far_float4::<S>(value, rounds);
     }
     // How many of the midpoints are exceeded.
-    let code = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0].iter().fold(0, |n, m| n + u32::from(size > *m));
+    let code = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
+        .iter()
+        .fold(0, |n, m| n + u32::from(size > *m));
     // There is no negative zero.
     if value < 0.0 && code > 0 { code | 8 } else { code }
 }
@@ -253,7 +272,11 @@ fn far_float4<S: Element>(value: f32, rounds: bool) -> u32 {
     for i in 0..16u32 {
         let number = MAGNITUDES[i as usize & 7] * if i < 8 { 1.0 } else { -1.0 };
         let difference = (value - number).abs();
-        let difference = if rounds { S::from_f32(difference).to_f32() } else { difference };
+        let difference = if rounds {
+            S::from_f32(difference).to_f32()
+        } else {
+            difference
+        };
         if difference < best {
             (best, code) = (difference, i);
         }
@@ -284,13 +307,18 @@ pub fn dequantize_floats(
             scales.len()
         );
     }
-    let size =
-        rows.checked_mul(k).ok_or_else(|| MlxError::InvalidArgument(format!("{format:?}: {rows} rows of {k} overflow")))?;
+    let size = rows
+        .checked_mul(k)
+        .ok_or_else(|| MlxError::InvalidArgument(format!("{format:?}: {rows} rows of {k} overflow")))?;
     let mut values = Vec::with_capacity(size);
     for (weight, byte) in weight.chunks_exact(words * group / k).zip(scales) {
         let scale = match format {
             FloatFormat::Nvfp4 => decode_float8(*byte) * global_scale.map_or(1.0, |g| g / FULL_SCALE),
-            _ => f32::from_bits(if *byte == 0 { 1 << 22 } else { u32::from(*byte) << 23 }),
+            _ => f32::from_bits(if *byte == 0 {
+                1 << 22
+            } else {
+                u32::from(*byte) << 23
+            }),
         };
         values.extend(unpack_codes(weight, format.bits())?.iter().map(|code| {
             let number = match format {
@@ -320,7 +348,11 @@ mod tests {
 
     fn check_golden<S: Element>(golden: &Golden) {
         let w = golden.tensor("w");
-        let values: Vec<S> = w.bytes().chunks_exact(size_of::<S>()).map(bytemuck::pod_read_unaligned).collect();
+        let values: Vec<S> = w
+            .bytes()
+            .chunks_exact(size_of::<S>())
+            .map(bytemuck::pod_read_unaligned)
+            .collect();
         let global = golden.tensors.get("global_scale").map(|g| g.to_f64()[0] as f32);
         let k = w.shape()[1];
         let ours = quantize_floats(&values, k, format_of(golden), global).unwrap();
@@ -330,7 +362,11 @@ mod tests {
         for (i, (ours, mlx)) in back.iter().zip(golden.tensor("out").to_f64()).enumerate() {
             // With a global scale MLX may round another product.
             let near = (f64::from(*ours) - mlx).abs() <= 3e-7 * mlx.abs() || f64::from(*ours) == mlx;
-            assert!(near || ours.is_nan() && mlx.is_nan(), "{i}: {ours} {mlx} {}", golden.params);
+            assert!(
+                near || ours.is_nan() && mlx.is_nan(),
+                "{i}: {ours} {mlx} {}",
+                golden.params
+            );
         }
     }
 

@@ -47,9 +47,32 @@ pub enum WeightFormat {
 
 /// The parts of kernel names, in the order in which every operator that reads weights lists its kernels.
 pub(crate) const KERNEL_PARTS: &[&str] = &[
-    "f32", "f16", "bf16", "affine1", "affine2", "affine3", "affine4", "affine5", "affine6", "affine8",
-    "mxfp4", "mxfp8", "nvfp4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
-    "iq4_xs", "ggml_mxfp4",
+    "f32",
+    "f16",
+    "bf16",
+    "affine1",
+    "affine2",
+    "affine3",
+    "affine4",
+    "affine5",
+    "affine6",
+    "affine8",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "q2_k",
+    "q3_k",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+    "iq4_nl",
+    "iq4_xs",
+    "ggml_mxfp4",
 ];
 
 /// One of the arrays that make up a matrix.
@@ -201,8 +224,14 @@ impl WeightFormat {
                 }
                 let row = (columns / granule)
                     .checked_mul(ty.block_bytes() as usize)
-                    .ok_or_else(|| MlxError::InvalidArgument(format!("{self}: {columns} columns overflow")))?;
-                smallvec![Plane { name: "weight", dtype: DType::U8, row }]
+                    .ok_or_else(|| {
+                        MlxError::InvalidArgument(format!("{self}: {columns} columns overflow"))
+                    })?;
+                smallvec![Plane {
+                    name: "weight",
+                    dtype: DType::U8,
+                    row
+                }]
             }
             WeightFormat::Mxfp8 => smallvec![words(8)?, groups("scales", DType::U8)],
             WeightFormat::Nvfp4 { global_scale: true } => smallvec![
@@ -282,8 +311,14 @@ mod tests {
         );
         let q4_k = WeightFormat::ggml(GgmlType::Q4_K).unwrap();
         assert_eq!(shapes(q4_k, 512), [("weight", DType::U8, 288)]);
-        assert_eq!((q4_k.kernel_part(), q4_k.to_string()), ("q4_k", "Q4_K".to_owned()));
-        assert_eq!(WeightFormat::ggml(GgmlType::BF16).unwrap(), WeightFormat::Dense(DType::BF16));
+        assert_eq!(
+            (q4_k.kernel_part(), q4_k.to_string()),
+            ("q4_k", "Q4_K".to_owned())
+        );
+        assert_eq!(
+            WeightFormat::ggml(GgmlType::BF16).unwrap(),
+            WeightFormat::Dense(DType::BF16)
+        );
         let nvfp4 = |global_scale| WeightFormat::Nvfp4 { global_scale };
         assert_eq!(shapes(nvfp4(false), 48), [("weight", DType::U32, 6), scales(3)]);
         assert_eq!(shapes(nvfp4(true), 48)[2], ("global_scale", DType::F32, 0));

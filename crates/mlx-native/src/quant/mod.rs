@@ -17,9 +17,9 @@ mod weight;
 
 pub use affine::AffineFormat;
 pub use bitstream::{pack_codes, packed_words, unpack_codes};
+pub use floats::FloatFormat;
 #[cfg(test)]
 pub(crate) use format::KERNEL_PARTS;
-pub use floats::FloatFormat;
 pub use format::{Plane, Planes, WeightFormat};
 pub use ggml::GgmlType;
 pub use weight::Weight;

@@ -5,7 +5,9 @@ const WORTH: usize = 4096;
 
 /// How many of `groups` groups each part should have.
 pub(super) fn share(groups: usize) -> usize {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(groups / WORTH);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(groups / WORTH);
     groups.div_ceil(threads.max(1)).max(1)
 }
 

@@ -56,7 +56,10 @@ const BLOCKS: [(GgmlType, &[usize], f32); 13] = [
 
 /// Random blocks: any codes, and scales of a moderate size.
 fn blocks(ty: GgmlType, shape: &[usize], rng: &mut Rng) -> Tensor {
-    let (_, halves, size) = BLOCKS.iter().find(|b| b.0 == ty).expect("a type that kernels read");
+    let (_, halves, size) = BLOCKS
+        .iter()
+        .find(|b| b.0 == ty)
+        .expect("a type that kernels read");
     let mut bytes: Vec<u8> = (0..shape.iter().product()).map(|_| rng.bits() as u8).collect();
     for block in bytes.chunks_exact_mut(ty.block_bytes() as usize) {
         for at in *halves {

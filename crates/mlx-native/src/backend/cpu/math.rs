@@ -1,7 +1,7 @@
 //! Elementary functions in f32, without branches or table look-ups.
 //!
 //! [`exp`] and [`sin_cos`] are plain Rust that the compiler vectorises when they are inlined into a loop under
-//! [`Isa::run`](super::Isa::run).
+//! [`IsaToken::run`](crate::isa::IsaToken::run).
 //!
 //! exp: `x = n·ln 2 + r` with `|r| <= ln 2 / 2`, `eˣ = 2ⁿ·eʳ`, `eʳ = 1 + r + r²·q(r)`; `q` interpolates
 //! `(eʳ - 1 - r) / r²` at the Chebyshev nodes, which leaves 1.1e-8 of relative error.
@@ -84,7 +84,7 @@ pub(crate) fn sin_cos(angle: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Isa;
+    use crate::isa::IsaToken;
 
     /// Distance in units in the last place of the wanted value.
     fn ulps(got: f32, want: f64) -> f64 {
@@ -146,12 +146,12 @@ mod tests {
             self.0.iter().map(|x| (self.1)(*x)).collect()
         }
     }
-    use crate::backend::cpu::vector::Vectorised;
+    use crate::vector::Vectorised;
 
     #[test]
     fn exp_is_near_on_every_instruction_set() {
-        for isa in Isa::available() {
-            check_exp(isa.name(), 2.0, |x| isa.run(Each(x, exp)));
+        for isa in IsaToken::available() {
+            check_exp(isa.level().name(), 2.0, |x| isa.run(Each(x, exp)));
         }
     }
 

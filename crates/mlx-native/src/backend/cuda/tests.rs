@@ -16,8 +16,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
 use crate::metal::MTLSize;
+use crate::registry::KernelRegistry;
 
 const TEXT: &str = "
 struct Params { uint n; float scale; };

@@ -5,9 +5,9 @@
 //! format's scales become f32 first ([`Source::scales`]), so that the loops over weights are compiled once for each coding,
 //! whatever the dtype of its scales.
 
+mod floats;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-mod floats;
 mod portable;
 mod source;
 #[cfg(target_arch = "x86_64")]
@@ -23,8 +23,8 @@ use crate::backend::cpu::simd::Neon;
 use crate::backend::cpu::simd::{Avx2, Avx512};
 use std::ops::Range;
 
-use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::{Vector, Widen, vectorize};
+use crate::isa::IsaToken;
 use crate::quant::ggml::{Block, MAX_SPANS};
 
 /// Function constant of every kernel that reads weights: the dtype of activations, by its code.
@@ -243,7 +243,10 @@ pub(crate) struct Float8;
 pub(crate) struct Blocks<B>(std::marker::PhantomData<B>);
 
 impl<B: Block> Coding for Blocks<B> {
-    const SCALES: ScaleKind = ScaleKind::Blocks { span: B::SPAN, read: read_scales::<B> };
+    const SCALES: ScaleKind = ScaleKind::Blocks {
+        span: B::SPAN,
+        read: read_scales::<B>,
+    };
     const SPAN: usize = B::SPAN;
     linear_scale!();
 
@@ -254,10 +257,13 @@ impl<B: Block> Coding for Blocks<B> {
         unsafe {
             let block = std::slice::from_raw_parts(row.add(run / runs * B::BYTES), B::BYTES);
             let codes = B::codes(block, run % runs);
-            Linear::of_halves(scaled, match B::TABLE {
-                Some(table) => V::look_up(&codes, table),
-                None => V::signed(&codes.map(|code| code as i8)),
-            })
+            Linear::of_halves(
+                scaled,
+                match B::TABLE {
+                    Some(table) => V::look_up(&codes, table),
+                    None => V::signed(&codes.map(|code| code as i8)),
+                },
+            )
         }
     }
 }
@@ -271,7 +277,10 @@ fn read_scales<B: Block>(row: &[u8], spans: Range<usize>, scales: &mut [f32], bi
         let end = spans.end.min((block + 1) * per_block);
         let (mut s, mut b) = ([0.0; MAX_SPANS], [0.0; MAX_SPANS]);
         B::scales(&row[block * B::BYTES..(block + 1) * B::BYTES], &mut s, &mut b);
-        let (from, to) = (span % per_block..span % per_block + end - span, span - spans.start..end - spans.start);
+        let (from, to) = (
+            span % per_block..span % per_block + end - span,
+            span - spans.start..end - spans.start,
+        );
         scales[to.clone()].copy_from_slice(&s[from.clone()]);
         biases[to].copy_from_slice(&b[from]);
         span = end;
@@ -288,16 +297,21 @@ pub(crate) struct Functions {
     /// [`unpack`].
     pub unpack: Unpack,
     /// [`arrange`].
-    pub arrange: unsafe fn(Isa, &mut [f32]),
+    pub arrange: unsafe fn(IsaToken, &mut [f32]),
 }
 
 /// The type of [`unpack`].
-type Unpack = unsafe fn(Isa, *const u8, usize, usize, &[f32], &[f32], &mut [f32]);
+type Unpack = unsafe fn(IsaToken, *const u8, usize, usize, &[f32], &[f32], &mut [f32]);
 
 impl Functions {
     /// Those of `C`.
     pub(crate) const fn of<C: Coding>() -> Self {
-        Functions { scales: C::SCALES, direct: C::DIRECT, unpack: unpack::<C>, arrange: arrange::<C> }
+        Functions {
+            scales: C::SCALES,
+            direct: C::DIRECT,
+            unpack: unpack::<C>,
+            arrange: arrange::<C>,
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::floats::number;
 use super::{
-    Dense, Floats, Functions, GLOBAL_SCALE, GROUP_SIZE, RUN, SCALE_TYPE, Unpack, dtype, float8, power8, unpack,
+    Dense, Floats, Functions, GLOBAL_SCALE, GROUP_SIZE, RUN, SCALE_TYPE, Unpack, dtype, float8, power8,
+    unpack,
 };
-use crate::backend::cpu::{Isa, Launch};
+use crate::backend::cpu::{IsaToken, Launch};
 
 /// Weights whose scales are read at a time: whole groups of every format.
 const STRETCH: usize = 256;
@@ -38,9 +39,19 @@ pub(crate) type ReadScales = fn(&[u8], Range<usize>, &mut [f32], &mut [f32]);
 /// Scales of rows, as they lie.
 enum Scales<'a> {
     None,
-    Affine { scales: Floats<'a>, biases: Floats<'a> },
-    Powers { scales: &'a [u8], factor: f32 },
-    Floats8 { scales: &'a [u8], global: Option<&'a [f32]>, matrix_rows: usize },
+    Affine {
+        scales: Floats<'a>,
+        biases: Floats<'a>,
+    },
+    Powers {
+        scales: &'a [u8],
+        factor: f32,
+    },
+    Floats8 {
+        scales: &'a [u8],
+        global: Option<&'a [f32]>,
+        matrix_rows: usize,
+    },
     Blocks(ReadScales),
 }
 
@@ -67,20 +78,34 @@ impl<'a> Source<'a> {
         stride: usize,
     ) -> Option<Self> {
         let codes: &[u8] = launch.input(1);
-        let align = if let ScaleKind::None { align } = functions.scales { align } else { 1 };
+        let align = if let ScaleKind::None { align } = functions.scales {
+            align
+        } else {
+            1
+        };
         let (span, scales, scales_len) = read_scales(launch, functions.scales, rows, matrices)?;
         let total = rows.checked_mul(matrices);
         let fits = span > 0
             && codes.as_ptr().addr().is_multiple_of(align)
-            && total.and_then(|n| n.checked_mul(stride)).is_some_and(|bytes| bytes <= codes.len())
-            && total.and_then(|n| n.checked_mul(columns / span.max(1))).is_some_and(|n| n <= scales_len);
+            && total
+                .and_then(|n| n.checked_mul(stride))
+                .is_some_and(|bytes| bytes <= codes.len())
+            && total
+                .and_then(|n| n.checked_mul(columns / span.max(1)))
+                .is_some_and(|n| n <= scales_len);
         if !fits {
             launch.fail(format!(
                 "the weight is smaller than {matrices} times {rows} rows of {columns}, or not aligned"
             ));
             return None;
         }
-        Some(Source { codes, row_bytes: stride, span, scales, unpack: functions.unpack })
+        Some(Source {
+            codes,
+            row_bytes: stride,
+            span,
+            scales,
+            unpack: functions.unpack,
+        })
     }
 
     /// Rows of `columns` numbers.
@@ -110,7 +135,7 @@ impl<'a> Source<'a> {
     }
 
     /// Writes the weights of row `row`, which has `columns`, from `first` on to `out`.
-    pub(crate) fn unpack(&self, isa: Isa, row: usize, columns: usize, first: usize, out: &mut [f32]) {
+    pub(crate) fn unpack(&self, isa: IsaToken, row: usize, columns: usize, first: usize, out: &mut [f32]) {
         let mut done = 0;
         while done < out.len() {
             let at = first + done;
@@ -135,12 +160,18 @@ impl<'a> Source<'a> {
 
     /// Writes whole runs of a row from element `start` on, all of one stretch, to `out`; of the last run of a row, what is
     /// beyond the row is anything.
-    fn unpack_runs(&self, isa: Isa, row: usize, columns: usize, start: usize, out: &mut [f32]) {
+    fn unpack_runs(&self, isa: IsaToken, row: usize, columns: usize, start: usize, out: &mut [f32]) {
         let codes = self.row(row);
         // A row may end within a run: the rest of the run has no scale.
         let (mut scales, mut biases) = ([0.0; MAX_SPANS], [0.0; MAX_SPANS]);
         let end = columns.min(start + out.len());
-        self.scales(row, columns, start / self.span..end.div_ceil(self.span), &mut scales, &mut biases);
+        self.scales(
+            row,
+            columns,
+            start / self.span..end.div_ceil(self.span),
+            &mut scales,
+            &mut biases,
+        );
         // SAFETY: `isa` is a level of this machine by the launch; the row, or its tail, has these runs.
         unsafe {
             if end - start == out.len() {
@@ -155,7 +186,14 @@ impl<'a> Source<'a> {
     }
 
     /// Scales and biases of `spans` of row `row`, which has `columns` elements.
-    pub(crate) fn scales(&self, row: usize, columns: usize, spans: Range<usize>, scales: &mut [f32], biases: &mut [f32]) {
+    pub(crate) fn scales(
+        &self,
+        row: usize,
+        columns: usize,
+        spans: Range<usize>,
+        scales: &mut [f32],
+        biases: &mut [f32],
+    ) {
         let at = row * (columns / self.span) + spans.start;
         let (scales, biases) = (&mut scales[..spans.len()], &mut biases[..spans.len()]);
         match &self.scales {
@@ -170,7 +208,11 @@ impl<'a> Source<'a> {
                 }
                 biases.fill(0.0);
             }
-            Scales::Floats8 { scales: s, global, matrix_rows } => {
+            Scales::Floats8 {
+                scales: s,
+                global,
+                matrix_rows,
+            } => {
                 let factor = global.map_or(0.5, |g| 0.5 * g[row / matrix_rows] / NVFP4_FULL_SCALE);
                 for (target, code) in scales.iter_mut().zip(&s[at..]) {
                     *target = float8(*code) * factor;
@@ -195,7 +237,11 @@ fn read_scales<'a>(
             let dtype = dtype(launch, SCALE_TYPE)?;
             let (scales, biases) = (Floats::input(launch, 2, dtype), Floats::input(launch, 3, dtype));
             let len = scales.len().min(biases.len());
-            (number(launch, GROUP_SIZE)? as usize, Scales::Affine { scales, biases }, len)
+            (
+                number(launch, GROUP_SIZE)? as usize,
+                Scales::Affine { scales, biases },
+                len,
+            )
         }
         ScaleKind::Powers { halved } => {
             let scales: &[u8] = launch.input(2);
@@ -205,8 +251,20 @@ fn read_scales<'a>(
         ScaleKind::Floats8 => {
             let scales: &[u8] = launch.input(2);
             let global = launch.flag(GLOBAL_SCALE).then(|| launch.input::<f32>(3));
-            let len = if global.is_none_or(|g| g.len() >= matrices) { scales.len() } else { 0 };
-            (16, Scales::Floats8 { scales, global, matrix_rows: rows }, len)
+            let len = if global.is_none_or(|g| g.len() >= matrices) {
+                scales.len()
+            } else {
+                0
+            };
+            (
+                16,
+                Scales::Floats8 {
+                    scales,
+                    global,
+                    matrix_rows: rows,
+                },
+                len,
+            )
         }
         ScaleKind::Blocks { span, read } => (span, Scales::Blocks(read), usize::MAX),
     })

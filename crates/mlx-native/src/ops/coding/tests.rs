@@ -1,13 +1,13 @@
 //! What the cases of operators do not see: each coding on each instruction set against its definition.
 
 use super::*;
-use crate::backend::cpu::Isa;
+use crate::backend::cpu::IsaToken;
 use crate::quant::{pack_codes, unpack_codes};
 use crate::testing::Rng;
 
 /// The weights of one row on every instruction set.
 fn on_every_isa<C: Coding>(row: &[u8], runs: usize, scale: f32, bias: f32) -> Vec<f32> {
-    let mut all: Vec<Vec<f32>> = Isa::available()
+    let mut all: Vec<Vec<f32>> = IsaToken::available()
         .into_iter()
         .map(|isa| {
             let mut out = vec![0.0; runs * RUN];

@@ -1,7 +1,7 @@
 //! Bodies of `embed` for the CPU. Few rows of a table: not worth vectors, so that values are the same on every machine.
 
 use super::Shape;
-use crate::backend::cpu::{Isa, Launch, part_range};
+use crate::backend::cpu::{IsaToken, Launch, part_range};
 use crate::ops::coding::{self, Coding, FloatsMut, Functions, Source};
 
 /// Values that are computed at a time.
@@ -26,7 +26,7 @@ fn rows(launch: &Launch<'_>, functions: &Functions, part: usize, parts: usize) {
         for column in (0..dim).step_by(CHUNK) {
             let values = &mut values[..CHUNK.min(dim - column)];
             if id < p.vocab_size {
-                table.unpack(Isa::Portable, id as usize, dim, column, values);
+                table.unpack(IsaToken::PORTABLE, id as usize, dim, column, values);
             } else {
                 values.fill(0.0);
             }

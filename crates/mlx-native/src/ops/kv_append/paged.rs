@@ -8,7 +8,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 use crate::ops::check;
 use crate::ops::step::{KvPool, KvState, sequence_of};

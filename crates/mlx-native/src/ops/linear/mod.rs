@@ -22,7 +22,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::{ConstantValue, KernelRegistry};
+use crate::kernel::ConstantValue;
+use crate::registry::KernelRegistry;
 use crate::quant::{Weight, WeightFormat};
 
 /// The Metal text of the kernels `linear_mv_<format>` and `linear_mm_<format>`: few rows of `x`, and many.

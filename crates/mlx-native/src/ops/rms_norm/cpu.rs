@@ -1,7 +1,7 @@
 //! Bodies of `rms_norm` for the CPU. Both kernels have the same one: rows are shared among the parts.
 
 use super::{HAS_WEIGHT, RmsNormParams};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 
 /// Elements that are widened to f32 at a time.

@@ -18,6 +18,8 @@ struct RmsNormParams {
 // Without a weight, `weight` is bound to something that is not read.
 constant bool has_weight [[function_constant(0)]];
 
+// in place: rms_norm(output = x)
+// in place: rms_norm_rows(output = x)
 template <typename T>
 float sum_of_squares(device const T *x, uint first, uint step, uint dim) {
     float sum = 0.0f;

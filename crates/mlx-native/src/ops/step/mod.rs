@@ -15,7 +15,7 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernel `step_positions`.

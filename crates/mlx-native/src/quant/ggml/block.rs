@@ -73,8 +73,14 @@ mod tests {
     #[test]
     fn every_f16_is_read() {
         for bits in 0..=u16::MAX {
-            let (ours, theirs) = (f16_at(&bits.to_le_bytes(), 0), half::f16::from_bits(bits).to_f32());
-            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
+            let (ours, theirs) = (
+                f16_at(&bits.to_le_bytes(), 0),
+                half::f16::from_bits(bits).to_f32(),
+            );
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "{bits:#x}"
+            );
         }
     }
 }

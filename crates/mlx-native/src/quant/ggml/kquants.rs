@@ -90,7 +90,10 @@ fn scale_and_least(packed: &[u8], i: usize) -> (f32, f32) {
         (packed[i] & 63, packed[i + 4] & 63)
     } else {
         let both = packed[i + 4];
-        (both & 15 | packed[i - 4] >> 2 & 0x30, both >> 4 | packed[i] >> 2 & 0x30)
+        (
+            both & 15 | packed[i - 4] >> 2 & 0x30,
+            both >> 4 | packed[i] >> 2 & 0x30,
+        )
     };
     (f32::from(scale), f32::from(least))
 }
@@ -164,7 +167,8 @@ impl Block for Q6K {
     fn codes(block: &[u8], run: usize) -> [u8; RUN] {
         // Of each half, two runs have the low halves of 64 bytes and two the high ones.
         let low = shifted(&block[run / 4 * 64 + run % 2 * RUN..][..RUN], run % 4 / 2 * 4, 15);
-        with_high(low, &block[128 + run / 4 * RUN..][..RUN], run % 4 * 2, 3, 4).map(|code| code.wrapping_sub(32))
+        with_high(low, &block[128 + run / 4 * RUN..][..RUN], run % 4 * 2, 3, 4)
+            .map(|code| code.wrapping_sub(32))
     }
 }
 

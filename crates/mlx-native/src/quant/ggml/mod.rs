@@ -237,7 +237,11 @@ mod tests {
     #[test]
     fn blocks_are_as_long_as_the_list_says() {
         fn check<B: Block>(ty: GgmlType) {
-            assert_eq!((B::ELEMENTS, B::BYTES), (ty.block_values() as usize, ty.block_bytes() as usize), "{ty}");
+            assert_eq!(
+                (B::ELEMENTS, B::BYTES),
+                (ty.block_values() as usize, ty.block_bytes() as usize),
+                "{ty}"
+            );
         }
         check::<Q4_0>(GgmlType::Q4_0);
         check::<Q4_1>(GgmlType::Q4_1);

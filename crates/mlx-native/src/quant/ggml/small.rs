@@ -1,7 +1,7 @@
 //! Blocks of 32 elements.
 
-use super::{IQ4_VALUES, MXFP4_DOUBLED};
 use super::block::{Block, RUN, f16_at, nibbles};
+use super::{IQ4_VALUES, MXFP4_DOUBLED};
 
 /// `[d f16][16 bytes of nibbles]`: `d * (code - 8)`.
 pub(crate) struct Q4_0;

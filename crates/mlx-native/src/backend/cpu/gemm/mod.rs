@@ -30,7 +30,8 @@ pub(crate) use panel::{DenseColumns, DenseRows, Panel, PanelSource};
 use micro::{MicroKernel, Tile};
 use scratch::with_scratch;
 
-use super::{Element, Isa, Launch, Output};
+use super::{Element, Launch, Output};
+use crate::isa::IsaToken;
 
 /// Rows of `x` that share a filled panel, at most.
 pub(crate) const ROW_CHUNK: usize = 336;
@@ -99,7 +100,7 @@ pub(crate) struct Product<'a> {
 
 impl Product<'_> {
     /// How many tasks it is cut into for `parts` parts.
-    pub(crate) fn tasks(&self, isa: Isa, parts: usize) -> usize {
+    pub(crate) fn tasks(&self, isa: IsaToken, parts: usize) -> usize {
         let Shape { m, n, k } = self.shape;
         if m == 0 || n == 0 || k == 0 {
             return 0;
@@ -108,7 +109,7 @@ impl Product<'_> {
     }
 
     /// Computes one of its [`tasks`](Self::tasks).
-    pub(crate) fn run(&self, isa: Isa, parts: usize, task: usize) {
+    pub(crate) fn run(&self, isa: IsaToken, parts: usize, task: usize) {
         let kernel = MicroKernel::of(isa);
         let plan = Plan::new(self.shape, kernel.columns, parts);
         let (row, column) = (
@@ -116,6 +117,7 @@ impl Product<'_> {
             task % plan.groups() * plan.group,
         );
         let block = Block {
+            isa,
             shape: self.shape,
             row,
             rows: plan.row_chunk.min(self.shape.m - row),
@@ -165,6 +167,7 @@ pub(crate) fn gemm<T: Element>(
 
 /// A task: a block of the output.
 struct Block {
+    isa: IsaToken,
     shape: Shape,
     row: usize,
     rows: usize,
@@ -181,7 +184,14 @@ impl Block {
             }
             for column in (0..self.columns).step_by(kernel.columns) {
                 let count = kernel.columns.min(self.columns - column);
-                let mut panel = Panel::new(kernel, depth, count, &mut scratch.b, &mut scratch.staging);
+                let mut panel = Panel::new(
+                    self.isa,
+                    kernel,
+                    depth,
+                    count,
+                    &mut scratch.b,
+                    &mut scratch.staging,
+                );
                 let first = self.column + column;
                 product
                     .source

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::class::CommandBounds;
 use super::super::gpu::GpuError;
 use super::super::recording::{Call, facts, plain_end};
 use super::Bench;
@@ -12,6 +11,7 @@ use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::MlxError;
 use crate::metal::MTLSize;
+use crate::profile::CommandBounds;
 use crate::testing::assert_invalid;
 
 fn bounds(in_flight: u32) -> CommandBounds {
@@ -74,6 +74,47 @@ fn what_is_bound_stays_bound_and_barriers_stand_where_needed() {
         threads,
     ];
     assert_eq!(b.calls(), [expected]);
+}
+
+#[test]
+fn copies_have_an_encoder_of_their_own_and_barriers_between_them_another() {
+    let mut b = Bench::new();
+    let (x, y, z) = (b.floats(4), b.floats(4), b.floats(4));
+    let mut encoder = b.device.command_encoder().unwrap();
+    b.copy(&mut encoder, &x, &y);
+    encoder.copy_bytes(&y, 0, &z, 8, 8).unwrap();
+    encoder.fill_bytes(&x, 4, 8, 7).unwrap();
+    encoder.copy_bytes(&z, 8, &x, 0, 4).unwrap();
+    b.copy(&mut encoder, &x, &y);
+    encoder.commit_and_wait().unwrap();
+    let calls = b.calls().remove(0);
+    let shown = |call: &Call| !matches!(call, Call::Buffer(..) | Call::Bytes(..) | Call::Threads(..));
+    let shape: Vec<Call> = calls.into_iter().filter(shown).collect();
+    let expected = [
+        Call::Pipeline("copy".into()),
+        Call::Encoder { copies: true },
+        Call::Copy((1, 0), (2, 8), 8),
+        Call::Fill(0, 4..12, 7),
+        Call::Encoder { copies: true },
+        Call::Copy((2, 8), (0, 0), 4),
+        Call::Encoder { copies: false },
+        Call::Pipeline("copy".into()),
+    ];
+    // The barrier ahead of a copy stands in the encoder that it ends.
+    let without: Vec<Call> = shape.into_iter().filter(|c| *c != Call::Barrier).collect();
+    assert_eq!(without, expected);
+
+    let mut odd = b.device.command_encoder().unwrap();
+    odd.copy_bytes(&x, 2, &y, 0, 4).unwrap();
+    assert_invalid(
+        odd.commit_and_wait(),
+        &["copy", "4 bytes from byte 2", "multiples of 4"],
+    );
+    b.log().refuse.push("encoder");
+    let mut none = b.device.command_encoder().unwrap();
+    none.fill_bytes(&x, 0, 4, 0).unwrap();
+    let error = none.commit_and_wait().unwrap_err().to_string();
+    assert!(error.contains("no further encoder"), "{error}");
 }
 
 /// Records `shared` with so many bytes of threadgroup memory at indices 0 and 3.

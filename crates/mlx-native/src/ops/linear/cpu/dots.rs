@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::backend::cpu::Isa;
+use crate::backend::cpu::IsaToken;
 use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{MAX_LANES, vectorize};
 use crate::ops::coding::{Codes, Coding, Dense, Functions, RUN, Source, Tail, run_scales};
@@ -34,7 +34,7 @@ pub(super) type Sums = [[f32; CLAIM]; MAX_ROWS];
 pub(super) struct Format {
     pub coding: Functions,
     /// `dots_on` of the coding, or of plain numbers where the coding is unpacked to memory first.
-    dots: unsafe fn(Isa, usize, &Dots<'_>, &mut Scratch, &mut Sums),
+    dots: unsafe fn(IsaToken, usize, &Dots<'_>, &mut Scratch, &mut Sums),
 }
 
 impl Format {
@@ -67,7 +67,7 @@ impl Block {
     /// Takes `rows` rows of `x`, `row(i, values)` being asked for the values of row `i`.
     pub(super) fn new(
         format: &Format,
-        isa: Isa,
+        isa: IsaToken,
         rows: usize,
         k: usize,
         mut row: impl FnMut(usize, &mut [f32]),
@@ -108,7 +108,7 @@ impl Block {
     pub(super) fn times(
         &self,
         format: &Format,
-        isa: Isa,
+        isa: IsaToken,
         source: &Source<'_>,
         rows: Range<usize>,
         scratch: &mut Scratch,
@@ -144,7 +144,7 @@ impl Block {
     }
 
     /// As `dots_on`, the rows being unpacked to memory before: two steps, of which only the first is compiled for each coding.
-    fn unpack_and_dot(&self, format: &Format, isa: Isa, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
+    fn unpack_and_dot(&self, format: &Format, isa: IsaToken, dots: &Dots<'_>, scratch: &mut Scratch, sums: &mut Sums) {
         let len = dots.end - dots.start;
         let padded = len.next_multiple_of(RUN);
         let mut weights = std::mem::take(&mut scratch.weights);

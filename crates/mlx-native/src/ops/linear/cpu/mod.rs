@@ -9,7 +9,7 @@ mod panels;
 
 use super::{BIASED, CHOSEN, GATHERED, PLAIN, Shape};
 use crate::backend::cpu::gemm::{self, PanelSource, Product};
-use crate::backend::cpu::{Isa, Launch};
+use crate::backend::cpu::{IsaToken, Launch};
 use crate::ops::coding::{self, Coding, Floats, FloatsMut, Source};
 use dots::{Block, CLAIM, Format, Scratch};
 
@@ -177,7 +177,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(args: &'a Args<'a>, isa: Isa, parts: usize, group: &'a Group) -> Self {
+    fn new(args: &'a Args<'a>, isa: IsaToken, parts: usize, group: &'a Group) -> Self {
         let mut work = Work { args, group, tasks: 1 };
         if work.has_expert() {
             work.tasks = if work.is_few() {
@@ -211,7 +211,7 @@ impl<'a> Work<'a> {
     fn run(
         &self,
         format: &Format,
-        isa: Isa,
+        isa: IsaToken,
         parts: usize,
         task: usize,
         block: &mut Option<Block>,
