@@ -5,8 +5,8 @@
 
 mod bench;
 mod check_metal;
-mod families;
 mod cuda;
+mod families;
 mod features;
 mod golden;
 mod install;

@@ -193,8 +193,15 @@ impl QuantizationConfig {
         };
         let of = |mode: QuantMode| {
             let (bits, group_size) = mode.fixed().unwrap_or((4, 64));
-            let default = Some(QuantSpec { bits, group_size, mode });
-            Ok(QuantizationConfig { default, by_path: BTreeMap::new() })
+            let default = Some(QuantSpec {
+                bits,
+                group_size,
+                mode,
+            });
+            Ok(QuantizationConfig {
+                default,
+                by_path: BTreeMap::new(),
+            })
         };
         match section.str("quant_method")? {
             // Names that mlx-lm maps to MLX's own formats.

@@ -228,7 +228,11 @@ impl LayerState for KvCache {
 
     fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
         let (keys, values) = self.copied(device, self.n_blocks)?;
-        Ok(Box::new(KvCache { keys, values, ..*self }))
+        Ok(Box::new(KvCache {
+            keys,
+            values,
+            ..*self
+        }))
     }
 
     fn advance(&mut self, len: usize) {

@@ -185,7 +185,11 @@ fn one_group<S: Element, const N: usize>(
     };
     for v in &mut wide {
         // Zero over zero is a NaN whose sign is the processor's choice; that of MLX's x86 is taken.
-        *v = if scale == 0.0 && *v == 0.0 { f32::from_bits(0xFFC0_0000) } else { *v / scale };
+        *v = if scale == 0.0 && *v == 0.0 {
+            f32::from_bits(0xFFC0_0000)
+        } else {
+            *v / scale
+        };
     }
     S::narrow(&wide, &mut narrow);
     S::widen(&narrow, &mut wide);
@@ -197,7 +201,13 @@ fn one_group<S: Element, const N: usize>(
     if format == FloatFormat::Mxfp8 {
         for (word, four) in weight.iter_mut().zip(wide.chunks_exact(4)) {
             // Rounding to bf16 makes every NaN the positive one.
-            let number = |v: f32| if S::DTYPE == DType::BF16 && v.is_nan() { f32::NAN } else { v };
+            let number = |v: f32| {
+                if S::DTYPE == DType::BF16 && v.is_nan() {
+                    f32::NAN
+                } else {
+                    v
+                }
+            };
             *word = (0..4).fold(0, |w, i| w | u32::from(encode_float8(number(four[i]))) << (8 * i));
         }
         return byte;
