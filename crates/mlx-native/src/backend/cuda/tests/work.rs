@@ -206,7 +206,7 @@ fn threadgroup_memory_is_one_piece() {
 
 #[test]
 fn copies_and_fills_are_steps_of_the_list() {
-    let mut b = Bench::new();
+    let b = Bench::new();
     let (mut x, y) = (b.floats(8), b.floats(8));
     x.write(0, &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
     let mut encoder = b.encoder();
