@@ -25,7 +25,10 @@ import numpy as np
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 # dtype -> its name in safetensors and in the metadata
-DTYPES = {F32: ("F32", "f32"), F16: ("F16", "f16"), BF16: ("BF16", "bf16"), mx.uint32: ("U32", "u32"), mx.int32: ("I32", "i32")}
+DTYPES = {F32: ("F32", "f32"), F16: ("F16", "f16"), BF16: ("BF16", "bf16"), mx.uint32: ("U32", "u32"), mx.int32: ("I32", "i32"), mx.uint8: ("U8", "u8")}
+# Mode of small floats -> (group size, bits)
+FLOAT_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 
 
 def raw_bytes(array):
@@ -92,14 +95,41 @@ def name_of(dtype):
 def unpack(w_q, bits):
     """The codes of packed rows: each row is one little-endian stream of bits."""
     words = np.array(w_q)
-    per_word = 32 // bits
-    shifts = np.arange(per_word, dtype=np.uint32) * bits
-    return ((words[..., None] >> shifts) & (2**bits - 1)).reshape(*words.shape[:-1], -1).astype(np.float64)
+    stream = np.unpackbits(words.view(np.uint8).reshape(*words.shape[:-1], -1), axis=-1, bitorder="little")
+    return (stream.reshape(*words.shape[:-1], -1, bits) * 2 ** np.arange(bits)).sum(-1).astype(np.float64)
 
 
 def dequantize64(w_q, scales, biases, bits, group_size):
     codes = unpack(w_q, bits)
     return codes * np.repeat(f64(scales), group_size, -1) + np.repeat(f64(biases), group_size, -1)
+
+
+def small_float(codes, exponent_bits, mantissa_bits, bias):
+    """Values of floats of a few bits, by the definition of such formats."""
+    codes = np.asarray(codes).astype(np.int64)
+    mantissa = (codes & (2**mantissa_bits - 1)) / 2.0**mantissa_bits
+    exponent = (codes >> mantissa_bits) & (2**exponent_bits - 1)
+    size = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    return np.where(codes >> (exponent_bits + mantissa_bits) & 1, -size, size)
+
+
+def dequantize_floats64(w_q, scales, mode, global_scale=None):
+    group_size, bits = FLOAT_MODES[mode]
+    values = small_float(unpack(w_q, bits), *((4, 3, 7) if mode == "mxfp8" else (2, 1, 1)))
+    codes = np.array(scales).astype(np.float64)
+    factors = small_float(codes, 4, 3, 7) if mode == "nvfp4" else 2.0 ** (codes - 127)
+    factors = factors * (1.0 if global_scale is None else float(global_scale) / 2688.0)
+    return values * np.repeat(factors, group_size, -1)
+
+
+def quantize_floats(w, mode, global_scale=None):
+    group_size, bits = FLOAT_MODES[mode]
+    given = {} if global_scale is None else {"global_scale": global_scale}
+    w_q, scales = mx.quantize(w, group_size=group_size, bits=bits, mode=mode, **given)
+    tensors = {"w_q": w_q, "scales": scales}
+    if global_scale is not None:
+        tensors["global_scale"] = global_scale.reshape(1)
+    return tensors, {"mode": mode, "bits": bits, "group_size": group_size}
 
 
 def quantize():
@@ -137,6 +167,57 @@ def quantize():
     for bits in (4, 8):
         add(mx.array(special.astype(np.float32)), bits, 32, "special groups")
         add(mx.array(special[:8].astype(np.float32)).astype(BF16), bits, 32, "special groups")
+    # The other widths, each with every dtype and group size; and what no matrix should hold.
+    turn = 0
+    for bits in (1, 2, 3, 5, 6):
+        for dtype in (F32, F16, BF16):
+            turn += 1
+            group_size = (32, 64, 128)[(turn + bits) % 3]
+            add(cases.normal(5, 2 * group_size, dtype=dtype), bits, group_size, "normal")
+        add(mx.array(special.astype(np.float32)), bits, 32, "special groups")
+    no_numbers = np.tile(2.0 * ramp - 1.0, (6, 1)).astype(np.float32)
+    no_numbers[0, 5] = np.nan
+    no_numbers[1] = np.nan
+    no_numbers[2, 3] = np.inf
+    no_numbers[3, 3] = -np.inf
+    no_numbers[4, 3:5] = np.inf, -np.inf
+    no_numbers[5] *= 2e38
+    for bits in (1, 2, 3, 4, 5, 6, 8):
+        for dtype in (F32, F16, BF16):
+            w = mx.array(no_numbers).astype(dtype)
+            w_q, scales, biases = mx.quantize(w, group_size=32, bits=bits)
+            out = mx.dequantize(w_q, scales, biases, group_size=32, bits=bits)
+            params = {"bits": bits, "group_size": 32, "dtype": name_of(dtype), "what": "no numbers"}
+            cases.add(params, {"w": w, "w_q": w_q, "scales": scales, "biases": biases, "out": out})
+    return cases
+
+
+def quantize_floats_cases():
+    """mxfp4, mxfp8, nvfp4. `out` is MLX's dequantised matrix in f32."""
+    cases = Cases("quantize_floats", 8)
+
+    def add(w, mode, what, global_scale=None):
+        tensors, params = quantize_floats(w, mode, global_scale)
+        given = {} if global_scale is None else {"global_scale": global_scale}
+        out = mx.dequantize(tensors["w_q"], tensors["scales"], None, group_size=params["group_size"], bits=params["bits"], mode=mode, dtype=F32, **given)
+        params = {**params, "dtype": name_of(w.dtype), "what": what}
+        cases.add(params, {"w": w, **tensors, "out": out})
+
+    ramp = np.linspace(-6.0, 6.0, 32)
+    ties = np.tile([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 6, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5, -6], 2)
+    special = np.stack([
+        np.zeros(32), -np.zeros(32), np.full(32, 6.0), ramp, ties, ties * 7, ties * 448 / 6, ties * 2.0**-100, ties * 2.0**-127,
+        np.full(32, 3e38), np.full(32, 1e-38), np.full(32, 1e-45), np.where(ramp > 5.9, 6.0001, ramp), np.where(ramp > 5.9, 449, ramp),
+        np.full(32, np.nan), np.where(ramp > 5.9, np.nan, ramp), np.where(ramp > 5.9, np.inf, np.where(ramp < -5, 0, ramp)), np.where(ramp < -5.9, -np.inf, ramp),
+    ]).astype(np.float32)
+    for mode in FLOAT_MODES:
+        for dtype in (F32, F16, BF16):
+            w = cases.normal(9, 96, dtype=F32) * mx.array(np.exp2(np.arange(-12, 15, 3, dtype=np.float32)))[:, None]
+            add(w.astype(dtype), mode, "normal")
+            add(mx.array(special).astype(dtype), mode, "special groups")
+            if mode == "nvfp4":
+                add(cases.normal(7, 96, dtype=dtype), mode, "normal", mx.array(4.3125, dtype=F32))
+                add(mx.array(special).astype(dtype), mode, "special groups", mx.array(448.0, dtype=F32))
     return cases
 
 
@@ -166,6 +247,21 @@ def quantized_matmul():
             add(1, 33, 384, bits, 64, dtype)
             add(9, 7, 128, bits, 128, dtype)
             add(33, 40, 160, bits, 32, dtype)
+    for turn, bits in enumerate((1, 2, 3, 5, 6)):
+        add(1, 9, 192, bits, 64, F32)
+        add(3, 7, 256, bits, (32, 64, 128)[turn % 3], (F16, BF16)[turn % 2])
+        add(17, 9, 128, bits, (128, 32, 64)[turn % 3], BF16)
+    for mode in FLOAT_MODES:
+        for m, n, k, dtype in ((1, 9, 160, F32), (5, 7, 96, BF16), (17, 9, 64, F16)):
+            for global_scale in (None, mx.array(4.5, dtype=F32))[: 2 if mode == "nvfp4" else 1]:
+                x = cases.normal(m, k, dtype=dtype)
+                tensors, params = quantize_floats(cases.normal(n, k, dtype=dtype), mode, global_scale)
+                given = {} if global_scale is None else {"global_scale": global_scale}
+                w = mx.dequantize(tensors["w_q"], tensors["scales"], None, group_size=params["group_size"], bits=params["bits"], mode=mode, dtype=F32, **given)
+                out = x.astype(F32) @ w.T
+                reference = f64(x) @ dequantize_floats64(tensors["w_q"], tensors["scales"], mode, global_scale).T
+                params = {"m": m, "n": n, "k": k, **params, "dtype": name_of(dtype)}
+                cases.add(params, {"x": x, **tensors, "out": out}, reference, 2e-5)
     return cases
 
 
@@ -301,6 +397,15 @@ def embedding():
         params = {"rows": rows, "dim": dim, "bits": bits, "group_size": group_size, "dtype": name_of(dtype)}
         reference = dequantize64(w_q[ids], scales[ids], biases[ids], bits, group_size)
         cases.add(params, {"w_q": w_q, "scales": scales, "biases": biases, "ids": ids, "out": out}, reference, 1e-6)
+    for mode in FLOAT_MODES:
+        for global_scale in (None, mx.array(4.5, dtype=F32))[: 2 if mode == "nvfp4" else 1]:
+            tensors, params = quantize_floats(cases.normal(7, 96, dtype=BF16), mode, global_scale)
+            ids = mx.array([0, 6, 3, 3, 2], dtype=mx.uint32)
+            given = {} if global_scale is None else {"global_scale": global_scale}
+            out = mx.dequantize(tensors["w_q"][ids], tensors["scales"][ids], None, group_size=params["group_size"], bits=params["bits"], mode=mode, dtype=F32, **given)
+            params = {"rows": 7, "dim": 96, **params, "dtype": "bf16"}
+            reference = dequantize_floats64(tensors["w_q"][ids], tensors["scales"][ids], mode, global_scale)
+            cases.add(params, {**tensors, "ids": ids, "out": out}, reference, 1e-6)
     return cases
 
 
@@ -317,16 +422,19 @@ quantize, whose `out` has the dtype of `w`. Shapes are those of the tensors, row
 | file | cases | tensors | parameters | out |
 |---|---|---|---|---|
 {rows}
+
+`ggml.bin` is made by `cargo xtask golden ggml` (tools/golden_ggml.py) with the PyPI package `gguf`: blocks of every GGML type that is read, and their values.
 """
 
 DESCRIPTIONS = {
     "quantize": ("w, w_q, scales, biases, out", "bits, group_size, what", "w dequantised again; w_q (u32), scales and biases are exact to the bit"),
-    "quantized_matmul": ("x, w_q, scales, biases, out", "m, n, k, bits, group_size", "x @ W^T, `[m, n]`"),
+    "quantized_matmul": ("x, w_q, scales, biases or global_scale (optional), out", "m, n, k, bits, group_size, mode (affine if missing)", "x @ W^T, `[m, n]`"),
+    "quantize_floats": ("w, w_q, scales (u8), global_scale (optional), out", "mode, bits, group_size, what", "w dequantised again; w_q and scales are exact to the byte"),
     "sdpa": ("q, k, v, out", "batch, n_heads, n_kv_heads, seq_len, kv_seq_len, head_dim, scale", "causal, queries at the end of the keys"),
     "rms_norm": ("x, weight (optional), out", "eps, weight", "over the last axis"),
     "rope": ("x, freqs (optional), out", "dims, traditional, offset, scale, base (null with freqs)", "x `[batch, heads, seq_len, head_dim]`, rotated"),
     "softmax": ("x, out", "what", "over the last axis"),
-    "embedding": ("w_q, scales, biases, ids (u32), out", "rows, dim, bits, group_size", "the dequantised rows, `[ids, dim]`"),
+    "embedding": ("w_q, scales, biases or global_scale (optional), ids (u32), out", "rows, dim, bits, group_size, mode (affine if missing)", "the dequantised rows, `[ids, dim]`"),
 }
 
 
@@ -334,7 +442,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for make in (quantize, quantized_matmul, sdpa, rms_norm, rope, softmax, embedding):
+    for make in (quantize, quantize_floats_cases, quantized_matmul, sdpa, rms_norm, rope, softmax, embedding):
         cases = make()
         cases.write(folder)
         tensors, params, out = DESCRIPTIONS[cases.op]

@@ -3,9 +3,9 @@
 //! `tools/check-darwin.sh` brings the compiler and says how. Nothing that is built here can run here; the tests of the
 //! same code run on Linux against other devices.
 
+use crate::features::{COMPUTE_FEATURES, FEATURES, has_prove};
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
-use crate::steps::{COMPUTE_FEATURES, FEATURES, has_prove};
 use std::path::Path;
 
 /// What the commands need.

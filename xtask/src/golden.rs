@@ -20,13 +20,13 @@ const SETS: &[(&str, &str, &str, u64)] = &[
         "ops",
         "tools/golden.py",
         "crates/mlx-native/tests/golden",
-        1_500_000,
+        2_000_000,
     ),
     (
         "ggml",
         "tools/golden_ggml.py",
         "crates/mlx-native/tests/golden",
-        1_500_000,
+        2_000_000,
     ),
     (
         "models",

@@ -4,6 +4,7 @@
 
 use crate::cuda;
 use crate::shell::{Cmd, Result, on_path};
+use std::path::Path;
 
 /// The cargo-deny that is built when none is installed. Its debug build takes a minute on two cores, the release build
 /// several, and it only reads a lock file.
@@ -26,9 +27,17 @@ pub enum Need {
     Venv,
     /// The compiler and the stub SDK of the Mac check, in the user's cache folder.
     Darwin,
+    /// qemu's user mode for aarch64.
+    Qemu,
+    /// The standard library for [`AARCH64`].
+    Aarch64Std,
     /// NVIDIA's compiler and assembler, in the target folder.
     Nvrtc,
 }
+
+/// The target whose programs run under qemu: linked statically by the toolchain alone, so that no other compiler and no
+/// libraries of that architecture are needed.
+pub const AARCH64: &str = "aarch64-unknown-linux-musl";
 
 impl Need {
     fn name(self) -> &'static str {
@@ -40,6 +49,8 @@ impl Need {
             Self::Pip => "Python 3 with pip",
             Self::Venv => "Python 3 with venv",
             Self::Darwin => "the compiler of the Mac check",
+            Self::Qemu => "qemu-aarch64",
+            Self::Aarch64Std => "the standard library for aarch64",
             Self::Nvrtc => "NVRTC and ptxas",
         }
     }
@@ -58,6 +69,13 @@ impl Need {
                 .args(["-c", "import venv, ensurepip"])
                 .succeeds(),
             Self::Darwin => Cmd::line("tools/check-darwin.sh ready").succeeds(),
+            Self::Qemu => on_path("qemu-aarch64"),
+            Self::Aarch64Std => {
+                let folder = Cmd::line("rustc --print target-libdir --target")
+                    .args([AARCH64])
+                    .capture();
+                folder.is_ok_and(|(ok, folder)| ok && Path::new(folder.trim()).is_dir())
+            }
             Self::Nvrtc => cuda::is_installed(),
         }
     }
@@ -81,6 +99,8 @@ impl Need {
                 apt(&["update"])?;
                 Cmd::line("tools/check-darwin.sh setup").run()
             }
+            Self::Qemu => apt_install("qemu-user"),
+            Self::Aarch64Std => Cmd::line("rustup target add").args([AARCH64]).run(),
             Self::Nvrtc => {
                 ensure(&[Self::Pip], true)?;
                 cuda::install()
@@ -145,6 +165,8 @@ mod tests {
             Need::CargoDeny,
             Need::Pip,
             Need::Venv,
+            Need::Qemu,
+            Need::Aarch64Std,
             Need::Nvrtc,
         ] {
             match ensure(&[need], false) {

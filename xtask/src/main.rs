@@ -6,6 +6,7 @@
 mod bench;
 mod check_metal;
 mod cuda;
+mod features;
 mod golden;
 mod install;
 mod shell;

@@ -4,15 +4,9 @@
 
 use crate::check_metal;
 use crate::cuda;
-use crate::install::Need;
-use crate::shell::{Cmd, root, target_dir};
-
-/// The features that the tests need: the emulator is a device, `testing` holds the cases.
-/// They are named by the crates that pass them on, for commands over the whole workspace.
-pub const FEATURES: &str = "mlx-native/testing,mlx-native-lm/emulator,mlx-native-cli/emulator";
-
-/// The same features, for commands over `mlx-native` alone.
-pub const COMPUTE_FEATURES: &str = "testing,emulator,cuda";
+use crate::features::{COMPUTE_FEATURES, FEATURES, has_prove};
+use crate::install::{AARCH64, Need};
+use crate::shell::{Cmd, on_path, root, target_dir};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +148,14 @@ pub const STEPS: &[Step] = &[
         plan: metal,
     },
     Step {
+        name: "aarch64",
+        what: "the CPU's bodies for aarch64, under qemu",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: aarch64,
+    },
+    Step {
         name: "cuda",
         what: "every kernel compiles for NVIDIA GPUs",
         in_quick: false,
@@ -171,13 +173,6 @@ pub const STEPS: &[Step] = &[
         plan: prove,
     },
 ];
-
-/// The test program that runs every case of every kernel on every device. It has `test = false`, so that `cargo test`
-/// leaves it to its own step.
-pub fn has_prove() -> bool {
-    let tests = root().join("crates/mlx-native/tests");
-    tests.join("prove.rs").is_file() || tests.join("prove/main.rs").is_file()
-}
 
 /// The fuzz targets are a workspace of their own: their runtime is no business of anybody who builds the libraries.
 fn has_fuzz() -> bool {
@@ -278,6 +273,30 @@ fn metal(_: Level) -> Plan {
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
 }
 
+fn aarch64(_: Level) -> Plan {
+    if cfg!(target_arch = "aarch64") {
+        return Plan::Skip("this machine is one: the other steps ran them");
+    }
+    if !cfg!(target_os = "linux") {
+        return Plan::Skip("qemu's user mode needs Linux");
+    }
+    if !has_prove() {
+        return Plan::Skip("there is no tests/prove in mlx-native");
+    }
+    if !on_path("rustup") {
+        return Plan::Skip("there is no rustup to get the standard library for aarch64 with");
+    }
+    // Small cases: under qemu they take ten to thirty times as long.
+    let cmd = Cmd::line("cargo test -p mlx-native --features testing --test prove --target")
+        .args([AARCH64, "--", "--small"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER",
+            "qemu-aarch64 -cpu max",
+        );
+    Plan::Run(vec![Need::Qemu, Need::Aarch64Std], vec![cmd])
+}
+
 fn cuda_offline(_: Level) -> Plan {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Plan::Skip("the compiler is fetched for Linux on x86-64 only");
@@ -290,10 +309,10 @@ fn prove(level: Level) -> Plan {
         return Plan::Skip("there is no tests/prove in mlx-native");
     }
     let cmd = Cmd::line("cargo test -p mlx-native --test prove").args(["--features", COMPUTE_FEATURES]);
-    let cmd = if level == Level::Long {
-        cmd.args(["--", "--long"])
-    } else {
-        cmd
+    let cmd = match level {
+        Level::Quick => cmd,
+        Level::Normal => cmd.args(["--", "--times"]),
+        Level::Long => cmd.args(["--", "--times", "--long"]),
     };
     Plan::Run(vec![Need::Clang], vec![cmd])
 }
@@ -327,7 +346,7 @@ mod tests {
         assert!(shown(tests(Level::Long)).starts_with("PROPTEST_CASES=10000 cargo test"));
         assert!(shown(tests(Level::Normal)).starts_with("cargo test"));
         if has_prove() {
-            assert!(shown(prove(Level::Long)).ends_with("-- --long"));
+            assert!(shown(prove(Level::Long)).ends_with("-- --times --long"));
             assert!(!shown(prove(Level::Quick)).contains("--long"));
         }
     }

@@ -29,7 +29,7 @@ pub struct Generate {
     #[arg(long, value_name = "FOLDER")]
     pub model: Option<PathBuf>,
 
-    /// The text to continue; `-` reads it from standard input.
+    /// The text to continue; `-` reads it from standard input. \n and \t in it are a line break and a tab.
     #[arg(
         short,
         long,
@@ -98,7 +98,7 @@ pub struct Generate {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// A further token that ends the text; may be repeated.
+    /// A further token that ends the text, by its id or its text; may be repeated.
     #[arg(long, value_name = "TOKEN")]
     pub extra_eos_token: Vec<String>,
 

@@ -1,7 +1,7 @@
 //! The prompt as a chat.
 
-use anyhow::{Result, bail};
-use mlx_native_lm::{ChatMessage, ChatOptions, ChatTemplate};
+use anyhow::Result;
+use mlx_native_lm::{ChatMessage, ChatOptions, ChatTemplate, parse_object};
 use serde_json::{Map, Value};
 
 use crate::args::Generate;
@@ -14,11 +14,8 @@ pub fn variables(options: &Generate) -> Result<Map<String, Value>> {
     let Some(text) = &options.chat_template_config else {
         return Ok(Map::new());
     };
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => bail!("--chat-template-config: wanted a JSON object such as {{\"enable_thinking\": false}}"),
-        Err(e) => bail!("--chat-template-config: {e}; wanted a JSON object"),
-    }
+    parse_object("--chat-template-config", text.as_bytes())
+        .map_err(|e| anyhow::anyhow!("{e}; wanted a JSON object such as {{\"enable_thinking\": false}}"))
 }
 
 /// Flags that were given and mean nothing without a chat template.

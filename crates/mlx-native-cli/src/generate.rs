@@ -27,11 +27,17 @@ pub fn run(options: &Generate) -> Result<()> {
     let device = open_device(options)?;
     let mut model = open_model(options, &device)?;
     let prompt_ids = encode(options, &model, prompt, variables)?;
+    let stop_ids = model.stop_ids(&options.extra_eos_token)?;
     let settings = GenerateOptions {
         max_tokens: options.max_tokens,
-        sampling: sampling(options),
-        stop_ids: model.stop_ids(&options.extra_eos_token)?,
+        sampling: SamplingParams {
+            xtc_special_tokens: model.xtc_special_tokens(&stop_ids)?,
+            ..sampling(options)
+        },
+        stop_ids,
     };
+    let context = model.context_length();
+    note_on_context(&progress, context, prompt_ids.len(), 0);
     let mut cache = model.decoder().new_state(prompt_ids.len())?;
     let (decoder, tokenizer) = model.parts();
     let mut out = Out {
@@ -65,12 +71,33 @@ pub fn run(options: &Generate) -> Result<()> {
         }
         return Err(error).context("standard output");
     }
+    note_on_context(&progress, context, prompt_ids.len(), generation.token_ids.len());
     finish(options, &prompt_ids, &generation)
 }
 
+/// Says it where a text is longer than the model was made for: with a prompt that is, and with what was generated.
+fn note_on_context(progress: &Progress, context: Option<usize>, prompt: usize, generated: usize) {
+    let Some(context) = context.filter(|context| prompt + generated > *context) else {
+        return;
+    };
+    if generated == 0 {
+        progress.clear();
+        report::note(&format!(
+            "the prompt has {prompt} tokens, the model was made for texts of at most {context}"
+        ));
+    } else if prompt <= context {
+        report::note(&format!(
+            "prompt and text have {} tokens, the model was made for texts of at most {context}",
+            prompt + generated
+        ));
+    }
+}
+
 fn read_prompt(prompt: &str) -> Result<String> {
+    // As in mlx-lm: what a shell makes hard to write.
+    let prompt = prompt.replace("\\n", "\n").replace("\\t", "\t");
     if prompt != "-" {
-        return Ok(prompt.to_owned());
+        return Ok(prompt);
     }
     let mut text = String::new();
     std::io::stdin()
@@ -185,18 +212,18 @@ fn finish(options: &Generate, prompt_ids: &[u32], g: &Generation) -> Result<()> 
     }
     writeln!(std::io::stdout()).context("standard output")?;
     if options.verbose {
-        eprintln!(
+        report::line(&format!(
             "prompt: {} tokens, {:.3} tokens/s",
             prompt_ids.len(),
             g.prompt_tps()
-        );
-        eprintln!(
+        ));
+        report::line(&format!(
             "generation: {} tokens, {:.3} tokens/s",
             g.chosen_tokens,
             g.generation_tps()
-        );
+        ));
         if let Some(peak) = peak {
-            eprintln!("peak memory: {:.3} MB", peak as f64 / 1e6);
+            report::line(&format!("peak memory: {:.3} MB", peak as f64 / 1e6));
         }
     }
     Ok(())

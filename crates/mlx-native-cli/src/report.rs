@@ -1,17 +1,23 @@
 //! What goes to standard error: progress, statistics, errors.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// One line on standard error. Where that is full or closed nobody can be told, so the line is lost.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// One line for an error.
 pub fn error(text: &str) {
-    eprintln!("error: {text}");
+    line(&format!("error: {text}"));
 }
 
 /// One line for something that does not go as the user may expect.
 pub fn note(text: &str) {
-    eprintln!("note: {text}");
+    line(&format!("note: {text}"));
 }
 
 /// A bar that shows itself after a moment, and only on a terminal.

@@ -97,6 +97,10 @@ pub struct ChatTemplate {
     env: Arc<Environment<'static>>,
     mentions_content: bool,
     special_tokens: Vec<(String, String)>,
+    /// Variables that the caller's go before.
+    defaults: Map<String, serde_json::Value>,
+    /// What takes this one's place where tools are given.
+    for_tools: Option<Box<ChatTemplate>>,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -126,7 +130,19 @@ impl ChatTemplate {
             env: Arc::new(env),
             mentions_content: source.contains("content"),
             special_tokens,
+            defaults: Map::new(),
+            for_tools: None,
         })
+    }
+
+    /// Sets a variable that the template sees unless the caller sets it.
+    pub fn set_default(&mut self, name: impl Into<String>, value: serde_json::Value) {
+        self.defaults.insert(name.into(), value);
+    }
+
+    /// Sets the template that takes this one's place for chats with a variable `tools` that is not null.
+    pub fn set_for_tools(&mut self, template: ChatTemplate) {
+        self.for_tools = Some(Box::new(template));
     }
 
     /// The text of a chat. Special tokens are spelled out in it: encode it without adding them again.
@@ -139,6 +155,13 @@ impl ChatTemplate {
     /// takes more than its budget: 500,000 steps of one instruction or 64 bytes each, 5 seconds, 16 MiB of text;
     /// [`LmError::InvalidArgument`] for a variable that has a meaning already, or a last message that cannot be continued.
     pub fn render(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
+        let tools = options
+            .variables
+            .get("tools")
+            .is_some_and(|tools| !tools.is_null());
+        if let Some(template) = self.for_tools.as_ref().filter(|_| tools) {
+            return template.render(messages, options);
+        }
         if !options.continue_final_message {
             return self.run(messages, options);
         }
@@ -216,7 +239,7 @@ impl ChatTemplate {
         for (name, token) in &self.special_tokens {
             context.insert(name.clone(), Value::from(token.as_str()));
         }
-        for (name, value) in &options.variables {
+        for (name, value) in self.defaults.iter().chain(&options.variables) {
             context.insert(name.clone(), value_of(value));
         }
         let now = options.local_time;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::{LmError, Result};
-use crate::json::{Fields, parse_object};
+use crate::json::{Document, Fields};
 use crate::quantization::QuantizationConfig;
+use crate::unread;
 
 /// Name of the file, for errors.
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -15,7 +16,7 @@ const GENERATION_FILE: &str = "generation_config.json";
 /// The text of `config.json`, parsed: what a model family reads its configuration from.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
-    map: Map<String, Value>,
+    document: Document,
 }
 
 impl ConfigFile {
@@ -25,14 +26,14 @@ impl ConfigFile {
     /// [`LmError::Config`] when it is no JSON object.
     pub fn parse(text: &[u8]) -> Result<Self> {
         Ok(ConfigFile {
-            map: parse_object(CONFIG_FILE, text)?,
+            document: Document::parse(CONFIG_FILE, text)?,
         })
     }
 
     /// Its fields.
     #[must_use]
     pub fn fields(&self) -> Fields<'_> {
-        Fields::new(CONFIG_FILE, &self.map)
+        self.document.fields()
     }
 
     /// `model_type`.
@@ -127,23 +128,31 @@ impl GenerationConfig {
     /// # Errors
     /// [`LmError::Config`] when it is no JSON object, or a value is of the wrong type.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let map = parse_object(GENERATION_FILE, text)?;
-        let fields = Fields::new(GENERATION_FILE, &map);
+        Ok(Self::parse_all(text)?.0)
+    }
+
+    /// [`parse`](Self::parse), and the names of the fields that are not known.
+    pub(crate) fn parse_all(text: &[u8]) -> Result<(Self, Vec<String>)> {
+        let document = Document::parse(GENERATION_FILE, text)?;
+        let fields = document.fields();
         let float = |key: &str| Ok::<_, LmError>(fields.f64(key)?.map(|v| v as f32));
         let top_k = match fields.get("top_k").and_then(Value::as_u64) {
             // 0 and ids beyond any vocabulary mean that there is none.
             Some(0) | None => None,
             Some(k) => u32::try_from(k).ok(),
         };
-        Ok(GenerationConfig {
-            eos_token_ids: fields.token_ids("eos_token_id")?,
+        // Python asks whether what is there is true: 0 is not, a list with 0 in it is.
+        let nought = fields.get("eos_token_id").and_then(Value::as_f64) == Some(0.0);
+        let parsed = GenerationConfig {
+            eos_token_ids: fields.token_ids("eos_token_id")?.filter(|_| !nought),
             do_sample: fields.bool("do_sample")?,
             temperature: float("temperature")?,
             top_p: float("top_p")?,
             min_p: float("min_p")?,
             top_k,
             repetition_penalty: float("repetition_penalty")?,
-        })
+        };
+        Ok((parsed, unread::unknown(&document, unread::GENERATION_FIELDS)))
     }
 }
 

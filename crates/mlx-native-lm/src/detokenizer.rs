@@ -1,16 +1,15 @@
 //! Tokens to text, piece by piece, never half a character.
 //!
-//! The pieces of a [`Detokenizer`] together are what [`Tokenizer::decode`] makes of all ids at once. Two ways lead there:
-//!
-//! - Byte-level vocabularies: a token is bytes. Bytes are kept until they are whole characters; what can never become
-//!   one is replaced at once, as decoding everything would.
-//! - All others: the text of a token depends on the one before it (a space, or none), so each is decoded together with
-//!   the last one shown, and what that one makes by itself is taken off. Tokens that are single bytes (`<0xE2>`) are kept
-//!   until a token of another kind follows, since the decoder reads such a run as a whole: one bad byte spoils all of it.
+//! The pieces of a [`Detokenizer`] together are what [`Tokenizer::decode`] makes of all ids at once. The decoders of today's
+//! models are run token by token ([`chain`]); bytes are kept until they are whole characters, and what can never become one
+//! is replaced at once. Any other decoder is the library's: each token is decoded together with the last one shown, and what
+//! that one makes by itself is taken off. What ends in U+FFFD is not certain yet, and waits for what follows.
 //!
 //! Either way the cost of a token does not depend on how many came before.
 
-use crate::error::{LmError, Result};
+pub(crate) mod chain;
+
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 /// Turns the tokens of one text into pieces that can be shown as they come. Special tokens are shown too.
@@ -36,23 +35,25 @@ pub struct Detokenizer<'a> {
 
 #[derive(Debug)]
 enum State {
-    /// Bytes that are not a whole character yet: at most three.
-    Bytes(Vec<u8>),
+    /// Of the tokenizer's chain.
+    Chain(chain::ChainState),
     /// Ids of which the first `shown` are there for context only.
     Window { ids: Vec<u32>, shown: usize },
 }
+
+/// Tokens that are kept back at most until their text is certain.
+const MAX_HELD: usize = 64;
 
 impl<'a> Detokenizer<'a> {
     /// For a new text.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        let state = if tokenizer.is_byte_level() {
-            State::Bytes(Vec::new())
-        } else {
-            State::Window {
+        let state = match tokenizer.chain() {
+            Some(chain) => State::Chain(chain.start()),
+            None => State::Window {
                 ids: Vec::new(),
                 shown: 0,
-            }
+            },
         };
         Detokenizer { tokenizer, state }
     }
@@ -61,63 +62,66 @@ impl<'a> Detokenizer<'a> {
     /// makes none.
     ///
     /// # Errors
-    /// [`LmError::Tokenizer`] when the decoder fails.
+    /// [`LmError::Tokenizer`](crate::LmError::Tokenizer) when the decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let Some(token) = self.tokenizer.token(id) else {
             return Ok(String::new());
         };
-        match &mut self.state {
-            State::Bytes(pending) => {
-                push_bytes(&token, pending);
-                Ok(take_text(pending, false))
-            }
-            State::Window { ids, .. } => {
+        match (&mut self.state, self.tokenizer.chain()) {
+            (State::Chain(state), Some(chain)) => Ok(chain.push(state, token)),
+            (State::Window { ids, .. }, _) => {
                 ids.push(id);
-                if is_byte_token(&token) {
-                    Ok(String::new())
-                } else {
-                    self.show(1)
-                }
+                self.show(false)
             }
+            (State::Chain(_), None) => Ok(String::new()),
         }
     }
 
     /// The rest of the text, at its end: incomplete characters become U+FFFD. A new text may follow.
     ///
     /// # Errors
-    /// [`LmError::Tokenizer`] when the decoder fails.
+    /// [`LmError::Tokenizer`](crate::LmError::Tokenizer) when the decoder fails.
     pub fn finish(&mut self) -> Result<String> {
-        match &mut self.state {
-            State::Bytes(pending) => Ok(take_text(pending, true)),
-            State::Window { .. } => self.show(0),
+        match (&mut self.state, self.tokenizer.chain()) {
+            (State::Chain(state), Some(chain)) => Ok(chain.finish(state)),
+            _ => self.show(true),
         }
     }
 
-    /// The text of the window's ids that were not shown; keeps the last `keep` as context.
-    fn show(&mut self, keep: usize) -> Result<String> {
+    /// The text of the window's ids that were not shown, once it is certain; the last id is kept as context.
+    fn show(&mut self, end: bool) -> Result<String> {
         let State::Window { ids, shown } = &mut self.state else {
             return Ok(String::new());
         };
-        let context = self.tokenizer.decode(&ids[..*shown], false)?;
-        let text = self.tokenizer.decode(ids, false)?;
-        let Some(new) = text.strip_prefix(context.as_str()) else {
-            return Err(LmError::Tokenizer(format!(
-                "tokens {ids:?} decode to {text:?}, which does not begin with the {context:?} of the first {shown}"
-            )));
+        let context = self.tokenizer.decode_with_library(&ids[..*shown], false)?;
+        let text = self.tokenizer.decode_with_library(ids, false)?;
+        let wait = !end && ids.len() - *shown < MAX_HELD;
+        let new = match text.strip_prefix(context.as_str()) {
+            Some(new) if wait && new.ends_with(char::REPLACEMENT_CHARACTER) => return Ok(String::new()),
+            Some(new) => new,
+            None if wait => return Ok(String::new()),
+            // What was shown cannot be taken back.
+            None => &text[common_prefix(&context, &text)..],
         };
-        let new = new.to_string();
+        let new = new.to_owned();
+        let keep = usize::from(!end).min(ids.len());
         ids.drain(..ids.len() - keep);
         *shown = keep;
         Ok(new)
     }
 }
 
-/// `<0x..>`: a byte that the vocabulary has no other token for.
-fn is_byte_token(token: &str) -> bool {
-    token
-        .strip_prefix("<0x")
-        .and_then(|t| t.strip_suffix('>'))
-        .is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
+/// Bytes that two texts have in common at the beginning, in whole characters.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let equal = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
+    equal.map(|(c, _)| c.len_utf8()).sum()
+}
+
+/// The byte of `<0x..>`: one that the vocabulary has no other token for.
+fn is_byte_token(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let digits = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    digits.then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
 
 /// The bytes of a token of a byte-level vocabulary. A token with a character outside the table, such as an added one with
@@ -149,8 +153,9 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// Takes the text off the front of `bytes`, leaving a character that is not whole unless this is the end.
-fn take_text(bytes: &mut Vec<u8>, end: bool) -> String {
+/// Takes the text off the front of `bytes`, leaving a character that is not whole unless this is the end. What is no
+/// character becomes U+FFFD: one for each byte, or for as many as could have begun one.
+fn take_text(bytes: &mut Vec<u8>, end: bool, each: bool) -> String {
     let mut text = String::new();
     let mut done = 0;
     for chunk in bytes.utf8_chunks() {
@@ -166,7 +171,8 @@ fn take_text(bytes: &mut Vec<u8>, end: bool) -> String {
         if last && open && !end {
             break;
         }
-        text.push(char::REPLACEMENT_CHARACTER);
+        let count = if each { invalid.len() } else { 1 };
+        text.extend(std::iter::repeat_n(char::REPLACEMENT_CHARACTER, count));
         done += invalid.len();
     }
     bytes.drain(..done);

@@ -14,6 +14,8 @@ use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
 /// A chat template outside `tokenizer_config.json`; it goes before the one there.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
+/// A folder of further templates, each named as its file.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 /// Longest file of JSON that is read, in bytes; the largest vocabularies take some 35 MB.
 const MAX_JSON_LEN: u64 = 512 << 20;
 
@@ -26,6 +28,7 @@ pub struct ModelFolder {
     generation_config: GenerationConfig,
     quantization: QuantizationConfig,
     weights: ModelWeights,
+    unknown: Vec<String>,
 }
 
 impl ModelFolder {
@@ -71,12 +74,12 @@ impl ModelFolder {
     fn read(files: Files, weights: impl FnOnce(&Files) -> Result<ModelWeights>) -> Result<Self> {
         let config = ConfigFile::parse(&files.require("config.json")?)?;
         let family = Family::of(&config)?;
-        let generation_config = match files.get("generation_config.json")? {
-            None => GenerationConfig::default(),
+        let (generation_config, unknown) = match files.get("generation_config.json")? {
+            None => Default::default(),
             // It only recommends, so a damaged one does not keep the model from running; mlx-lm skips it too.
-            Some(text) => GenerationConfig::parse(&text).unwrap_or_else(|error| {
+            Some(text) => GenerationConfig::parse_all(&text).unwrap_or_else(|error| {
                 tracing::warn!(%error, "skipped");
-                GenerationConfig::default()
+                Default::default()
             }),
         };
         let quantization = config.quantization()?;
@@ -88,7 +91,14 @@ impl ModelFolder {
             generation_config,
             quantization,
             weights,
+            unknown,
         })
+    }
+
+    /// Fields of `generation_config.json` that this library does not know: they have no effect.
+    #[must_use]
+    pub fn unknown_fields(&self) -> &[String] {
+        &self.unknown
     }
 
     /// `config.json`.
@@ -130,31 +140,23 @@ impl ModelFolder {
         &self.weights
     }
 
-    /// The ids of the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the
-    /// tokenizer's.
+    /// The ids of the tokens that end a text: those of `generation_config.json`, else of `config.json`, and always the
+    /// tokenizer's too, as mlx-lm gathers them: an instruct model's `config.json` often names the base model's end only.
     ///
     /// # Errors
-    /// [`LmError::Config`] when `config.json` has something else there; [`LmError::Tokenizer`] when the tokenizer is
-    /// asked and damaged.
-    pub fn eos_token_ids(&self) -> Result<Vec<u32>> {
-        if let Some(ids) = self
-            .generation_config
-            .eos_token_ids
-            .as_ref()
-            .filter(|ids| !ids.is_empty())
-        {
-            return Ok(ids.clone());
+    /// [`LmError::Config`] when `config.json` has something else there.
+    pub fn eos_token_ids(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+        let recommended = self.generation_config.eos_token_ids.as_ref();
+        let mut ids = match recommended.filter(|ids| !ids.is_empty()) {
+            Some(ids) => ids.clone(),
+            None => self.config.eos_token_ids()?,
+        };
+        if let Some((_, id)) = tokenizer.and_then(Tokenizer::eos_token) {
+            ids.push(id);
         }
-        let ids = self.config.eos_token_ids()?;
-        if !ids.is_empty() || self.files.get(TOKENIZER_FILE)?.is_none() {
-            return Ok(ids);
-        }
-        Ok(self
-            .tokenizer()?
-            .eos_token()
-            .map(|(_, id)| id)
-            .into_iter()
-            .collect())
+        let mut seen = std::collections::HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        Ok(ids)
     }
 
     /// Reads the tokenizer.
@@ -166,10 +168,29 @@ impl ModelFolder {
         let tokenizer = self.files.require(TOKENIZER_FILE)?;
         let config = self.files.get("tokenizer_config.json")?;
         let mut tokenizer = Tokenizer::from_json(&tokenizer, config.as_deref())?;
-        if let Some(template) = self.files.get(TEMPLATE_FILE)? {
-            let text = std::str::from_utf8(&template)
-                .map_err(|e| LmError::Config(format!("{TEMPLATE_FILE}: found {e}, wanted UTF-8")))?;
-            tokenizer.set_chat_template(text);
+        let text = |name: &str, bytes: &[u8]| {
+            std::str::from_utf8(bytes)
+                .map(str::to_owned)
+                .map_err(|e| LmError::Config(format!("{name}: found {e}, wanted UTF-8")))
+        };
+        let single = self.files.get(TEMPLATE_FILE)?;
+        let mut named = Vec::new();
+        for name in self.files.templates()? {
+            if let Some(bytes) = self.files.get(&name)? {
+                let stem = name.trim_start_matches(TEMPLATE_FOLDER).trim_matches('/');
+                let stem = stem.trim_end_matches(".jinja").to_owned();
+                named.push((stem, text(&name, &bytes)?));
+            }
+        }
+        match single {
+            Some(bytes) if named.is_empty() => tokenizer.set_chat_template(text(TEMPLATE_FILE, &bytes)?),
+            Some(bytes) => {
+                let default = ("default".to_owned(), text(TEMPLATE_FILE, &bytes)?);
+                named.insert(0, default);
+                tokenizer.set_chat_templates(named);
+            }
+            None if named.is_empty() => {}
+            None => tokenizer.set_chat_templates(named),
         }
         Ok(tokenizer)
     }
@@ -211,6 +232,36 @@ impl Files {
         std::fs::read(&path)
             .map(|bytes| Some(Cow::Owned(bytes)))
             .map_err(failed)
+    }
+
+    /// The files of [`TEMPLATE_FOLDER`], sorted by name.
+    fn templates(&self) -> Result<Vec<String>> {
+        let Files::Folder(folder) = self else {
+            return Ok(Vec::new());
+        };
+        let path = folder.join(TEMPLATE_FOLDER);
+        let failed = |e: std::io::Error| LmError::Folder(format!("{}: {e}", path.display()));
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Vec::new());
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            if let Some(name) = name.to_str().filter(|name| name.ends_with(".jinja")) {
+                names.push(format!("{TEMPLATE_FOLDER}/{name}"));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn require(&self, name: &str) -> Result<Cow<'static, [u8]>> {

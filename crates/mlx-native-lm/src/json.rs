@@ -1,8 +1,96 @@
-//! Reading configuration files: JSON with types checked where it is read, and errors that name the file and the key.
+//! Reading configuration files: JSON as Python reads it, with types checked where it is read, errors that name the file and
+//! the key, and a record of the keys that were asked for, so that what nobody read can be found.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
 use crate::error::{LmError, Result};
+
+/// Stands for a number that no [`Value`] can hold: infinities and NaN, as MLX writes them.
+pub(crate) const FLOAT_TAG: &str = "__float__";
+/// Stands for a whole number beyond 64 bits, with its digits.
+pub(crate) const INT_TAG: &str = "__int__";
+
+/// A configuration file: an object, and which of its keys were asked for.
+#[derive(Debug)]
+pub(crate) struct Document {
+    file: &'static str,
+    map: Map<String, Value>,
+    asked: Asked,
+}
+
+/// Paths of keys, as in `rope_scaling.factor`.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(Mutex<BTreeSet<String>>);
+
+impl Asked {
+    fn mark(&self, path: &str, key: &str) {
+        // Whoever panicked here left a whole set: it only grows.
+        let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.insert(format!("{path}{key}"));
+    }
+}
+
+impl Clone for Document {
+    fn clone(&self) -> Self {
+        let asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Document {
+            file: self.file,
+            map: self.map.clone(),
+            asked: Asked(Mutex::new(asked.clone())),
+        }
+    }
+}
+
+impl Document {
+    /// Parses the text of a file whose top level is an object.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] when the text is no JSON, or no object.
+    pub(crate) fn parse(file: &'static str, text: &[u8]) -> Result<Self> {
+        Ok(Document {
+            file,
+            map: parse_object(file, text)?,
+            asked: Asked::default(),
+        })
+    }
+
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        Fields {
+            file: self.file,
+            path: "",
+            map: &self.map,
+            asked: Some(&self.asked),
+        }
+    }
+
+    /// The fields with a value that nobody asked for: keys, and keys of objects of which some keys were asked for.
+    pub(crate) fn unread(&self) -> Vec<(String, &Value)> {
+        let asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unread = Vec::new();
+        for (key, value) in self.map.iter().filter(|(_, value)| !value.is_null()) {
+            if !asked.contains(key) {
+                unread.push((key.clone(), value));
+                continue;
+            }
+            let Value::Object(inner) = value else {
+                continue;
+            };
+            let prefix = format!("{key}.");
+            if asked.iter().any(|path| path.starts_with(&prefix)) {
+                let left = inner.iter().filter(|(_, value)| !value.is_null());
+                unread.extend(
+                    left.map(|(inner, value)| (format!("{prefix}{inner}"), value))
+                        .filter(|(path, _)| !asked.contains(path)),
+                );
+            }
+        }
+        unread
+    }
+}
 
 /// An object of a configuration file. A key whose value is `null` counts as absent.
 #[derive(Debug, Clone, Copy)]
@@ -11,26 +99,103 @@ pub struct Fields<'a> {
     /// Keys on the way here, with a dot behind each; empty at the top.
     path: &'a str,
     map: &'a Map<String, Value>,
+    asked: Option<&'a Asked>,
 }
 
-/// Parses the text of a file whose top level is an object.
+/// Parses a text whose top level is an object, as Python's `json` does: `NaN`, `Infinity` and `-Infinity` are numbers, and
+/// so is what is too large for a float. Those become `{"__float__": "Infinity"}`, as MLX writes them, and whole numbers
+/// beyond 64 bits `{"__int__": "…"}` with their digits. `what` names the text in errors.
 ///
 /// # Errors
 /// [`LmError::Config`] when the text is no JSON, or no object.
-pub(crate) fn parse_object(file: &str, text: &[u8]) -> Result<Map<String, Value>> {
-    match serde_json::from_slice(text) {
+pub fn parse_object(what: &str, text: &[u8]) -> Result<Map<String, Value>> {
+    match serde_json::from_slice(&python_numbers(text)) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(LmError::Config(format!(
-            "{file}: found {}, wanted an object",
+            "{what}: found {}, wanted an object",
             kind(&other)
         ))),
-        Err(e) => Err(LmError::Config(format!("{file}: {e}"))),
+        Err(e) => Err(LmError::Config(format!("{what}: {e}"))),
+    }
+}
+
+/// The text with the numbers that Python has and JSON, or a 64-bit number, has not, as tagged objects.
+fn python_numbers(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out: Option<Vec<u8>> = None;
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        if byte == b'"' {
+            at = string_end(text, at);
+            continue;
+        }
+        if !is_word(byte) {
+            at += 1;
+            continue;
+        }
+        let len = text[at..].iter().take_while(|b| is_word(**b)).count();
+        let word = std::str::from_utf8(&text[at..at + len]).unwrap_or_default();
+        if let Some(tagged) = tagged(word) {
+            let out = out.get_or_insert_with(Vec::new);
+            out.extend_from_slice(&text[copied..at]);
+            out.extend_from_slice(tagged.as_bytes());
+            copied = at + len;
+        }
+        at += len;
+    }
+    match out {
+        None => Cow::Borrowed(text),
+        Some(mut out) => {
+            out.extend_from_slice(&text[copied..]);
+            Cow::Owned(out)
+        }
+    }
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
+}
+
+/// Where the string that begins at `start` ends; the end of the text where it does not.
+fn string_end(text: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn tagged(word: &str) -> Option<String> {
+    let float = |name: &str| Some(format!(r#"{{"{FLOAT_TAG}":"{name}"}}"#));
+    match word {
+        "NaN" | "Infinity" | "-Infinity" => return float(word),
+        _ => {}
+    }
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    if !digits.as_bytes().first().is_some_and(u8::is_ascii_digit) || digits.len() < 5 {
+        return None;
+    }
+    if digits.bytes().all(|b| b.is_ascii_digit()) {
+        // A leading zero is no JSON: the parser says so.
+        let long = !digits.starts_with('0') && word.parse::<i64>().is_err() && word.parse::<u64>().is_err();
+        return long.then(|| format!(r#"{{"{INT_TAG}":"{word}"}}"#));
+    }
+    match word.parse::<f64>() {
+        Ok(f64::INFINITY) => float("Infinity"),
+        Ok(f64::NEG_INFINITY) => float("-Infinity"),
+        _ => None,
     }
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(file: &'a str, map: &'a Map<String, Value>) -> Self {
-        Fields { file, path: "", map }
+    fn mark(&self, key: &str) {
+        if let Some(asked) = self.asked {
+            asked.mark(self.path, key);
+        }
     }
 
     /// The object under `key`, with errors that begin with `path`; `None` when absent.
@@ -41,6 +206,7 @@ impl<'a> Fields<'a> {
                 file: self.file,
                 path,
                 map,
+                asked: self.asked,
             })),
             Some(other) => Err(self.wrong(key, other, "an object")),
         }
@@ -56,6 +222,7 @@ impl<'a> Fields<'a> {
                 file: self.file,
                 path,
                 map,
+                asked: self.asked,
             })
         };
         let list = value
@@ -65,12 +232,16 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| self.wrong(key, value, "a list of objects"))
     }
 
-    /// The keys and values.
+    /// The keys and values. All count as asked for.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        for key in self.map.keys() {
+            self.mark(key);
+        }
         self.map.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.mark(key);
         self.map.get(key).filter(|value| !value.is_null())
     }
 
@@ -123,6 +294,19 @@ impl<'a> Fields<'a> {
         numbers.ok_or_else(wrong).map(Some)
     }
 
+    /// Numbers; infinities and NaN may be tagged.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let list = value
+            .as_array()
+            .map(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+        list.flatten()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, "a list of numbers"))
+    }
+
     /// A whole number from 1 to `most`. A float without a fraction counts, as some writers leave them.
     pub(crate) fn count(&self, key: &str, most: usize) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else {
@@ -142,18 +326,25 @@ impl<'a> Fields<'a> {
             .map(Some)
     }
 
-    /// A token id, or a list of them.
+    /// A token id, or a list of them. Those below zero stand for none, as some writers leave them.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Option<Vec<u32>>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-        let ids = match value {
-            Value::Array(list) => list.iter().map(id).collect(),
-            single => id(single).map(|id| vec![id]),
+        let list = match value {
+            Value::Array(list) => list.as_slice(),
+            single => std::slice::from_ref(single),
         };
-        ids.ok_or_else(|| self.wrong(key, value, "a token id or a list of them"))
-            .map(Some)
+        let mut ids = Vec::new();
+        for value in list {
+            match (value.as_i64(), value.as_u64().and_then(|n| u32::try_from(n).ok())) {
+                (_, Some(id)) => ids.push(id),
+                (Some(..0), None) => {}
+                _ if value.is_null() => {}
+                _ => return Err(self.wrong(key, value, "a token id or a list of them")),
+            }
+        }
+        Ok(Some(ids))
     }
 
     fn wrong(&self, key: &str, found: &Value, wanted: &str) -> LmError {
@@ -174,15 +365,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Object(tagged) if tagged.len() == 1 => match tagged.get("__float__")?.as_str()? {
-            "Infinity" => Some(f64::INFINITY),
-            "-Infinity" => Some(f64::NEG_INFINITY),
-            "NaN" => Some(f64::NAN),
-            _ => None,
-        },
-        other => other.as_f64(),
+/// A number, or what stands for one.
+pub(crate) fn number(value: &Value) -> Option<f64> {
+    let Value::Object(tagged) = value else {
+        return value.as_f64();
+    };
+    let (tag, text) = tagged.iter().next().filter(|_| tagged.len() == 1)?;
+    match (tag.as_str(), text.as_str()?) {
+        (FLOAT_TAG, "Infinity") => Some(f64::INFINITY),
+        (FLOAT_TAG, "-Infinity") => Some(f64::NEG_INFINITY),
+        (FLOAT_TAG, "NaN") => Some(f64::NAN),
+        (INT_TAG, digits) => digits.parse().ok(),
+        _ => None,
     }
 }
 
@@ -197,3 +391,6 @@ pub(crate) fn kind(value: &Value) -> &'static str {
         Value::Object(_) => "an object",
     }
 }
+
+#[cfg(test)]
+mod tests;

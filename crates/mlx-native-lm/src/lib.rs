@@ -24,6 +24,7 @@ mod rope;
 mod sampling;
 pub mod spec;
 mod tokenizer;
+mod unread;
 
 pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
 pub use config::{ConfigFile, FamilyInput, GenerationConfig};
@@ -31,8 +32,8 @@ pub use detokenizer::Detokenizer;
 pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
-pub use json::Fields;
-pub use model::{Decoder, KvState, LayerState, SequenceState};
+pub use json::{Fields, parse_object};
+pub use model::{Decoder, KvState, LayerState, RecurrentState, SequenceState};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};

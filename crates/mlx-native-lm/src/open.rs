@@ -62,11 +62,12 @@ impl Model {
 
     fn build(device: &MlxDevice, folder: ModelFolder, options: &ModelOptions) -> Result<Self> {
         let decoder = decoder(device, &folder, options)?;
-        let eos_ids = folder.eos_token_ids()?.into_iter().collect();
+        let tokenizer = folder.tokenizer()?;
+        let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
         Ok(Model {
             decoder,
-            tokenizer: folder.tokenizer()?,
+            tokenizer,
             eos_ids,
             generation_config,
         })
@@ -102,20 +103,47 @@ impl Model {
         (&mut self.decoder, &self.tokenizer)
     }
 
+    /// Tokens that XTC has to spare, as in mlx-lm: those that end a text, and those of a line break.
+    ///
+    /// # Errors
+    /// [`LmError::Tokenizer`] when a line break cannot be encoded.
+    pub fn xtc_special_tokens(&self, stop_ids: &HashSet<u32>) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode("\n")?;
+        ids.extend(stop_ids);
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Longest text, in tokens, that the model was made for: the least of what its files say; `None` where they say
+    /// nothing.
+    #[must_use]
+    pub fn context_length(&self) -> Option<usize> {
+        let of_decoder = self.decoder.spec().max_context;
+        let of_tokenizer = self.tokenizer.model_max_length();
+        of_decoder.into_iter().chain(of_tokenizer).min()
+    }
+
     /// What the model's makers recommend for generation.
     #[must_use]
     pub fn generation_config(&self) -> &GenerationConfig {
         &self.generation_config
     }
 
-    /// The tokens that end a text, with `extra` ones by their text.
+    /// The tokens that end a text, with `extra` ones by their id or their text.
     ///
     /// # Errors
     /// [`LmError::InvalidArgument`] for an extra token that the vocabulary lacks.
     pub fn stop_ids(&self, extra: &[String]) -> Result<HashSet<u32>> {
         let mut ids = self.eos_ids.clone();
         for token in extra {
-            let id = self.tokenizer.token_id(token).ok_or_else(|| {
+            // As in mlx-lm: what can be read as a number is an id.
+            let id = token
+                .trim()
+                .parse()
+                .ok()
+                .or_else(|| self.tokenizer.token_id(token));
+            let id = id.ok_or_else(|| {
                 LmError::InvalidArgument(format!(
                     "extra end-of-text token {token:?} is not in the vocabulary"
                 ))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use mlx_native::DType;
+use mlx_native::quant::WeightFormat;
 use mlx_native::weights::{ModelWeights, TensorInfo, TensorType};
 use serde_json::Value;
 
@@ -77,17 +78,27 @@ impl fmt::Display for QuantSpec {
 }
 
 impl QuantSpec {
-    /// Bits and group size, for a matrix that is packed as affine.
+    /// The format of `path.weight`, which is packed like this: what the shapes leave open is in the dtype of the scales and
+    /// in whether there is a global scale.
     ///
     /// # Errors
-    /// [`LmError::Unsupported`] for the other modes, which no operator takes; `path` names the module.
-    pub fn affine(&self, path: &str) -> Result<(u32, u32)> {
-        match self.mode {
-            QuantMode::Affine => Ok((self.bits, self.group_size)),
-            _ => Err(LmError::Unsupported(format!(
-                "{path} is packed as {self}; affine is"
-            ))),
-        }
+    /// [`LmError::Weights`] when there are no scales, or of a dtype that the mode does not have.
+    pub fn weight_format(&self, path: &str, weights: &ModelWeights) -> Result<WeightFormat> {
+        let name = format!("{path}.scales");
+        let scales = weights.info(&name).and_then(|info| info.dtype.dtype());
+        let Some(scales) = scales.filter(|d| d.is_float() == (self.mode == QuantMode::Affine)) else {
+            return Err(LmError::Weights(format!(
+                "{name} is missing or of a dtype that {self} does not have"
+            )));
+        };
+        Ok(match self.mode {
+            QuantMode::Affine => WeightFormat::affine(self.bits, self.group_size, scales)?,
+            QuantMode::Mxfp4 => WeightFormat::Mxfp4,
+            QuantMode::Mxfp8 => WeightFormat::Mxfp8,
+            QuantMode::Nvfp4 => WeightFormat::Nvfp4 {
+                global_scale: weights.contains(&format!("{path}.global_scale")),
+            },
+        })
     }
 
     /// Whether the format has this combination.
@@ -205,7 +216,7 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// [`LmError::Weights`], naming the tensor, when tensors are missing, do not fit the format, or are there without a
-    /// `quantization` section; [`LmError::Unsupported`] for a `global_scale`.
+    /// `quantization` section.
     pub fn for_module(
         &self,
         path: &str,
@@ -225,15 +236,18 @@ impl QuantizationConfig {
             }
             (None, Some(_)) => None,
         };
-        if weights.contains(&format!("{path}.global_scale")) {
-            return Err(LmError::Unsupported(format!("{path}.global_scale")));
-        }
         let packed = Packed::find(path, weights)?;
         let spec = match named {
             Some(spec) => spec,
             None => packed.infer(path, in_dims)?,
         };
         packed.check(path, in_dims, &spec)?;
+        let global_scale = format!("{path}.global_scale");
+        if weights.contains(&global_scale) && spec.mode != QuantMode::Nvfp4 {
+            return Err(LmError::Weights(format!(
+                "{global_scale} is there, {spec} has none"
+            )));
+        }
         Ok(Some(spec))
     }
 }

@@ -5,23 +5,22 @@
 //! 3. Else the filters top-p, min-p, XTC, top-k, each on what the one before left, on probabilities before temperature.
 //! 4. A draw from what is left, with temperature.
 //!
-//! Every filter costs time linear in the vocabulary; nothing sorts it. The exponentials are computed in software and sums
-//! run in the order of ids, so that equal logits and an equal seed give an equal token on every machine.
-
-mod select;
+//! Every filter costs time linear in the vocabulary; nothing sorts it. Probabilities are whole numbers and random numbers a
+//! function of seed and number of draws: the arithmetic is that of [`mlx_native::ops::sample`], which devices share, so
+//! that equal logits and an equal seed give an equal token on every machine, chosen by the host or by the device.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-use rand_pcg::Pcg64;
-use rand_pcg::rand_core::{Rng, SeedableRng};
+use mlx_native::ops::sample::Sampling;
+use mlx_native::ops::sample::rule::{self, Candidate, Defect, Penalties};
 
 use crate::error::{LmError, Result};
-use select::Candidate;
 
-/// Candidates that a draw sums together.
-const DRAW_BLOCK: usize = 1024;
+/// Streams of random numbers: for the draw, as on devices, and for whether XTC applies.
+const DRAW: u32 = 0;
+const XTC: u32 = 1;
 
 /// How the next token is chosen. The defaults take the likeliest token and change nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,6 +139,20 @@ impl SamplingParams {
     }
 }
 
+impl SamplingParams {
+    fn penalties(&self) -> Penalties {
+        let context = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+        Penalties {
+            repetition: self.repetition_penalty.filter(|v| *v != 0.0).unwrap_or(1.0),
+            repetition_context: context(self.repetition_context_size),
+            presence: self.presence_penalty.unwrap_or(0.0),
+            presence_context: context(self.presence_context_size),
+            frequency: self.frequency_penalty.unwrap_or(0.0),
+            frequency_context: context(self.frequency_context_size),
+        }
+    }
+}
+
 fn refuse<T>(name: &str, found: impl std::fmt::Display, wanted: &str) -> Result<T> {
     Err(LmError::InvalidArgument(format!(
         "{name}: found {found}, wanted {wanted}"
@@ -160,7 +173,9 @@ fn refuse<T>(name: &str, found: impl std::fmt::Display, wanted: &str) -> Result<
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
-    rng: Pcg64,
+    seed: u64,
+    /// Tokens chosen so far.
+    count: u64,
     /// What is left of the vocabulary, by rising id.
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
@@ -179,9 +194,26 @@ impl Sampler {
             .unwrap_or_else(|| RandomState::new().build_hasher().finish());
         Ok(Sampler {
             params: params.clone(),
-            rng: Pcg64::seed_from_u64(seed),
+            seed,
+            count: 0,
             candidates: Vec::new(),
             scratch: Vec::new(),
+        })
+    }
+
+    /// The same for a device to do, from the first token on; `None` where the host must: for XTC, `logit_bias`, and
+    /// `min_tokens_to_keep` beyond 1. A device gives the same tokens.
+    #[must_use]
+    pub fn on_device(&self) -> Option<Sampling> {
+        let p = &self.params;
+        let is_possible = p.xtc_probability == 0.0 && p.logit_bias.is_empty() && p.min_tokens_to_keep == 1;
+        is_possible.then(|| Sampling {
+            temperature: p.temperature,
+            top_p: p.top_p,
+            min_p: p.min_p,
+            top_k: u32::try_from(p.top_k).unwrap_or(0),
+            penalties: p.penalties(),
+            seed: self.seed,
         })
     }
 
@@ -193,6 +225,8 @@ impl Sampler {
     /// [`LmError::InvalidArgument`] when an id of `history` or `logit_bias` is outside the vocabulary, or `top_k` is not
     /// below its size.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
+        let counter = self.count;
+        self.count += 1;
         self.process(logits, history)?;
         let (best, max) = argmax(logits)?;
         if self.params.temperature == 0.0 {
@@ -204,8 +238,20 @@ impl Sampler {
             |(id, &logit): (u32, &f32)| (logit > f32::NEG_INFINITY).then_some(Candidate { logit, id });
         self.candidates
             .extend((0u32..).zip(logits.iter()).filter_map(possible));
-        self.filter(max, logits.len())?;
-        Ok(self.draw(best))
+        self.filter(max, logits.len(), counter)?;
+        let max = self
+            .candidates
+            .iter()
+            .map(|c| c.logit)
+            .fold(f32::NEG_INFINITY, f32::max);
+        let random = rule::random(self.seed, counter, DRAW);
+        Ok(rule::draw(
+            &self.candidates,
+            max,
+            rule::scale(self.params.temperature),
+            random,
+        )
+        .unwrap_or(best))
     }
 
     fn process(&self, logits: &mut [f32], history: &[u32]) -> Result<()> {
@@ -226,42 +272,32 @@ impl Sampler {
         for (id, bias) in &p.logit_bias {
             at("logit_bias", *id, &mut |logit| *logit += bias)?;
         }
-        if let Some(penalty) = p.repetition_penalty.filter(|v| *v != 0.0 && *v != 1.0) {
-            for id in distinct(recent(history, p.repetition_context_size)) {
-                at("history", id, &mut |l| {
-                    *l = if *l < 0.0 { *l * penalty } else { *l / penalty }
-                })?;
-            }
+        let penalties = p.penalties();
+        let recent = &history[history.len().saturating_sub(penalties.context() as usize)..];
+        for id in recent {
+            at("history", *id, &mut |_| {})?;
         }
-        if let Some(penalty) = p.presence_penalty.filter(|v| *v != 0.0) {
-            for id in distinct(recent(history, p.presence_context_size)) {
-                at("history", id, &mut |logit| *logit -= penalty)?;
-            }
-        }
-        if let Some(penalty) = p.frequency_penalty.filter(|v| *v != 0.0) {
-            for id in recent(history, p.frequency_context_size) {
-                at("history", *id, &mut |logit| *logit -= penalty)?;
-            }
-        }
+        penalties.apply(logits, recent);
         Ok(())
     }
 
     /// Leaves the candidates that pass. `max` is the largest logit, which every filter but XTC keeps.
-    fn filter(&mut self, max: f32, vocab: usize) -> Result<()> {
+    fn filter(&mut self, max: f32, vocab: usize, counter: u64) -> Result<()> {
         let p = &self.params;
         let (candidates, scratch) = (&mut self.candidates, &mut self.scratch);
         if p.top_p > 0.0 && p.top_p < 1.0 {
-            let least = select::top_p_threshold(candidates, max, p.top_p, scratch);
-            candidates.retain(|c| c.logit >= least);
+            let least = rule::top_p_threshold(candidates, max, rule::fraction(p.top_p), scratch);
+            candidates.retain(|c| rule::key(c.logit) >= least);
         }
         if p.min_p > 0.0 {
             let least = max + libm::logf(p.min_p);
-            let kept = select::last_of_top(candidates, p.min_tokens_to_keep, scratch);
+            let kept = rule::last_of_top(candidates, p.min_tokens_to_keep, scratch);
             candidates.retain(|c| c.logit >= least || kept.is_some_and(|k| *c >= k));
         }
-        if p.xtc_probability > 0.0 && uniform(&mut self.rng) <= f64::from(p.xtc_probability) {
-            let total: f64 = candidates.iter().map(|c| c.weight(max)).sum();
-            let above = |c: &&Candidate| c.weight(max) > f64::from(p.xtc_threshold) * total;
+        let applies = || unit(rule::random(self.seed, counter, XTC)) <= f64::from(p.xtc_probability);
+        if p.xtc_probability > 0.0 && applies() {
+            let total = candidates.iter().map(|c| c.weight(max)).sum::<u64>() as f64;
+            let above = |c: &&Candidate| c.weight(max) as f64 > f64::from(p.xtc_threshold) * total;
             let least = candidates.iter().filter(above).map(|c| c.logit).reduce(f32::min);
             let least = least.unwrap_or(f32::INFINITY);
             candidates.retain(|c| c.logit <= least || p.xtc_special_tokens.contains(&c.id));
@@ -274,95 +310,28 @@ impl Sampler {
                     &format!("a number below the vocabulary's size {vocab}"),
                 );
             }
-            if let Some(last) = select::last_of_top(candidates, p.top_k, scratch) {
+            if let Some(last) = rule::last_of_top(candidates, p.top_k, scratch) {
                 candidates.retain(|c| *c >= last);
             }
         }
         Ok(())
     }
-
-    /// One of the candidates, by its probability with temperature; `fallback` where there is none.
-    fn draw(&mut self, fallback: u32) -> u32 {
-        let max = self
-            .candidates
-            .iter()
-            .map(|c| c.logit)
-            .fold(f32::NEG_INFINITY, f32::max);
-        let temperature = self.params.temperature;
-        let weight = |c: &Candidate| f64::from(select::exp((c.logit - max) / temperature));
-        // Sums of blocks first, so that one block alone is gone through a second time.
-        let sum_of = |block: &[Candidate]| block.iter().map(weight).sum::<f64>();
-        let sums: Vec<f64> = self.candidates.chunks(DRAW_BLOCK).map(sum_of).collect();
-        let mut target = uniform(&mut self.rng) * sums.iter().sum::<f64>();
-        let mut last = fallback;
-        for (block, sum) in self.candidates.chunks(DRAW_BLOCK).zip(sums) {
-            // A block of no weight is never the one, even where rounding leaves the target at the very end.
-            if sum <= target {
-                target -= sum;
-                last = block.iter().rfind(|c| weight(c) > 0.0).map_or(last, |c| c.id);
-                continue;
-            }
-            for c in block {
-                let w = weight(c);
-                if w > 0.0 {
-                    last = c.id;
-                }
-                if w > target {
-                    return last;
-                }
-                target -= w;
-            }
-            return last;
-        }
-        last
-    }
 }
 
 /// The largest logit and the first id that has it.
 fn argmax(logits: &[f32]) -> Result<(u32, f32)> {
-    let mut best = (0, f32::NEG_INFINITY);
-    let mut wrong = false;
-    for (id, &logit) in (0u32..).zip(logits) {
-        wrong |= logit.is_nan();
-        if logit > best.1 {
-            best = (id, logit);
-        }
-    }
-    if wrong {
-        let first = logits.iter().position(|l| l.is_nan()).unwrap_or_default();
-        return Err(LmError::Logits(format!(
-            "the one of token {first} is NaN: the weights are damaged, or overflow"
-        )));
-    }
-    if best.1 == f32::NEG_INFINITY {
-        return Err(LmError::Logits(format!(
-            "all {} are negative infinity",
-            logits.len()
-        )));
-    }
-    if best.1 == f32::INFINITY {
-        return Err(LmError::Logits(format!(
-            "the one of token {} is infinite",
-            best.0
-        )));
-    }
-    Ok(best)
-}
-
-fn recent(history: &[u32], context_size: usize) -> &[u32] {
-    &history[history.len().saturating_sub(context_size)..]
-}
-
-fn distinct(ids: &[u32]) -> Vec<u32> {
-    let mut ids = ids.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
+    rule::argmax(logits).map_err(|defect| {
+        LmError::Logits(match defect {
+            Defect::Nan(id) => format!("the one of token {id} is NaN: the weights are damaged, or overflow"),
+            Defect::Infinite(id) => format!("the one of token {id} is infinite"),
+            Defect::Nothing => format!("all {} are negative infinity", logits.len()),
+        })
+    })
 }
 
 /// A number from 0 to below 1, of 53 random bits.
-fn uniform(rng: &mut Pcg64) -> f64 {
-    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Text to tokens and back.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use crate::chat::ChatTemplate;
+use crate::detokenizer::Detokenizer;
+use crate::detokenizer::chain::Chain;
 use crate::error::{LmError, Result, one_line};
-use crate::json::{Fields, parse_object};
+use crate::json::{Document, Fields};
+use crate::unread::{self, TOKENIZER_FIELDS};
 
 /// Name of the file that has the vocabulary.
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -23,19 +27,46 @@ const SPECIAL_TOKENS: [&str; 7] = [
     "mask_token",
 ];
 
+/// Tokens around what a model thinks before it answers.
+const THINKING: [(&str, &str); 4] = [
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>", "<channel|>"),
+];
+/// As above, where it takes all of them.
+const XTML: [&str; 4] = ["<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"];
+/// Name of the template that is taken where there is a choice.
+const DEFAULT_TEMPLATE: &str = "default";
+/// Name of the template that goes before it where tools are given.
+const TOOL_TEMPLATE: &str = "tool_use";
+/// Longest run of one kind of white space that is taken in a prompt, in characters: the library splits texts by regular
+/// expressions with backtracking that give up after a million steps, and takes that for the end of the text.
+const MAX_SPACES: usize = 999_000;
+
 /// A tokenizer, as `tokenizer.json` and `tokenizer_config.json` describe it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<(String, u32)>,
     eos: Option<(String, u32)>,
-    /// What the configuration says of a first token; `None` when it leaves that to `tokenizer.json`.
-    add_bos_token: Option<bool>,
     model_max_length: Option<usize>,
-    chat_template: Option<String>,
+    templates: Templates,
     /// Names and texts of the special tokens that the configuration names, for the chat template.
     special_tokens: Vec<(String, String)>,
-    /// Whether the decoder maps characters to bytes, and nothing else.
-    byte_level: bool,
+    /// The decoder, where it can be run token by token.
+    chain: Option<Chain>,
+    /// Fields of the files that nobody read and nobody knows.
+    unknown: Vec<String>,
+}
+
+/// The chat templates of a model.
+#[derive(Debug, Clone, Default)]
+enum Templates {
+    #[default]
+    None,
+    One(String),
+    /// By their names; there may be no default one.
+    Named(Vec<(String, String)>),
 }
 
 impl fmt::Debug for Tokenizer {
@@ -44,7 +75,6 @@ impl fmt::Debug for Tokenizer {
             .field("vocab_size", &self.vocab_size())
             .field("bos", &self.bos)
             .field("eos", &self.eos)
-            .field("byte_level", &self.byte_level)
             .finish_non_exhaustive()
     }
 }
@@ -56,62 +86,95 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`] or [`LmError::Config`], naming the file, when one is damaged, or names a token that is not
     /// in the vocabulary.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)
-            .map_err(|e| LmError::Tokenizer(format!("{TOKENIZER_FILE}: {}", one_line(&e.to_string()))))?;
-        // Prompts are neither cut nor filled up, whatever the file was saved with.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| LmError::Tokenizer(format!("{TOKENIZER_FILE}: {}", one_line(&e.to_string()))))?;
-        let byte_level = matches!(
-            inner.get_decoder(),
-            Some(tokenizers::DecoderWrapper::ByteLevel(_))
-        );
+        let inner = guarded(TOKENIZER_FILE, || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)?;
+            // Prompts are neither cut nor filled up, whatever the file was saved with.
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            Ok(inner)
+        })?;
+        let decoder = serde_json::to_value(inner.get_decoder())
+            .map_err(|e| LmError::Tokenizer(format!("{TOKENIZER_FILE}: decoder: {e}")))?;
         let mut this = Tokenizer {
             inner,
             bos: None,
             eos: None,
-            add_bos_token: None,
             model_max_length: None,
-            chat_template: None,
+            templates: Templates::None,
             special_tokens: Vec::new(),
-            byte_level,
+            chain: Chain::new(&decoder),
+            unknown: Vec::new(),
         };
         if let Some(text) = config {
-            let map = parse_object(CONFIG_FILE, text)?;
-            this.configure(&Fields::new(CONFIG_FILE, &map))?;
+            let document = Document::parse(CONFIG_FILE, text)?;
+            this.configure(&document.fields())?;
+            this.unknown = unread::unknown(&document, TOKENIZER_FIELDS);
         }
         Ok(this)
     }
 
     fn configure(&mut self, config: &Fields<'_>) -> Result<()> {
-        self.add_missing_tokens(config)?;
+        self.add_tokens(config)?;
         self.bos = self.named_token(config, "bos_token")?;
         self.eos = self.named_token(config, "eos_token")?;
-        self.add_bos_token = config.bool("add_bos_token")?;
+        if config.bool("split_special_tokens")? == Some(true) {
+            self.inner.set_encode_special_tokens(true);
+        }
         // Huge floats stand for no limit here.
         let limit = config.get("model_max_length").and_then(Value::as_u64);
         self.model_max_length = limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        self.chat_template = default_template(config)?;
-        let text = |value: &Value| {
-            value
-                .as_str()
-                .or_else(|| value.get("content")?.as_str())
-                .map(str::to_owned)
-        };
+        self.templates = templates(config)?;
         let named = SPECIAL_TOKENS
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), text(config.get(name)?)?)));
+            .filter_map(|name| Some(((*name).to_owned(), token_text(config.get(name)?)?.to_owned())));
         self.special_tokens = named.collect();
         Ok(())
     }
 
-    /// Adds the tokens of `added_tokens_decoder` that `tokenizer.json` lacks, in the order of their ids.
-    fn add_missing_tokens(&mut self, config: &Fields<'_>) -> Result<()> {
+    /// Adds the tokens that the configuration knows and `tokenizer.json` does not take for added ones, as transformers
+    /// does: those of `added_tokens_decoder` in the order of their ids, then the special ones that have a name, then
+    /// further special ones.
+    fn add_tokens(&mut self, config: &Fields<'_>) -> Result<()> {
+        self.add_decoder_tokens(config)?;
+        let mut missing = Vec::new();
+        for name in SPECIAL_TOKENS {
+            let Some(value) = config.get(name) else {
+                continue;
+            };
+            let Some(text) = token_text(value) else {
+                return Err(config.invalid(name, crate::json::kind(value), "a string"));
+            };
+            missing.push((text, value));
+        }
+        let extra = ["extra_special_tokens", "additional_special_tokens"];
+        let extra = extra.map(|key| config.get(key));
+        match extra[0].or(extra[1]) {
+            Some(Value::Array(list)) => missing.extend(list.iter().filter_map(|v| Some((token_text(v)?, v)))),
+            Some(Value::Object(map)) => {
+                missing.extend(map.values().filter_map(|v| Some((token_text(v)?, v))))
+            }
+            _ => {}
+        }
+        for (text, value) in missing {
+            if !text.is_empty() && !self.inner.get_added_vocabulary().get_vocab().contains_key(text) {
+                self.add(added_token(text, value, Some(true)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, token: AddedToken) -> Result<()> {
+        guarded(CONFIG_FILE, || {
+            self.inner.add_tokens(&[token]);
+            Ok(())
+        })
+    }
+
+    fn add_decoder_tokens(&mut self, config: &Fields<'_>) -> Result<()> {
         let Some(added) = config.object("added_tokens_decoder", "added_tokens_decoder.")? else {
             return Ok(());
         };
-        let mut missing = Vec::new();
+        let mut tokens = Vec::new();
         for (key, value) in added.entries() {
             let id = key.parse::<u32>().ok();
             let content = value.get("content").and_then(Value::as_str);
@@ -122,26 +185,24 @@ impl Tokenizer {
                     "an id with an object with a content",
                 ));
             };
-            if self.token_id(content).is_none() {
-                missing.push((id, content, value));
-            }
+            tokens.push((id, content, value));
         }
-        missing.sort_unstable_by_key(|(id, ..)| *id);
-        for (id, content, value) in missing {
-            let flag = |name: &str| value.get(name).and_then(Value::as_bool).unwrap_or(false);
-            let token = AddedToken::from(content, flag("special"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .single_word(flag("single_word"))
-                .normalized(flag("normalized"));
-            self.inner.add_tokens(&[token]);
+        tokens.sort_unstable_by_key(|(id, ..)| *id);
+        for (id, content, value) in tokens {
+            let token = added_token(content, value, None);
+            // Flags that differ from those of tokenizer.json go before them.
+            let known = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+            if known.values().any(|known| *known == token) {
+                continue;
+            }
+            self.add(token)?;
             let found = self.token_id(content);
             if found != Some(id) {
                 let found = found.map_or("none".to_string(), |id| id.to_string());
                 return Err(added.invalid(
                     &id.to_string(),
-                    format!("token {content:?}, which {TOKENIZER_FILE} lacks and would get id {found}"),
-                    "the next free id",
+                    format!("token {content:?}, which gets id {found} after {TOKENIZER_FILE}"),
+                    "the id that it has there, or the next free one",
                 ));
             }
         }
@@ -153,9 +214,12 @@ impl Tokenizer {
         let Some(value) = config.get(key) else {
             return Ok(None);
         };
-        let Some(text) = value.as_str().or_else(|| value.get("content")?.as_str()) else {
+        let Some(text) = token_text(value) else {
             return Err(config.invalid(key, crate::json::kind(value), "a string"));
         };
+        if text.is_empty() {
+            return Ok(None);
+        }
         match self.token_id(text) {
             Some(id) => Ok(Some((text.to_string(), id))),
             None => Err(config.invalid(key, format!("{text:?}"), "a token of the vocabulary")),
@@ -181,22 +245,15 @@ impl Tokenizer {
     /// # Errors
     /// [`LmError::Tokenizer`] when the text cannot be expressed.
     pub fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special_tokens)
-            .map_err(|e| LmError::Tokenizer(format!("encode: {}", one_line(&e.to_string()))))?;
-        let mut ids = encoding.get_ids().to_vec();
-        if let (true, Some((bos, id))) = (add_special_tokens, &self.bos) {
-            let begins = ids.first() == Some(id) && !text.starts_with(bos.as_str());
-            match self.add_bos_token {
-                Some(true) if !begins => ids.insert(0, *id),
-                Some(false) if begins => {
-                    ids.remove(0);
-                }
-                _ => {}
-            }
+        if let Some(run) = longest_space(text).filter(|run| *run > MAX_SPACES) {
+            return Err(LmError::Tokenizer(format!(
+                "encode: found {run} spaces or line breaks in a row, wanted at most {MAX_SPACES}"
+            )));
         }
-        Ok(ids)
+        guarded("encode", || {
+            let encoding = self.inner.encode_fast(text, add_special_tokens)?;
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// The text of tokens. Ids outside the vocabulary have none.
@@ -204,9 +261,25 @@ impl Tokenizer {
     /// # Errors
     /// [`LmError::Tokenizer`] when the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|e| LmError::Tokenizer(format!("decode: {}", one_line(&e.to_string()))))
+        if self.chain.is_none() {
+            return self.decode_with_library(ids, skip_special_tokens);
+        }
+        let mut detokenizer = Detokenizer::new(self);
+        let mut text = String::new();
+        for id in ids {
+            if !(skip_special_tokens && self.is_special(*id)) {
+                text += &detokenizer.push(*id)?;
+            }
+        }
+        Ok(text + &detokenizer.finish()?)
+    }
+
+    /// [`decode`](Self::decode) by the library of tokenizers, which some decoders make panic.
+    pub(crate) fn decode_with_library(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        if ids.is_empty() {
+            return Ok(String::new());
+        }
+        guarded("decode", || self.inner.decode(ids, skip_special_tokens))
     }
 
     /// Number of tokens, added ones included. A model may have more rows than that.
@@ -255,57 +328,156 @@ impl Tokenizer {
         self.model_max_length
     }
 
-    /// The text of the chat template, where there is one: that of `chat_template.jinja`, else of `tokenizer_config.json`.
+    /// The text of the chat template, where there is one: that of `chat_template.jinja`, else of `tokenizer_config.json`;
+    /// of several the default one.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        match &self.templates {
+            Templates::None => None,
+            Templates::One(text) => Some(text),
+            Templates::Named(list) => named(list, DEFAULT_TEMPLATE),
+        }
     }
 
     /// Sets the text of the chat template: that of `chat_template.jinja`, which goes before `tokenizer_config.json`.
     pub fn set_chat_template(&mut self, template: impl Into<String>) {
-        self.chat_template = Some(template.into());
+        self.templates = Templates::One(template.into());
+    }
+
+    /// Sets several chat templates by their names, such as `default` and `tool_use`.
+    pub fn set_chat_templates(&mut self, templates: impl IntoIterator<Item = (String, String)>) {
+        self.templates = Templates::Named(templates.into_iter().collect());
     }
 
     /// The chat template, compiled, with the special tokens that `tokenizer_config.json` names; `None` where there is no
-    /// template.
+    /// template. Where there are several it is the default one, or, for chats with `tools`, the one named `tool_use`. As
+    /// mlx-lm does, it sets `enable_thinking` for it, unless the caller does: whether the vocabulary has tokens for that.
     ///
     /// # Errors
-    /// [`LmError::ChatTemplate`], naming the line, when the template is damaged.
+    /// [`LmError::ChatTemplate`], naming the line, when a template is damaged, or when there are several and no default
+    /// one.
     pub fn compile_chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let template = self.chat_template.as_deref();
-        template
-            .map(|text| ChatTemplate::new(text, self.special_tokens.clone()))
-            .transpose()
+        let (text, tools) = match &self.templates {
+            Templates::None => return Ok(None),
+            Templates::One(text) => (text.as_str(), None),
+            Templates::Named(list) => match (named(list, DEFAULT_TEMPLATE), named(list, TOOL_TEMPLATE)) {
+                (Some(text), tools) => (text, tools),
+                (None, _) => {
+                    let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
+                    return Err(LmError::ChatTemplate(format!(
+                        "found templates named {names:?}, wanted one named \"{DEFAULT_TEMPLATE}\""
+                    )));
+                }
+            },
+        };
+        let mut template = ChatTemplate::new(text, self.special_tokens.clone())?;
+        template.set_default("enable_thinking", Value::Bool(self.has_thinking_tokens()));
+        if let Some(tools) = tools {
+            let mut tools = ChatTemplate::new(tools, self.special_tokens.clone())?;
+            tools.set_default("enable_thinking", Value::Bool(self.has_thinking_tokens()));
+            template.set_for_tools(tools);
+        }
+        Ok(Some(template))
     }
 
-    /// Whether tokens stand for bytes, by a table of characters, so that they can be decoded one by one.
-    pub(crate) fn is_byte_level(&self) -> bool {
-        self.byte_level
+    /// Whether the vocabulary has tokens for what a model thinks before it answers.
+    #[must_use]
+    pub fn has_thinking_tokens(&self) -> bool {
+        let has = |token: &&str| self.token_id(token).is_some();
+        THINKING.iter().any(|(begin, end)| has(begin) && has(end)) || XTML.iter().all(has)
+    }
+
+    /// Fields of `tokenizer_config.json` that this library does not know: they have no effect.
+    #[must_use]
+    pub fn unknown_fields(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// The decoder, where it can be run token by token.
+    pub(crate) fn chain(&self) -> Option<&Chain> {
+        self.chain.as_ref()
     }
 }
 
-/// The chat template of `tokenizer_config.json`: a text, or a list of named ones, of which the default is taken.
-fn default_template(config: &Fields<'_>) -> Result<Option<String>> {
-    let list = match config.get("chat_template") {
-        None => return Ok(None),
-        Some(Value::String(text)) => return Ok(Some(text.clone())),
-        Some(Value::Array(list)) => list,
-        Some(other) => {
-            return Err(config.invalid(
-                "chat_template",
-                crate::json::kind(other),
-                "a string or a list of templates",
-            ));
+/// Runs the library of tokenizers, which panics at some files. `what` begins the error.
+fn guarded<T>(what: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let failed = |text: &str| LmError::Tokenizer(format!("{what}: {}", one_line(text)));
+    // Whatever it was in the middle of is not used again, or is a cache that others may find half filled.
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|e| failed(&e.to_string())),
+        Err(panic) => {
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no reason given");
+            Err(failed(&format!("the tokenizer library fails: {said}")))
         }
+    }
+}
+
+/// A token given as its text or as an object with its `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// A token with the flags that `value` has for it; `special` where those do not say it.
+fn added_token(text: &str, value: &Value, special: Option<bool>) -> AddedToken {
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = special.or(flag("special")).unwrap_or(false);
+    AddedToken::from(text, special)
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .single_word(flag("single_word").unwrap_or(false))
+        .normalized(flag("normalized").unwrap_or(!special))
+}
+
+/// The most characters of white space in a row.
+fn longest_space(text: &str) -> Option<usize> {
+    let mut longest = 0;
+    let mut run = 0usize;
+    for c in text.chars() {
+        run = if c.is_whitespace() { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    (longest > 0).then_some(longest)
+}
+
+fn named<'a>(list: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = list.iter().rfind(|(n, _)| n == name);
+    found.map(|(_, text)| text.as_str())
+}
+
+/// The chat templates of `tokenizer_config.json`: a text, a list of named ones, or an object of them.
+fn templates(config: &Fields<'_>) -> Result<Templates> {
+    let wrong = |found: &Value| {
+        config.invalid(
+            "chat_template",
+            crate::json::kind(found),
+            "a string or a list of templates with a name each",
+        )
     };
-    let default = list
-        .iter()
-        .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
-    let template = default.and_then(|entry| entry.get("template")?.as_str());
-    let wanted = "one named \"default\" with a template";
-    template
-        .map(|text| Some(text.to_owned()))
-        .ok_or_else(|| config.invalid("chat_template", "a list without it", wanted))
+    let pair = |name: Option<&Value>, text: Option<&Value>| match (name?, text?) {
+        (Value::String(name), Value::String(text)) => Some((name.clone(), text.clone())),
+        _ => None,
+    };
+    let value = match config.get("chat_template") {
+        None => return Ok(Templates::None),
+        Some(Value::String(text)) => return Ok(Templates::One(text.clone())),
+        Some(value) => value,
+    };
+    let list: Option<Vec<(String, String)>> = match value {
+        Value::Array(list) => list
+            .iter()
+            .map(|entry| pair(entry.get("name"), entry.get("template")))
+            .collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, text)| pair(Some(&Value::String(name.clone())), Some(text)))
+            .collect(),
+        _ => None,
+    };
+    list.map(Templates::Named).ok_or_else(|| wrong(value))
 }
 
 #[cfg(test)]

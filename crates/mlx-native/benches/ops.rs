@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use mlx_native::testing::{Case, Context, Rng, suites};
+use mlx_native::ops::suites;
+use mlx_native::testing::{Case, Context, Rng};
 use mlx_native::{Config, DType, DeviceKind, Isa, KernelRegistry, MlxBuffer, MlxDevice};
 
 fn ops(c: &mut Criterion) {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::backend::cpu::Isa;
-use crate::backend::metal::CommandBounds;
+use crate::isa::Isa;
+use crate::profile::CommandBounds;
 
 /// Settings for [`MlxDevice::with_config`](crate::MlxDevice::with_config). The default suits almost everybody.
 #[derive(Debug, Clone, Default)]
@@ -14,7 +14,8 @@ pub struct Config {
     /// `cpu`: highest instruction set to use; `None` = the best this machine has.
     pub isa: Option<Isa>,
     /// Folder for compiled kernels (`emulator` objects, `metal` binary archives, `cuda` machine code); `None` = `mlx-native` in the user's
-    /// cache folder, or the temporary folder where there is none.
+    /// cache folder, or a folder of this user's own in the temporary folder where there is no home. What lies in it is
+    /// run: the emulator refuses a folder that others can write.
     pub cache_dir: Option<PathBuf>,
     /// `emulator`: how kernels are compiled and scheduled.
     pub emulator: EmulatorConfig,
@@ -148,20 +149,26 @@ pub enum Schedule {
 }
 
 impl Config {
-    /// The folder for compiled kernels: `cache_dir`, or the user's cache folder, or the temporary folder.
+    /// The folder for compiled kernels: `cache_dir`, or the user's cache folder, or one in the temporary folder that bears
+    /// the user's number, where there is no home.
     #[must_use]
     pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| {
-            std::env::home_dir()
-                .map(|home| {
-                    if cfg!(target_vendor = "apple") {
-                        home.join("Library/Caches")
-                    } else {
-                        home.join(".cache")
-                    }
-                })
-                .unwrap_or_else(std::env::temp_dir)
-                .join("mlx-native")
+            let home = std::env::home_dir().filter(|home| home.is_absolute());
+            match home {
+                Some(home) if cfg!(target_vendor = "apple") => home.join("Library/Caches/mlx-native"),
+                Some(home) => home.join(".cache/mlx-native"),
+                None => std::env::temp_dir().join(format!("mlx-native-{}", user())),
+            }
         })
     }
+}
+
+/// The user's number, where the system has such.
+fn user() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: geteuid has no preconditions.
+    return unsafe { libc::geteuid() };
+    #[cfg(not(unix))]
+    0
 }

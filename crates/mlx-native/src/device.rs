@@ -1,11 +1,13 @@
 //! Opening devices, and what hangs off one: buffers and encoders.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
+use smallvec::SmallVec;
 
 use crate::backend::{Allocation, Backend, HostRegion, Limits, Memory, null::NullBackend};
 use crate::buffer::MlxBuffer;
@@ -14,15 +16,45 @@ use crate::device_kind::DeviceKind;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::Kernel;
+use crate::kernel::{ComputePipelineState, ConstantValue, Kernel};
+use crate::metal::CommandQueue;
 
 /// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
-#[derive(Debug)]
 pub struct DeviceRef {
     backend: Arc<dyn Backend>,
+    pipelines: Mutex<PipelineCache>,
 }
 
+/// Pipelines by the number of their kernel.
+type PipelineCache = HashMap<u64, SmallVec<[ComputePipelineState; 2]>>;
+
 impl DeviceRef {
+    /// The pipeline of kernel `number` with `constants`; `make` makes it on first use.
+    ///
+    /// # Errors
+    /// What `make` gives.
+    pub(crate) fn cached_pipeline(
+        &self,
+        number: u64,
+        constants: &[(u32, ConstantValue)],
+        make: impl FnOnce() -> Result<ComputePipelineState>,
+    ) -> Result<ComputePipelineState> {
+        let lock = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock()
+            .get(&number)
+            .and_then(|all| all.iter().find(|p| p.constants() == constants).cloned());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Compiled without the lock: it may take seconds, and two threads that both do it harm nobody.
+        let made = make()?;
+        let mut all = lock();
+        // What nobody can ask for any more goes: a text that was replaced, or whose registry is gone.
+        all.retain(|_, pipelines| pipelines.iter().all(|p| !p.is_forgotten(pipelines.len())));
+        all.entry(number).or_default().push(made.clone());
+        Ok(made)
+    }
+
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
     }
@@ -37,6 +69,14 @@ impl DeviceRef {
     #[must_use]
     pub fn name(&self) -> String {
         self.backend.name()
+    }
+}
+
+impl fmt::Debug for DeviceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceRef")
+            .field("backend", &self.backend)
+            .finish()
     }
 }
 
@@ -76,6 +116,9 @@ impl MlxDevice {
     /// # Errors
     /// As `new`; also [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
     pub fn best(config: &Config) -> Result<Self> {
+        if cfg!(feature = "default-emulator") {
+            return Self::with_config(DeviceKind::Emulator, config);
+        }
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
         } else if cfg!(feature = "cuda") {
@@ -116,7 +159,10 @@ impl MlxDevice {
 
     pub(crate) fn of(backend: Arc<dyn Backend>) -> Self {
         MlxDevice {
-            shared: Arc::new(DeviceRef { backend }),
+            shared: Arc::new(DeviceRef {
+                backend,
+                pipelines: Mutex::default(),
+            }),
         }
     }
 
@@ -200,6 +246,13 @@ impl MlxDevice {
     #[must_use]
     pub fn metal_device(&self) -> &DeviceRef {
         &self.shared
+    }
+
+    /// What the published interface calls the queue.
+    #[must_use]
+    pub fn metal_queue(&self) -> &CommandQueue {
+        static QUEUE: CommandQueue = CommandQueue::new();
+        &QUEUE
     }
 
     /// The name of the processor or GPU.

@@ -9,9 +9,13 @@ pub enum MlxError {
     /// No device of the kind asked for exists here, and why.
     #[error("no such device: {0}")]
     DeviceNotFound(String),
-    /// Work that was committed failed while it ran. The only transient error: the same work may succeed later.
+    /// The device failed while work ran. The only transient error: the same work may succeed later.
     #[error("Command buffer error: {0}")]
     CommandBufferError(String),
+    /// Work that was committed is at fault itself: a kernel's body panicked or refused its arguments, the checker found an
+    /// error, the owner of wrapped memory panicked. The same work fails again.
+    #[error("Work failed: {0}")]
+    WorkFailed(String),
     /// A kernel's text could not be parsed, compiled or made into a pipeline.
     #[error("kernel {name:?} does not compile: {message}")]
     ShaderCompilationError {
@@ -68,3 +72,14 @@ macro_rules! invalid {
     ($($arg:tt)*) => { Err($crate::error::MlxError::InvalidArgument(format!($($arg)*))) };
 }
 pub(crate) use invalid;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_go_better_next_time_is_transient() {
+        assert!(MlxError::CommandBufferError(String::new()).is_transient());
+        assert!(!MlxError::WorkFailed(String::new()).is_transient());
+    }
+}

@@ -89,7 +89,7 @@ fn buffers_may_be_dropped_before_the_commit() {
     let mut encoder = rig.encoder();
     rig.add(&mut encoder, &x, &x, &y).unwrap();
     drop((x, y));
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     drop(encoder);
     assert!(
         view.as_slice::<f32>().unwrap().iter().all(|v| *v == 3.0),
@@ -104,7 +104,7 @@ fn misuse_of_an_encoder_is_an_error() {
     let mut encoder = rig.encoder();
     assert!(encoder.wait_until_completed().is_err(), "nothing was committed");
     encoder.commit_and_wait().expect("an empty commit succeeds");
-    assert!(matches!(encoder.commit(), Err(MlxError::InvalidArgument(_))));
+    assert!(matches!(encoder.try_commit(), Err(MlxError::InvalidArgument(_))));
     let error = rig.add(&mut encoder, &x, &x, &x).unwrap_err().to_string();
     assert!(error.contains("committed"), "{error}");
     // A refused operator leaves the encoder usable.
@@ -133,7 +133,7 @@ fn bindings_are_held_against_the_signature() {
     let one = MTLSize::new(1, 1, 1);
     let all = [(0, b), (1, b), (2, b), (3, p)];
     let refused: &[(&[(u64, KernelArg<'_>)], MTLSize, MTLSize, &str)] = &[
-        (&all[..3], one, one, "argument 3 is not bound"),
+        (&all[..3], one, one, "argument 3 (`p`) is not bound"),
         (&[(0, b), (0, b), (1, b), (2, b), (3, p)], one, one, "bound twice"),
         (
             &[(0, b), (1, b), (2, b), (3, p), (4, b)],
@@ -181,11 +181,13 @@ fn bindings_are_held_against_the_signature() {
         (&all, one, MTLSize::new(1025, 1, 1), "1025"),
         (&all, one, MTLSize::new(1, 0, 1), "threadgroup"),
         (&all, MTLSize::new(1 << 33, 1, 1), one, "32 bits"),
+        (&all, MTLSize::new(1 << 22, 1 << 22, 1 << 22), one, "2^64"),
+        (&all, one, MTLSize::new(1 << 22, 1 << 22, 1 << 22), "4194304"),
     ];
     for (bindings, grid, group, words) in refused {
         let error = rig
             .encoder()
-            .encode_with_args(&pipeline, bindings, *grid, *group)
+            .try_encode_with_args(&pipeline, bindings, *grid, *group)
             .unwrap_err()
             .to_string();
         assert!(
@@ -195,13 +197,13 @@ fn bindings_are_held_against_the_signature() {
     }
     let memory =
         rig.encoder()
-            .encode_threadgroups_with_args_and_shared(&pipeline, &all, &[(0, 64)], one, one);
+            .try_encode_threadgroups_with_args_and_shared(&pipeline, &all, &[(0, 64)], one, one);
     assert!(memory.unwrap_err().to_string().contains("threadgroup memory"));
     let other = MlxDevice::open(DeviceKind::Null)
         .unwrap()
         .command_encoder()
         .unwrap()
-        .encode_with_args(&pipeline, &all, one, one);
+        .try_encode_with_args(&pipeline, &all, one, one);
     assert!(other.unwrap_err().to_string().contains("another device"));
 }
 
@@ -214,17 +216,17 @@ fn too_few_parameter_bytes_fail_the_work_and_later_work_runs() {
     let one = MTLSize::new(1, 1, 1);
     let mut encoder = rig.encoder();
     encoder
-        .encode_with_args(
+        .try_encode_with_args(
             &pipeline,
             &[(0, b), (1, b), (2, b), (3, KernelArg::Bytes(&[1; 4]))],
             one,
             one,
         )
         .unwrap();
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     let seen = x.as_slice::<f32>().unwrap_err();
     assert!(
-        seen.is_transient() && seen.to_string().contains("add_f32"),
+        !seen.is_transient() && seen.to_string().contains("add_f32") && seen.to_string().contains("4 bytes"),
         "{seen}"
     );
     assert_eq!(encoder.wait_until_completed().unwrap_err(), seen);
@@ -299,7 +301,10 @@ fn hazards_give_the_sequential_result() {
             let len = 1 + pick(N as u64 / 2) as usize;
             let (at_a, at_b, at_o) = (pick(1500) as usize, pick(1500) as usize, pick(1500) as usize);
             let view = |i: usize, at: usize| buffers[i].view(at * 4, DType::F32, vec![len]).unwrap();
-            if (o == a && at_o != at_a) || (o == b && at_o.abs_diff(at_b) < len) {
+            let shifted = |i: usize, at: usize| o == i && at_o != at && at_o.abs_diff(at) < len;
+            if shifted(a, at_a) || shifted(b, at_b) {
+                let refused = rig.add(&mut encoder, &view(a, at_a), &view(b, at_b), &view(o, at_o));
+                assert!(refused.unwrap_err().to_string().contains("share memory"));
                 continue;
             }
             rig.add(&mut encoder, &view(a, at_a), &view(b, at_b), &view(o, at_o))
@@ -309,9 +314,64 @@ fn hazards_give_the_sequential_result() {
                 .collect();
             model[o][at_o..at_o + len].copy_from_slice(&sum);
         }
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
     }
     for (b, m) in buffers.iter().zip(&model) {
         assert!(b.as_slice::<f32>().unwrap() == m, "a hazard was missed");
     }
+}
+
+#[test]
+fn bytes_that_are_written_are_bound_to_nothing_else() {
+    let mut rig = Rig::new();
+    let x = rig.buffer(&[1.0, 2.0, 3.0, 4.0]);
+    let view = |from: usize, n: usize| x.view(from * 4, DType::F32, vec![n]).unwrap();
+    let mut encoder = rig.encoder();
+    // Shifted by one element: two threads would race.
+    let error = rig
+        .add(&mut encoder, &view(0, 3), &view(0, 3), &view(1, 3))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`output`") && error.contains("not the same 12 bytes"),
+        "{error}"
+    );
+    // The same start, another length.
+    assert!(
+        rig.add(&mut encoder, &view(0, 4), &view(0, 4), &view(0, 3))
+            .is_err()
+    );
+    // Exactly the same bytes, which the kernel declares; and neighbours.
+    rig.add(&mut encoder, &view(0, 2), &view(2, 2), &view(0, 2))
+        .unwrap();
+    rig.add(&mut encoder, &view(0, 2), &view(0, 2), &view(2, 2))
+        .unwrap();
+    encoder.commit_and_wait().unwrap();
+    assert_eq!(x.read::<f32>().unwrap(), [4.0, 6.0, 8.0, 12.0]);
+
+    // By hand, to a kernel that declares nothing: `&[T]` and `&mut [T]` over one memory.
+    let pipeline = rig
+        .registry
+        .get_pipeline("copy_bits_32", &rig.device)
+        .unwrap()
+        .clone();
+    let n = [4u32];
+    let mut encoder = rig.encoder();
+    let error = encoder
+        .try_encode_with_args(
+            &pipeline,
+            &[
+                (0, KernelArg::Buffer(&x)),
+                (1, KernelArg::Buffer(&x)),
+                (2, KernelArg::Bytes(as_bytes(&n))),
+            ],
+            MTLSize::new(1, 1, 1),
+            MTLSize::new(1, 1, 1),
+        )
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("copy_bits_32") && error.contains("shares memory"),
+        "{error}"
+    );
 }

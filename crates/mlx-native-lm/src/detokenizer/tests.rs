@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::folder::ModelFolder;
@@ -124,11 +125,17 @@ fn sentencepiece_spaces_and_bytes() {
     assert_eq!(pieces(&tokenizer, &[sa, sa, a]), ["a", " a", "a", ""]);
     assert_eq!(pieces(&tokenizer, &[sp, sa]), ["", " a", ""]);
     assert_eq!(pieces(&tokenizer, &[a, sp, sa]), ["a", " ", " a", ""]);
-    // é as two bytes: shown when the run of bytes has ended.
+    // é as two bytes: shown as soon as it is whole, also within a run of bytes.
     let (c3, a9) = (id("<0xC3>"), id("<0xA9>"));
-    assert_eq!(pieces(&tokenizer, &[sa, c3, a9, a]), ["a", "", "", "éa", ""]);
-    assert_eq!(pieces(&tokenizer, &[sa, c3, a9]), ["a", "", "", "é"]);
+    assert_eq!(pieces(&tokenizer, &[sa, c3, a9, a]), ["a", "", "é", "a", ""]);
+    assert_eq!(pieces(&tokenizer, &[c3, a9, c3, a9]), ["", "é", "", "é", ""]);
+    assert_eq!(pieces(&tokenizer, &[sa, id("<0x0A>"), sa]), ["a", "\n", " a", ""]);
+    // What is no character is one U+FFFD for each byte.
     assert_eq!(pieces(&tokenizer, &[sa, c3]), ["a", "", "\u{FFFD}"]);
+    assert_eq!(
+        pieces(&tokenizer, &[id("<0xE2>"), id("<0x82>"), a]),
+        ["", "", "\u{FFFD}\u{FFFD}a", ""]
+    );
     assert_eq!(pieces(&tokenizer, &[99_999, sa]), ["", "a", ""]);
     assert_eq!(pieces(&spm(false), &[sa, sa]), [" a", " a", ""]);
 }
@@ -154,11 +161,117 @@ fn the_cost_does_not_grow_with_the_text() {
         for i in 0..20_000u32 {
             detokenizer.push(200 + i % 60).unwrap();
             match &detokenizer.state {
-                State::Bytes(pending) => assert!(pending.len() < 4),
+                State::Chain(state) => assert!(state.pending.len() < 4),
                 State::Window { ids, .. } => assert!(ids.len() <= 60),
             }
         }
     }
+}
+
+/// The demo's tokenizer with another decoder.
+fn with_decoder(decoder: serde_json::Value) -> Tokenizer {
+    let mut file: serde_json::Value = serde_json::from_str(mlx_native_demo::TOKENIZER).unwrap();
+    file["decoder"] = decoder;
+    Tokenizer::from_json(file.to_string().as_bytes(), None).unwrap()
+}
+
+fn library(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    tokenizer.decode_with_library(ids, false).unwrap()
+}
+
+#[test]
+fn a_byte_level_decoder_may_be_inside_a_sequence() {
+    let byte_level =
+        || json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    for decoder in [
+        json!({"type": "Sequence", "decoders": [byte_level()]}),
+        json!({"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": [byte_level()]}, {"type": "Fuse"}]}),
+        json!({"type": "Sequence", "decoders": [byte_level(), {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}),
+        json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, byte_level()]}),
+        json!({"type": "Sequence", "decoders": [byte_level(), {"type": "Replace", "pattern": {"Regex": "q+"}, "content": "x"}]}),
+    ] {
+        let tokenizer = with_decoder(decoder.clone());
+        assert_eq!(
+            pieces(&tokenizer, &[131, 111, 131, 111]).concat(),
+            "ïï",
+            "{decoder}"
+        );
+        for text in TEXTS {
+            let ids = tokenizer.encode_with(text, false).unwrap();
+            let found = pieces(&tokenizer, &ids);
+            assert_eq!(found.concat(), library(&tokenizer, &ids), "{decoder}");
+            if !text.contains('\u{FFFD}') {
+                assert!(
+                    found.iter().all(|p| !p.contains('\u{FFFD}')),
+                    "{decoder}: {found:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Decoders of every kind: streamed, they make what the library makes of all at once.
+#[test]
+fn decoders_stream_what_the_library_decodes() {
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let strip = |c: &str, start: usize, stop: usize| json!({"type": "Strip", "content": c, "start": start, "stop": stop});
+    let fuse = json!({"type": "Fuse"});
+    let all = |steps: Vec<serde_json::Value>| json!({"type": "Sequence", "decoders": steps});
+    let decoders = [
+        serde_json::Value::Null,
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+        json!({"type": "Metaspace", "replacement": "e", "prepend_scheme": "never", "split": true}),
+        json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        json!({"type": "BPEDecoder", "suffix": "e"}),
+        all(vec![replace("Ġ", " "), fuse.clone(), strip(" ", 1, 0)]),
+        all(vec![replace("Ġ", " "), fuse.clone(), strip("s", 0, 1)]),
+        all(vec![
+            replace("in", "out"),
+            fuse.clone(),
+            strip("s", 2, 3),
+            replace("t", "TT"),
+        ]),
+        all(vec![replace("Ġ", " "), strip(" ", 1, 0)]),
+    ];
+    for decoder in decoders {
+        let tokenizer = with_decoder(decoder.clone());
+        for text in [
+            "Ownership in Rust means",
+            " sss and a ss",
+            "it's here . no , do not",
+            "x",
+        ] {
+            let ids = tokenizer.encode_with(text, false).unwrap();
+            for end in 1..=ids.len() {
+                let found = pieces(&tokenizer, &ids[..end]).concat();
+                assert_eq!(found, library(&tokenizer, &ids[..end]), "{decoder} {text}");
+            }
+        }
+    }
+}
+
+/// These end the library in a panic; nothing of it is seen here.
+#[test]
+fn what_the_library_panics_at_is_no_panic() {
+    let strip =
+        |start: usize, stop: usize| json!({"type": "Strip", "content": "a", "start": start, "stop": stop});
+    let fused = with_decoder(json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, strip(0, 1)]}));
+    assert_eq!(pieces(&fused, &[68, 68, 68]), ["", "a", "a", ""]);
+    assert_eq!(fused.decode(&[68, 68, 68], false).unwrap(), "aa");
+    assert_eq!(fused.decode(&[], false).unwrap(), "");
+    assert_eq!(pieces(&with_decoder(strip(5, 5)), &[68, 69, 68]).concat(), "b");
+    // One that only the library knows.
+    let regex = json!({"type": "Replace", "pattern": {"Regex": "[^x]"}, "content": ""});
+    let tokenizer = with_decoder(
+        json!({"type": "Sequence", "decoders": [regex, strip(0, 1), {"type": "CTC", "pad_token": "x", "word_delimiter_token": "|", "cleanup": true}]}),
+    );
+    let mut detokenizer = Detokenizer::new(&tokenizer);
+    let error = detokenizer.push(68).unwrap_err().to_string();
+    assert!(
+        error.contains("tokenizer") && error.lines().count() == 1,
+        "{error}"
+    );
 }
 
 proptest! {

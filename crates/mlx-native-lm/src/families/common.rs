@@ -59,12 +59,48 @@ impl<'a> Config<'a> {
         Self::read_with_eps(input, fields, keys, 0.0)
     }
 
+    /// Reads the keys of a decoder without attention: one head as wide as the stream stands for the heads.
+    pub fn read_unheaded(input: &'a FamilyInput<'a>, keys: Keys, eps: f64) -> Result<Self> {
+        let fields = input.fields;
+        let count = |key: &str, most| fields.require(key, fields.count(key, most)?);
+        let hidden = count(keys.hidden, MAX_EXTENT)?;
+        Ok(Config {
+            input,
+            fields,
+            hidden,
+            layers: count(keys.layers, MAX_LAYERS)?,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: hidden,
+            vocab: count("vocab_size", MAX_EXTENT)?,
+            eps: eps_or(&fields, keys.eps, eps)?,
+        })
+    }
+
+    /// Reads the usual keys, the vocabulary being said elsewhere.
+    pub fn read_with_vocab(input: &'a FamilyInput<'a>, vocab: usize) -> Result<Self> {
+        let fields = input.fields;
+        let read = Self::read_all(input, fields, KEYS, 0.0, Some(vocab))?;
+        fields.require(KEYS.eps, fields.f64(KEYS.eps)?)?;
+        Ok(read)
+    }
+
     /// The same, `default` being the epsilon of norms where the file says none.
     pub fn read_with_eps(
         input: &'a FamilyInput<'a>,
         fields: Fields<'a>,
         keys: Keys,
         default: f64,
+    ) -> Result<Self> {
+        Self::read_all(input, fields, keys, default, None)
+    }
+
+    fn read_all(
+        input: &'a FamilyInput<'a>,
+        fields: Fields<'a>,
+        keys: Keys,
+        default: f64,
+        vocab: Option<usize>,
     ) -> Result<Self> {
         let count = |key: &str, most| fields.require(key, fields.count(key, most)?);
         let hidden = count(keys.hidden, MAX_EXTENT)?;
@@ -97,7 +133,10 @@ impl<'a> Config<'a> {
             heads,
             kv_heads,
             head_dim,
-            vocab: count("vocab_size", MAX_EXTENT)?,
+            vocab: match vocab {
+                Some(vocab) => vocab,
+                None => count("vocab_size", MAX_EXTENT)?,
+            },
             eps: eps_or(&fields, keys.eps, default)?,
         })
     }
@@ -202,6 +241,13 @@ impl<'a> Config<'a> {
         RopeConfig::read(&self.fields, dims)
     }
 
+    /// The base of the rotation, nested or not, or `default`.
+    pub fn theta_or(&self, default: f64) -> Result<f64> {
+        let nested = self.fields.object("rope_parameters", "rope_parameters.")?;
+        let nested = nested.map(|n| n.positive("rope_theta")).transpose()?.flatten();
+        Ok(nested.or(self.fields.positive("rope_theta")?).unwrap_or(default))
+    }
+
     /// The same, `theta` being the base where the file says none.
     pub fn rope_from(&self, dims: usize, theta: f64) -> Result<RopeConfig> {
         let mut rope = self.rope(dims)?;
@@ -259,7 +305,6 @@ impl<'a> Config<'a> {
             sinks: None,
             window: None,
             chunk: None,
-            interleaved_heads: false,
             clip: None,
             v_scale: 1.0,
             q_factor: 1.0,
@@ -390,6 +435,26 @@ pub(super) fn eps_or(fields: &Fields<'_>, key: &str, default: f64) -> Result<f32
     Ok(eps as f32)
 }
 
+/// Attention and MLP, each with a norm on both sides.
+pub(super) fn sandwich_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
+    let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
+    let attention = Block::Attention(Box::new(attention));
+    Layer {
+        branches: vec![
+            Branch::new(
+                norm("input_layernorm"),
+                attention,
+                norm("post_attention_layernorm"),
+            ),
+            Branch::new(
+                norm("pre_feedforward_layernorm"),
+                ff,
+                norm("post_feedforward_layernorm"),
+            ),
+        ],
+    }
+}
+
 /// Attention and MLP, each with a norm behind: `post_attention_layernorm`, `post_feedforward_layernorm`.
 pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
@@ -407,12 +472,14 @@ pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, 
 
 /// Attention and MLP, each behind a norm: `input_layernorm`, `post_attention_layernorm`.
 pub(super) fn pre_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
+    pre_norm_layer_of(c, path, Block::Attention(Box::new(attention)), ff)
+}
+
+/// The same with another mixer.
+pub(super) fn pre_norm_layer_of(c: &Config<'_>, path: &str, mixer: Block, ff: Block) -> Layer {
     Layer {
         branches: vec![
-            Branch::pre(
-                c.rms(&format!("{path}.input_layernorm")),
-                Block::Attention(Box::new(attention)),
-            ),
+            Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
             Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), ff),
         ],
     }
@@ -529,6 +596,12 @@ impl Mlp {
 }
 
 impl DecoderSpec {
+    /// The weights of all norms are stored less one.
+    pub(super) fn norms_plus_one(mut self) -> Self {
+        self.for_each_norm(|norm| norm.offset = 1.0);
+        self
+    }
+
     /// The language half of a checkpoint of several modes: tensors of the others are left unread.
     pub(super) fn language_half(mut self) -> Self {
         let parts = [

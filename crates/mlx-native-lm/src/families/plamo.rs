@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Config, KEYS, Keys};
 use crate::config::FamilyInput;
 use crate::error::Result;
-use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, MlpActivation};
+use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, Matrix, MlpActivation, Values};
 
 pub(super) const FAMILY: Family = Family {
     name: "plamo",
@@ -22,10 +22,15 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         return Err(c.fields.invalid("n_shared_head", shared, "a divisor of num_attention_heads"));
     }
     c.decoder_named("model", ["embed_tokens", "layers.layers", "norm"], Head::new(Some(c.lm_head(""))), |_, path| {
-        let mut attention = c
-            .attention_of(&format!("{path}.self_attn"), c.heads, kv_heads, c.head_dim)
-            .turned(Some(rope.clone()));
-        attention.interleaved_heads = true;
+        // Query head h takes kv head h mod n: the rows of keys and values are repeated, so that each has its own.
+        let own = format!("{path}.self_attn");
+        let mut attention = c.attention_of(&own, c.heads, c.heads, c.head_dim).turned(Some(rope.clone()));
+        let stored = kv_heads * c.head_dim;
+        let repeated = |name: &str| {
+            let rows = (0..c.heads * c.head_dim).map(|r| (r % stored) as u32).collect();
+            Matrix::new(format!("{own}.{name}"), 0, c.hidden).picked(rows, stored)
+        };
+        (attention.k, attention.v) = (Some(repeated("k_proj")), Values::Own(repeated("v_proj")));
         let mlp = c.mlp(&format!("{path}.mlp"), inner, MlpActivation::Silu, false);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
         Ok(Layer { branches: vec![Branch::parallel(Some(c.rms(&format!("{path}.norm"))), parts)] })

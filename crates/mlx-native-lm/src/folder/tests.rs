@@ -21,7 +21,7 @@ fn folder(changes: &[(&str, Option<&[u8]>)]) -> tempfile::TempDir {
 
 fn check(model: &ModelFolder) {
     assert_eq!(model.family().name, "qwen3");
-    assert_eq!(model.eos_token_ids().unwrap(), [0]);
+    assert_eq!(model.eos_token_ids(None).unwrap(), [0]);
     assert_eq!(model.generation_config().temperature, Some(0.7));
     let spec = model.decoder_spec().unwrap();
     // Every matrix is packed, every norm is not, and all fit.
@@ -87,7 +87,7 @@ fn files_that_only_recommend_may_be_missing_or_damaged() {
     let folder_without = folder(&names.map(|n| (n, None)));
     let model = ModelFolder::open(folder_without.path()).unwrap();
     assert_eq!(model.generation_config(), &GenerationConfig::default());
-    assert_eq!(model.eos_token_ids().unwrap(), [0]);
+    assert_eq!(model.eos_token_ids(None).unwrap(), [0]);
     model.tokenizer().unwrap();
     let damaged = folder(&[("generation_config.json", Some(b"{"))]);
     assert_eq!(
@@ -106,21 +106,72 @@ fn files_that_only_recommend_may_be_missing_or_damaged() {
     );
 }
 
+/// As mlx-lm 0.32.2 gathers them.
 #[test]
-fn ends_of_text_come_from_the_first_that_knows() {
-    let ids = |generation: &str, config: serde_json::Value| {
+fn ends_of_text_are_gathered_from_all_files() {
+    use serde_json::json;
+    let ids = |generation: &str, config: serde_json::Value, eos: serde_json::Value| {
         let mut text: serde_json::Value = serde_json::from_str(mlx_native_demo::CONFIG).unwrap();
         text["eos_token_id"] = config;
         let text = text.to_string();
+        let tokenizer = json!({ "eos_token": eos }).to_string();
         let folder = folder(&[
             ("generation_config.json", Some(generation.as_bytes())),
             ("config.json", Some(text.as_bytes())),
+            ("tokenizer_config.json", Some(tokenizer.as_bytes())),
         ]);
-        ModelFolder::open(folder.path()).unwrap().eos_token_ids().unwrap()
+        let folder = ModelFolder::open(folder.path()).unwrap();
+        let tokenizer = folder.tokenizer().unwrap();
+        folder.eos_token_ids(Some(&tokenizer)).unwrap()
     };
-    assert_eq!(ids(r#"{"eos_token_id": [3, 2]}"#, 1.into()), [3, 2]);
-    assert_eq!(ids("{}", 1.into()), [1]);
-    assert_eq!(ids("{}", serde_json::Value::Null), [0]);
+    let none = || json!(null);
+    assert_eq!(ids(r#"{"eos_token_id": [3, 2]}"#, json!(1), none()), [3, 2]);
+    assert_eq!(
+        ids(r#"{"eos_token_id": 3}"#, json!(1), json!("<|im_end|>")),
+        [3, 2]
+    );
+    assert_eq!(ids("{}", json!(1), none()), [1]);
+    assert_eq!(ids("{}", json!(0), json!("<|im_end|>")), [0, 2]);
+    assert_eq!(
+        ids("{}", json!([0, 5]), json!({"content": "<|im_end|>"})),
+        [0, 5, 2]
+    );
+    assert_eq!(ids("{}", none(), json!("<|endoftext|>")), [0]);
+    // What Python takes for nothing, and ids that are none.
+    for nothing in ["0", "[]", "null", "-1"] {
+        let generation = format!(r#"{{"eos_token_id": {nothing}}}"#);
+        assert_eq!(ids(&generation, json!(1), none()), [1], "{nothing}");
+    }
+    assert_eq!(ids(r#"{"eos_token_id": [0]}"#, json!(1), none()), [0]);
+    assert_eq!(ids("{}", json!(-1), json!("<|im_end|>")), [2]);
+    assert_eq!(ids("{}", json!([-1, 3]), none()), [3]);
+    // A token that the vocabulary lacks is added, as transformers does.
+    assert_eq!(ids("{}", json!(1), json!("<nowhere>")), [1, 4096]);
+}
+
+#[test]
+fn further_chat_templates_are_files_of_a_folder() {
+    let with = |files: &[(&str, &str)]| {
+        let folder = folder(&[]);
+        std::fs::create_dir(folder.path().join(TEMPLATE_FOLDER)).unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        ModelFolder::open(folder.path()).unwrap().tokenizer().unwrap()
+    };
+    assert_eq!(with(&[]).chat_template(), None);
+    let (one, two) = (
+        "additional_chat_templates/default.jinja",
+        "additional_chat_templates/tool_use.jinja",
+    );
+    assert_eq!(with(&[(one, "d")]).chat_template(), Some("d"));
+    assert_eq!(
+        with(&[(TEMPLATE_FILE, "c"), (two, "t")]).chat_template(),
+        Some("c")
+    );
+    let only_tools = with(&[(two, "t")]);
+    let error = only_tools.compile_chat_template().unwrap_err().to_string();
+    assert!(error.contains("tool_use") && error.contains("default"), "{error}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mlx_native::quant::Weight;
 use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
-use super::linear::{Embedding, Linear, Quantized, Table};
+use super::linear::{Embedding, Linear};
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 use crate::spec::{Matrix, Rows};
@@ -167,28 +168,30 @@ impl<'a> Loader<'a> {
                 })
             }
         };
-        let table = match spec.bare {
-            true => Table::Dense(self.load(&spec.path, FLOATS, &[stored, spec.inputs])?),
-            false => self.table(&spec.path, stored, spec.inputs)?,
+        let shape = [stored, spec.inputs];
+        let weight = match spec.bare {
+            true => Weight::dense(self.load(&spec.path, FLOATS, &shape)?, &shape)?,
+            false => self.weight(&spec.path, stored, spec.inputs)?,
         };
-        let table = match &spec.rows {
-            Rows::All => table,
-            Rows::From { first, .. } => {
-                table.map(|b| rows_of(b, b.element_count() / stored, *first, spec.outputs))?
+        let weight = match &spec.rows {
+            Rows::All => weight,
+            Rows::From { first, .. } => weight.rows_from(*first, spec.outputs)?,
+            Rows::Picked { rows, .. } => {
+                let planes = weight.format().planes(spec.inputs)?;
+                let picked = (planes.iter().zip(weight.planes())).map(|(plane, buffer)| match plane.row {
+                    // One for the whole matrix.
+                    0 => Ok(buffer.view(0, plane.dtype, vec![1])?),
+                    _ => self.pick(buffer, plane.row, rows),
+                });
+                let picked = picked.collect::<Result<Vec<_>>>()?;
+                Weight::new(weight.format(), picked, &[rows.len(), spec.inputs])?
             }
-            Rows::Picked { rows, .. } => table.map(|b| self.pick(b, stored, rows))?,
         };
-        Ok(Arc::new(Linear {
-            table,
-            bias,
-            outputs: spec.outputs,
-            inputs: spec.inputs,
-        }))
+        Ok(Arc::new(Linear { weight, bias }))
     }
 
-    /// Rows of a matrix, copied one by one.
-    fn pick(&self, matrix: &MlxBuffer, stored: usize, rows: &[u32]) -> Result<MlxBuffer> {
-        let columns = matrix.element_count() / stored;
+    /// Rows of a matrix of `columns` elements each, copied one by one.
+    fn pick(&self, matrix: &MlxBuffer, columns: usize, rows: &[u32]) -> Result<MlxBuffer> {
         let row_bytes = columns * matrix.dtype().size_of();
         let mut copy = self.device.alloc_tensor(matrix.dtype(), &[rows.len(), columns])?;
         let mut row = vec![0u8; row_bytes];
@@ -205,40 +208,32 @@ impl<'a> Loader<'a> {
             return Ok(known.clone());
         }
         let embedding = Arc::new(Embedding {
-            table: self.table(path, vocab_size, dim)?,
-            vocab_size,
-            dim,
+            table: self.weight(path, vocab_size, dim)?,
         });
         self.embeddings.insert(path.to_owned(), embedding.clone());
         Ok(embedding)
     }
 
-    fn table(&mut self, path: &str, rows: usize, columns: usize) -> Result<Table> {
-        let weight = format!("{path}.weight");
-        let Some(spec) = self
-            .quantization
-            .for_module(path, columns, self.tensors.weights())?
-        else {
-            return Ok(Table::Dense(self.load(&weight, FLOATS, &[rows, columns])?));
+    /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
+    fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
+        let shape = [rows, columns];
+        let weights = self.tensors.weights();
+        let Some(spec) = self.quantization.for_module(path, columns, weights)? else {
+            let values = self.load(&format!("{path}.weight"), FLOATS, &shape)?;
+            return Ok(Weight::dense(values, &shape)?);
         };
-        let (bits, group_size) = spec.affine(path)?;
-        let (group, width) = (group_size as usize, bits as usize);
-        if !columns.is_multiple_of(group) {
-            return Err(LmError::Weights(format!(
-                "{path}: {columns} columns are no multiple of group_size {group}"
-            )));
+        let format = spec.weight_format(path, weights)?;
+        let mut planes = Vec::new();
+        for plane in format.planes(columns)? {
+            let name = format!("{path}.{}", plane.name);
+            // One for the whole matrix is a scalar, or a list of one.
+            let stored = match plane.row {
+                0 => self.shape(&name).map_or(vec![], <[usize]>::to_vec),
+                row => vec![rows, row],
+            };
+            planes.push(self.load(&name, &[plane.dtype], &stored)?);
         }
-        let packed = self.load(&weight, &[DType::U32], &[rows, columns * width / 32])?;
-        let groups = [rows, columns / group];
-        let scales = self.load(&format!("{path}.scales"), FLOATS, &groups)?;
-        let biases = self.load(&format!("{path}.biases"), &[scales.dtype()], &groups)?;
-        Ok(Table::Quantized(Quantized {
-            weight: packed,
-            scales,
-            biases,
-            bits,
-            group_size,
-        }))
+        Ok(Weight::new(format, planes, &shape)?)
     }
 
     /// Every tensor of the checkpoint was read, or is listed in `dropped`.

@@ -16,7 +16,7 @@ use build::Built;
 use linear::Recorder;
 use loader::Loader;
 use run::Pass;
-pub use state::{KvState, LayerState, SequenceState};
+pub use state::{KvState, LayerState, RecurrentState, SequenceState};
 
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use mlx_native::ops::linear_scan::{Decay, Rule};
 use mlx_native::ops::rowwise::Function;
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
@@ -84,6 +85,13 @@ pub(super) enum Step {
         state: usize,
     },
     Attend(AttendStep),
+    Conv(ConvStep),
+    Scan(Box<ScanStep>),
+    /// A value in another dtype.
+    Cast {
+        x: Value,
+        y: Value,
+    },
 }
 
 #[derive(Debug)]
@@ -137,7 +145,41 @@ pub(super) struct AttendStep {
     pub window: Option<usize>,
     pub chunk: Option<usize>,
     pub sinks: Option<Arc<MlxBuffer>>,
-    pub interleaved_heads: bool,
+}
+
+/// A convolution over tokens, its last inputs in a plane of a state.
+#[derive(Debug)]
+pub(super) struct ConvStep {
+    pub x: Value,
+    pub y: Value,
+    pub weight: Arc<MlxBuffer>,
+    pub bias: Option<Arc<MlxBuffer>>,
+    pub channels: usize,
+    pub kernel: usize,
+    pub silu: bool,
+    pub state: usize,
+    pub plane: usize,
+}
+
+/// A recurrence over tokens, its matrices in a plane of a state.
+#[derive(Debug)]
+pub(super) struct ScanStep {
+    pub q: Operand,
+    pub k: Operand,
+    pub v: Operand,
+    pub decay: Value,
+    pub decay_kind: Decay,
+    pub rates: Option<Arc<MlxBuffer>>,
+    pub beta: Option<Value>,
+    pub low_rank: Option<(Value, Value)>,
+    pub rule: Rule,
+    pub output: Value,
+    pub n_heads: usize,
+    pub n_k_heads: usize,
+    pub k_dim: usize,
+    pub v_dim: usize,
+    pub state: usize,
+    pub plane: usize,
 }
 
 impl Operand {
@@ -162,6 +204,17 @@ impl Step {
                 s.operands.iter().for_each(&mut operand);
                 operand(&s.output);
             }
+            Step::Scan(s) => {
+                [&s.q, &s.k, &s.v].into_iter().for_each(&mut operand);
+                let low_rank = s.low_rank.iter().flat_map(|(a, b)| [*a, *b]);
+                [s.decay, s.output]
+                    .into_iter()
+                    .chain(s.beta)
+                    .chain(low_rank)
+                    .for_each(f);
+            }
+            Step::Conv(s) => [s.x, s.y].into_iter().for_each(f),
+            Step::Cast { x, y } => [*x, *y].into_iter().for_each(f),
             Step::Embed { output, .. } | Step::Positions { output, .. } => f(*output),
             Step::Linear { x, y, .. } | Step::TiedHead { x, y, .. } => [*x, *y].into_iter().for_each(f),
             Step::Norm(s) => [s.x, s.y].into_iter().for_each(f),

@@ -1,16 +1,22 @@
 //! Recording a program's steps for a number of tokens.
 
 use mlx_native::MlxBuffer;
+use mlx_native::ops::copy::{CopyParams, copy};
 use mlx_native::ops::kv_append::{KvAppendParams, kv_append};
 use mlx_native::ops::layer_norm::{LayerNormParams, layer_norm};
+use mlx_native::ops::linear_scan::{LinearScanParams, ScanInputs, linear_scan};
 use mlx_native::ops::rms_norm::{RmsNormParams, rms_norm};
 use mlx_native::ops::rope::{RopeParams, rope};
 use mlx_native::ops::rowwise::{RowwiseParams, rowwise};
 use mlx_native::ops::sdpa::{MAX_HEAD_DIM, SdpaParams, sdpa};
 
+use mlx_native::ops::short_conv::{ShortConvParams, short_conv};
+
 use super::linear::Recorder;
 use super::loader::u32_of;
-use super::program::{AttendStep, NormStep, Operand, Program, RopeStep, RowwiseStep, Source, Step, Value};
+use super::program::{
+    AttendStep, ConvStep, NormStep, Operand, Program, RopeStep, RowwiseStep, ScanStep, Source, Step, Value,
+};
 use super::state::{KvState, SequenceState};
 use crate::error::{LmError, Result};
 use crate::spec::NormKind;
@@ -56,6 +62,9 @@ impl Pass<'_> {
             Step::Temperature { x, index } => self.temperature(*x, *index),
             Step::Append { k, v, state } => self.append(*k, *v, *state),
             Step::Attend(s) => self.attend(s),
+            Step::Conv(s) => self.conv(s),
+            Step::Scan(s) => self.scan(s),
+            Step::Cast { x, y } => self.cast(*x, *y),
         }
     }
 
@@ -142,6 +151,81 @@ impl Pass<'_> {
         let kv = sequence.layer(state).kv();
         let kv = kv.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no keys")))?;
         Ok((kv, sequence.len()))
+    }
+
+    fn plane(&self, state: usize, plane: usize) -> Result<MlxBuffer> {
+        let planes = self.sequence()?.layer(state).planes();
+        let buffer = planes.and_then(|p| p.get(plane));
+        let buffer =
+            buffer.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no plane {plane}")))?;
+        Ok(buffer.view(0, buffer.dtype(), buffer.shape().to_vec())?)
+    }
+
+    fn conv(&mut self, s: &ConvStep) -> Result<()> {
+        let state = self.plane(s.state, s.plane)?;
+        let params = ShortConvParams {
+            rows: u32_of(self.rows)?,
+            channels: u32_of(s.channels)?,
+            kernel: u32_of(s.kernel)?,
+            x_stride: u32_of(s.channels)?,
+            silu: s.silu.into(),
+        };
+        let (x, y) = (&self.program.views[s.x.0], &self.program.views[s.y.0]);
+        let (r, bias) = (&mut self.r, s.bias.as_deref());
+        Ok(short_conv(
+            r.encoder, r.registry, r.device, x, &s.weight, bias, &state, y, &params,
+        )?)
+    }
+
+    fn scan(&mut self, s: &ScanStep) -> Result<()> {
+        let state = self.plane(s.state, s.plane)?;
+        let (q, k, v) = (self.operand(&s.q)?, self.operand(&s.k)?, self.operand(&s.v)?);
+        let view = |v: Value| &self.program.views[v.0];
+        let inputs = ScanInputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            decay: view(s.decay),
+            rates: s.rates.as_deref(),
+            beta: s.beta.map(view),
+            low_rank: s.low_rank.map(|(a, b)| (view(a), view(b))),
+        };
+        let params = LinearScanParams {
+            rows: u32_of(self.rows)?,
+            n_heads: u32_of(s.n_heads)?,
+            n_k_heads: u32_of(s.n_k_heads)?,
+            k_dim: u32_of(s.k_dim)?,
+            v_dim: u32_of(s.v_dim)?,
+            q_stride: u32_of(s.q.stride)?,
+            k_stride: u32_of(s.k.stride)?,
+            v_stride: u32_of(s.v.stride)?,
+        };
+        let (r, output) = (&mut self.r, view(s.output));
+        Ok(linear_scan(
+            r.encoder,
+            r.registry,
+            r.device,
+            s.rule,
+            s.decay_kind,
+            &inputs,
+            &state,
+            output,
+            &params,
+        )?)
+    }
+
+    fn cast(&mut self, x: Value, y: Value) -> Result<()> {
+        let n_elements = u32_of(self.rows * self.program.values[x.0].width)?;
+        let (x, y) = (&self.program.views[x.0], &self.program.views[y.0]);
+        let r = &mut self.r;
+        Ok(copy(
+            r.encoder,
+            r.registry,
+            r.device,
+            x,
+            y,
+            &CopyParams { n_elements },
+        )?)
     }
 
     fn rope(&mut self, s: &RopeStep) -> Result<()> {
@@ -250,7 +334,6 @@ impl Pass<'_> {
             && s.k_dim <= MAX_HEAD_DIM as usize
             && s.cap.is_none()
             && s.sinks.is_none()
-            && !s.interleaved_heads
             && !kv.has_wrapped(end);
         if !plain {
             return Err(LmError::Unsupported(

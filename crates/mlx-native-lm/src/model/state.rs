@@ -21,6 +21,8 @@ pub(super) enum StateSpec {
         v_dim: usize,
         window: Option<usize>,
     },
+    /// Planes of so many elements each, all zero at the start.
+    Recurrent(Vec<(usize, DType)>),
 }
 
 /// Bytes that states of `specs` take at `positions` positions.
@@ -35,6 +37,7 @@ pub(super) fn bytes_for(specs: &[StateSpec], dtype: DType, positions: usize, chu
             let kept = window.map_or(positions, |w| positions.min(w.saturating_add(chunk)));
             kept.saturating_mul(n_heads * (k_dim + v_dim) * dtype.size_of())
         }
+        StateSpec::Recurrent(ref planes) => planes.iter().map(|(n, dtype)| n * dtype.size_of()).sum(),
     };
     specs.iter().map(bytes).fold(0, usize::saturating_add)
 }
@@ -74,6 +77,11 @@ pub trait LayerState: Debug + Send {
 
     /// Keys and values, where it has them.
     fn kv(&self) -> Option<&KvState> {
+        None
+    }
+
+    /// Planes of a recurrence, where it has them.
+    fn planes(&self) -> Option<&[MlxBuffer]> {
         None
     }
 }
@@ -236,6 +244,76 @@ impl LayerState for KvState {
     }
 }
 
+/// The state of a recurrence: it knows one position, the last.
+#[derive(Debug)]
+pub struct RecurrentState {
+    planes: Vec<MlxBuffer>,
+}
+
+impl RecurrentState {
+    fn new(device: &MlxDevice, planes: &[(usize, DType)]) -> Result<Self> {
+        let planes = planes
+            .iter()
+            .map(|(n, dtype)| Ok(device.alloc_tensor(*dtype, &[*n])?));
+        Ok(RecurrentState {
+            planes: planes.collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl LayerState for RecurrentState {
+    fn byte_len(&self) -> usize {
+        self.planes.iter().map(MlxBuffer::byte_len).sum()
+    }
+
+    fn reserve(&mut self, _device: &MlxDevice, _positions: usize, _chunk: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn can_truncate(&self, len: usize, kept: usize) -> Result<()> {
+        if kept == 0 {
+            return Ok(());
+        }
+        Err(LmError::InvalidArgument(format!(
+            "a state of {len} positions cannot go back to {kept}: a layer is recurrent and knows the last position only"
+        )))
+    }
+
+    fn truncate(&mut self, _kept: usize) -> Result<()> {
+        for plane in &mut self.planes {
+            let zeros = vec![0u8; plane.byte_len()];
+            plane.write(0, &zeros)?;
+        }
+        Ok(())
+    }
+
+    fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
+        let mut encoder = device.command_encoder()?;
+        let mut registry = KernelRegistry::new();
+        let mut planes = Vec::new();
+        for plane in &self.planes {
+            let copy = device.alloc_tensor(plane.dtype(), plane.shape())?;
+            copy_elements(
+                &mut encoder,
+                &mut registry,
+                device,
+                plane,
+                &copy,
+                plane.element_count(),
+            )?;
+            planes.push(copy);
+        }
+        encoder.commit_and_wait()?;
+        Ok(Box::new(RecurrentState { planes }))
+    }
+
+    fn advance(&mut self, _len: usize) {}
+
+    fn planes(&self) -> Option<&[MlxBuffer]> {
+        Some(&self.planes)
+    }
+}
+
 /// What a decoder keeps of one sequence: a state for each layer that has one.
 #[derive(Debug)]
 pub struct SequenceState {
@@ -256,6 +334,7 @@ impl SequenceState {
         let layers = (specs.iter())
             .map(|spec| {
                 let layer: Box<dyn LayerState> = match *spec {
+                    StateSpec::Recurrent(ref planes) => Box::new(RecurrentState::new(device, planes)?),
                     StateSpec::Kv {
                         n_heads,
                         k_dim,

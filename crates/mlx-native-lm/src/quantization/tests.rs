@@ -62,14 +62,24 @@ fn the_section_is_checked() {
         .default_spec()
         .unwrap();
     assert_eq!(mxfp4.mode, QuantMode::Mxfp4);
-    assert!(
-        mxfp4
-            .affine("m")
-            .unwrap_err()
-            .to_string()
-            .contains("m is packed as mxfp4")
+    let packed = matrix(16, 4, "U8", false);
+    assert_eq!(mxfp4.weight_format("m", &packed).unwrap(), WeightFormat::Mxfp4);
+    assert!(affine(4, 32).weight_format("m", &packed).is_err());
+    assert!(mxfp4.weight_format("n", &packed).is_err());
+    let eight = affine(8, 32)
+        .weight_format("m", &matrix(32, 4, "F16", true))
+        .unwrap();
+    assert_eq!(eight, WeightFormat::affine(8, 32, DType::F16).unwrap());
+    let scaled = weights(&[
+        ("m.weight", "U32", [2, 16]),
+        ("m.scales", "U8", [2, 8]),
+        ("m.global_scale", "F32", [1, 1]),
+    ]);
+    let nvfp4 = four_bit().for_module("m", 128, &scaled).unwrap().unwrap();
+    assert_eq!(
+        nvfp4.weight_format("m", &scaled).unwrap(),
+        WeightFormat::Nvfp4 { global_scale: true }
     );
-    assert_eq!(affine(8, 32).affine("m").unwrap(), (8, 32));
     for (value, wanted) in [
         (json!({"group_size": 7, "bits": 4}), "groups of 7"),
         (json!({"group_size": 64, "bits": 7}), "7 bits"),

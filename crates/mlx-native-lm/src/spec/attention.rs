@@ -40,8 +40,6 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Query `i` sees keys `j` with `⌊j / chunk⌋ = ⌊i / chunk⌋`.
     pub chunk: Option<usize>,
-    /// Query head `h` takes kv head `h mod n_kv_heads` instead of `⌊h · n_kv_heads / n_heads⌋`.
-    pub interleaved_heads: bool,
     /// Queries, keys and values are clipped to ± this.
     pub clip: Option<f32>,
     /// What values are multiplied with.

@@ -13,7 +13,9 @@ pub use attention::{
     Attention, GateShape, HeadNorm, Latent, LatentProjection, OutputGate, Temperature, Values,
 };
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
-pub use recurrent::{ChannelDecay, Convolution, Delta, DeltaDecay, GroupedNorm, Mamba1, Mamba2, ShortConv};
+pub use recurrent::{
+    ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, GroupedNorm, Mamba1, Mamba2, ShortConv,
+};
 
 use crate::rope::RopeConfig;
 
@@ -37,6 +39,26 @@ pub struct DecoderSpec {
     /// Tensors that are left unread, as mlx-lm leaves them: a name matches when it begins with one of these, or holds one
     /// that begins with `*`.
     pub dropped: Vec<String>,
+}
+
+impl DecoderSpec {
+    /// Calls `f` with every norm of the stream and of attention's heads.
+    pub(crate) fn for_each_norm(&mut self, mut f: impl FnMut(&mut Norm)) {
+        let branches = self.layers.iter_mut().flat_map(|l| &mut l.branches);
+        for branch in branches {
+            branch.norm.iter_mut().chain(&mut branch.post).for_each(&mut f);
+            for part in &mut branch.parts {
+                part.norm.iter_mut().chain(&mut part.post).for_each(&mut f);
+                if let Block::Attention(a) = &mut part.block {
+                    a.q_norm
+                        .iter_mut()
+                        .chain(&mut a.k_norm)
+                        .for_each(|n| f(&mut n.norm));
+                }
+            }
+        }
+        self.norm.iter_mut().for_each(f);
+    }
 }
 
 /// From token ids to the residual stream.

@@ -39,14 +39,8 @@ pub struct Delta {
     pub k_dim: usize,
     /// Elements of a head of values.
     pub v_dim: usize,
-    /// Projections to queries, keys and values, each behind its convolution.
-    pub q: (Matrix, Convolution),
-    /// See `q`.
-    pub k: (Matrix, Convolution),
-    /// See `q`.
-    pub v: (Matrix, Convolution),
-    /// One convolution over `[q | k | v]` of which those of `q`, `k` and `v` are the rows.
-    pub joint_conv: Option<Convolution>,
+    /// Projections to queries, keys and values, and their convolutions.
+    pub inputs: DeltaInputs,
     /// To β before the logistic function, one a value head.
     pub beta: Matrix,
     /// What β is multiplied with.
@@ -63,6 +57,15 @@ pub struct Delta {
     pub qk_eps: f32,
     /// Back to the stream.
     pub o: Matrix,
+}
+
+/// From the stream to queries, keys and values.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeltaInputs {
+    /// One matrix to `[q | k | v]`, one convolution over all of it.
+    Joint(Matrix, Convolution),
+    /// Three of each.
+    Apart(Box<[(Matrix, Convolution); 3]>),
 }
 
 /// The decay of a delta rule.

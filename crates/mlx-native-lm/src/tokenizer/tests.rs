@@ -45,7 +45,7 @@ fn the_demo_s_tokens() {
         (Some(">"), None)
     );
     assert!(tokenizer.is_special(0) && !tokenizer.is_special(33) && !tokenizer.is_special(9999));
-    assert!(tokenizer.is_byte_level());
+    assert!(tokenizer.chain().is_some());
     assert!(tokenizer.chat_template().is_none());
     assert!(tokenizer.encode("").unwrap().is_empty());
 }
@@ -61,15 +61,12 @@ fn special_tokens_in_the_text_are_themselves() {
     assert_eq!(tokenizer.decode(&[33, 70_000], false).unwrap(), ">");
 }
 
+/// transformers 5.24 leaves a first token to `tokenizer.json`, whatever `add_bos_token` says.
 #[test]
 fn a_first_token_is_added_once() {
     let bos = |add: Value| with_config(&json!({"bos_token": "<|im_start|>", "add_bos_token": add})).unwrap();
     let plain = demo().encode("text").unwrap();
     let with_bos = [&[1][..], &plain].concat();
-    assert_eq!(bos(json!(true)).encode("text").unwrap(), with_bos);
-    assert_eq!(bos(json!(true)).encode("<|im_start|>text").unwrap(), with_bos);
-    assert_eq!(bos(json!(true)).encode_with("text", false).unwrap(), plain);
-    assert_eq!(bos(json!(null)).encode("text").unwrap(), plain);
 
     // A tokenizer.json that adds it by itself.
     let mut file: Value = serde_json::from_str(mlx_native_demo::TOKENIZER).unwrap();
@@ -83,11 +80,117 @@ fn a_first_token_is_added_once() {
         let config = json!({"bos_token": {"content": "<|im_start|>"}, "add_bos_token": add}).to_string();
         Tokenizer::from_json(file.to_string().as_bytes(), Some(config.as_bytes())).unwrap()
     };
-    for add in [json!(null), json!(true)] {
+    for add in [json!(null), json!(true), json!(false)] {
+        assert_eq!(bos(add.clone()).encode("text").unwrap(), plain);
         assert_eq!(templated(add.clone()).encode("text").unwrap(), with_bos);
-        assert_eq!(templated(add).encode("<|im_start|>text").unwrap(), with_bos);
+        assert_eq!(
+            templated(add.clone()).encode("<|im_start|>text").unwrap(),
+            with_bos
+        );
+        assert_eq!(templated(add).encode_with("text", false).unwrap(), plain);
     }
-    assert_eq!(templated(json!(false)).encode("text").unwrap(), plain);
+}
+
+/// Ids from transformers 5.24 with the same files.
+#[test]
+fn tokens_that_the_configuration_names_are_added_ones() {
+    let ids = |config: Value, text: &str| with_config(&config).unwrap().encode(text).unwrap();
+    assert_eq!(
+        ids(json!({"eos_token": "<nowhere>"}), "a<nowhere>b"),
+        [68, 4096, 69]
+    );
+    assert_eq!(
+        ids(
+            json!({"extra_special_tokens": ["<x1>"], "additional_special_tokens": ["<x2>"]}),
+            "a<x1>b"
+        ),
+        [68, 4096, 69]
+    );
+    assert_eq!(
+        ids(json!({"extra_special_tokens": {"image_token": "<x1>"}}), "a<x1>b"),
+        [68, 4096, 69]
+    );
+    assert_eq!(
+        ids(json!({"additional_special_tokens": ["<x2>"]}), "a<x2>b"),
+        [68, 4096, 69]
+    );
+    let spaced = json!({"added_tokens_decoder": {"2": {"content": "<|im_end|>", "special": true, "lstrip": true, "rstrip": true,
+        "normalized": false, "single_word": false}}});
+    assert_eq!(ids(spaced, "a  <|im_end|>  b"), [68, 2, 69]);
+    let split = json!({"split_special_tokens": true, "eos_token": "<|im_end|>"});
+    assert_eq!(ids(split, "a<|im_end|>b"), [68, 31, 95, 376, 66, 438, 95, 33, 69]);
+
+    // A token of the vocabulary that tokenizer.json does not list among the added ones.
+    let mut file: Value = serde_json::from_str(mlx_native_demo::TOKENIZER).unwrap();
+    file["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|token| token["content"] != "<|im_end|>");
+    file["model"]["vocab"]["<|im_end|>"] = json!(2);
+    let ids = |config: Value| {
+        let tokenizer =
+            Tokenizer::from_json(file.to_string().as_bytes(), Some(config.to_string().as_bytes())).unwrap();
+        tokenizer.encode("a<|im_end|>b").unwrap()
+    };
+    assert_eq!(ids(json!({"eos_token": "<|im_end|>"})), [68, 2, 69]);
+    assert_eq!(
+        ids(json!({"added_tokens_decoder": {"2": {"content": "<|im_end|>", "special": true}}})),
+        [68, 2, 69]
+    );
+    assert_eq!(ids(json!({})), [68, 31, 95, 376, 66, 438, 95, 33, 69]);
+}
+
+/// Files at which the library of tokenizers panics, on loading or on encoding.
+#[test]
+fn the_library_s_panics_are_errors() {
+    let file = |key: &str, value: Value| {
+        let mut file: Value = serde_json::from_str(mlx_native_demo::TOKENIZER).unwrap();
+        file[key] = value;
+        file.to_string()
+    };
+    let tokenizer = |key: &str, value: Value| Tokenizer::from_json(file(key, value).as_bytes(), None);
+    for charsmap in ["AAAA", "", "/////w==", "BAAAAAAAAAA="] {
+        let found = tokenizer(
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": charsmap}),
+        );
+        if let Err(error) = found.and_then(|t| t.encode("naïve text")) {
+            let error = error.to_string();
+            assert!(
+                error.starts_with("tokenizer: ") && error.lines().count() == 1,
+                "{error}"
+            );
+        }
+    }
+    assert!(
+        tokenizer(
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn a_run_of_spaces_that_the_library_cannot_split_is_refused() {
+    let tokenizer = demo();
+    let error = tokenizer.encode(&" ".repeat(1_000_000)).unwrap_err().to_string();
+    assert!(error.contains("1000000 spaces"), "{error}");
+    let ids = tokenizer.encode(&format!("a{}b", " ".repeat(990_000))).unwrap();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap().len(), 990_002);
+}
+
+#[test]
+fn tokens_for_thinking_are_known() {
+    assert!(!demo().has_thinking_tokens());
+    let with = |tokens: &[&str]| {
+        with_config(&json!({"extra_special_tokens": tokens}))
+            .unwrap()
+            .has_thinking_tokens()
+    };
+    assert!(with(&["<think>", "</think>"]) && with(&["<|channel>", "<channel|>"]));
+    assert!(with(&["<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"]));
+    assert!(!with(&["<think>"]) && !with(&["<|open|>", "<|close|>", "<|sep|>"]));
 }
 
 #[test]
@@ -150,12 +253,8 @@ fn damaged_files_are_refused_by_name() {
     let half = &mlx_native_demo::TOKENIZER.as_bytes()[..100_000];
     assert!(Tokenizer::from_json(half, None).is_err());
     for (config, wanted) in [
-        (
-            json!({"eos_token": "<nowhere>"}),
-            "eos_token: found \"<nowhere>\", wanted a token of the vocabulary",
-        ),
         (json!({"bos_token": 3}), "bos_token: found a number"),
-        (json!({"add_bos_token": "yes"}), "add_bos_token"),
+        (json!({"split_special_tokens": "yes"}), "split_special_tokens"),
         (json!([]), "wanted an object"),
     ] {
         let message = with_config(&config).unwrap_err().to_string();
@@ -195,13 +294,30 @@ fn chat_templates_of_the_configuration() {
     named["chat_template"] = serde_json::json!([entry("tool_use", "tools"), entry("default", own)]);
     assert_eq!(shown(named.clone()), shown(single));
 
-    named["chat_template"] = serde_json::json!([entry("tool_use", "tools")]);
-    assert!(
-        with(named.clone())
-            .unwrap_err()
-            .to_string()
-            .contains("chat_template")
-    );
+    // Without a default one the tokenizer is usable, a chat is not.
+    for none in [
+        serde_json::json!([entry("tool_use", "tools")]),
+        serde_json::json!([]),
+        serde_json::json!({"tool_use": "x"}),
+    ] {
+        named["chat_template"] = none;
+        let tokenizer = with(named.clone()).unwrap();
+        let error = tokenizer.compile_chat_template().unwrap_err().to_string();
+        assert!(error.contains("default"), "{error}");
+    }
+    named["chat_template"] = serde_json::json!({"default": "one", "tool_use": "two"});
+    let template = with(named.clone())
+        .unwrap()
+        .compile_chat_template()
+        .unwrap()
+        .unwrap();
+    let mut options = crate::ChatOptions::default();
+    let chat = [crate::ChatMessage::new("user", "hi")];
+    assert_eq!(template.render(&chat, &options).unwrap(), "one");
+    options
+        .variables
+        .insert("tools".to_owned(), serde_json::json!([]));
+    assert_eq!(template.render(&chat, &options).unwrap(), "two");
     named["chat_template"] = serde_json::json!(7);
     assert!(with(named).unwrap_err().to_string().contains("chat_template"));
     let mut plain = Tokenizer::from_json(vocabulary, None).unwrap();

@@ -5,8 +5,8 @@
 //! A backend never sees an operator. It sees memory, pipelines and a list of commands, and this is all there is to it:
 //!
 //! - [`Backend::allocate`] gives zeroed memory, [`Backend::wrap`] takes memory of the host in. See *Memory* below.
-//! - [`Backend::compile`] makes a pipeline of a kernel: its Metal text, its signature, its function constants, and for
-//!   the `cpu` device a Rust function. [`Backend::supports`] says beforehand whether there is a body for it. A backend
+//! - [`Backend::compile`] makes a pipeline of a kernel: its Metal text, its signature, its function constants, and and
+//!   the [`Bodies`](crate::kernel::Bodies) registered for it, of which a device finds its own: the `cpu` a Rust function. [`Backend::supports`] says beforehand whether there is a body for it. A backend
 //!   never replaces a kernel by another: what it cannot run, it refuses by name.
 //! - [`Backend::submit`] runs a list of [`Command`]s, in order of submission. It may return before the work is done. It
 //!   reports the end, and how it ended, through the [`Completion`] it was given: a value that reports a failure when it is
@@ -83,12 +83,12 @@ pub(crate) mod null;
 pub(crate) mod submission;
 mod work;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+pub use crate::kernel::PipelineBody;
 pub use allocation::Allocation;
-pub(crate) use allocation::begin;
+pub(crate) use allocation::{Use, begin};
 pub use memory::{DeviceId, HostRegion, Memory, QueueId};
 pub use submission::{Completion, Submission, Timing};
 pub use work::{Arg, Binding, Command, CopyBytes, Dispatch, FillBytes, Grid, Place, Work};
@@ -96,6 +96,7 @@ pub use work::{Arg, Binding, Command, CopyBytes, Dispatch, FillBytes, Grid, Plac
 use crate::device_kind::DeviceKind;
 use crate::error::Result;
 use crate::kernel::{ComputePipelineStateRef, ConstantValue, Kernel};
+use crate::profile::{DeviceProfile, GpuArchitecture};
 
 /// One way to run kernels. See the [module documentation](self) for the contract.
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -162,17 +163,9 @@ pub struct Limits {
     /// Lanes of a simdgroup.
     pub simd_width: u32,
     /// What kind of GPU it is, for tables of thresholds; `None` where it is none of Apple's.
-    pub gpu: Option<metal::GpuArchitecture>,
-}
-
-/// What a backend made of a kernel.
-pub trait PipelineBody: Send + Sync + 'static {
-    /// For the backend to find its own type again.
-    fn as_any(&self) -> &dyn Any;
-    /// The most threads of a threadgroup that this pipeline can run with, where the device says so.
-    fn max_threads(&self) -> Option<u32> {
-        None
-    }
+    pub gpu: Option<GpuArchitecture>,
+    /// What tables of thresholds ask.
+    pub profile: DeviceProfile,
 }
 
 #[allow(unused_imports)] // named in the documentation above

@@ -8,6 +8,7 @@ use super::{Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineB
 use crate::device_kind::DeviceKind;
 use crate::error::Result;
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::DeviceProfile;
 
 #[derive(Debug)]
 pub(crate) struct NullBackend {
@@ -36,6 +37,7 @@ impl NullBackend {
                 max_working_set: physical_memory(),
                 simd_width: 32,
                 gpu: None,
+                profile: DeviceProfile::gpu(),
             },
         }
     }

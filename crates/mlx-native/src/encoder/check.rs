@@ -2,10 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::{CommandEncoder, KernelArg, Request};
+use super::{CommandEncoder, KernelArg, Request, overlap};
 use crate::backend::{Allocation, Grid};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::error::{Result, invalid};
+use crate::kernel::ComputePipelineStateRef;
 
 /// Argument indices are below this, as in Metal.
 const MAX_ARGS: u64 = 31;
@@ -17,7 +18,7 @@ impl CommandEncoder {
     /// Holds a request against the kernel's signature and the device's limits, and gives the byte ranges that it reads
     /// and writes.
     pub(super) fn check(&self, request: &Request<'_>) -> Result<(Ranges, Ranges)> {
-        let pipeline = request.pipeline;
+        let pipeline = &request.pipeline;
         let name = pipeline.label();
         if self.submission.is_some() {
             return invalid!("{name}: the encoder was committed, nothing more can be recorded");
@@ -26,6 +27,7 @@ impl CommandEncoder {
             return invalid!("{name}: the pipeline was made for another device than this encoder's");
         }
         let (mut reads, mut writes, mut bound) = (Ranges::new(), Ranges::new(), 0u64);
+        let mut ranges: SmallVec<[(u32, MemRange, bool); 8]> = SmallVec::new();
         for (index, arg) in request.bindings {
             let bit = if *index < MAX_ARGS { 1u64 << index } else { 0 };
             if pipeline.declared() & bit == 0 {
@@ -49,6 +51,7 @@ impl CommandEncoder {
                 }
                 KernelArg::Bytes(_) => continue,
             };
+            ranges.push((*index as u32, range, is_written));
             // Memory that nobody can write takes part in no hazard.
             match arg {
                 _ if is_written => writes.push(range),
@@ -60,8 +63,12 @@ impl CommandEncoder {
         }
         if pipeline.required() & !bound != 0 {
             let missing = (pipeline.required() & !bound).trailing_zeros();
-            return invalid!("{name}: argument {missing} is not bound");
+            return invalid!(
+                "{name}: argument {missing}{} is not bound",
+                named(pipeline, missing)
+            );
         }
+        check_shared(pipeline, &ranges)?;
         self.check_launch(name, request)?;
         Ok((reads, writes))
     }
@@ -120,9 +127,10 @@ impl CommandEncoder {
 
     fn check_launch(&self, name: &str, request: &Request<'_>) -> Result<()> {
         let limits = self.backend.limits();
-        let threads: u64 = request.group.iter().map(|&n| u64::from(n)).product();
+        let product = |extents: [u32; 3]| extents.iter().try_fold(1u64, |n, &e| n.checked_mul(u64::from(e)));
+        let threads = product(request.group);
         let most = request.pipeline.max_total_threads_per_threadgroup();
-        if threads == 0 || threads > u64::from(most) {
+        if !threads.is_some_and(|n| (1..=u64::from(most)).contains(&n)) {
             return invalid!(
                 "{name}: a threadgroup of {:?} threads, 1 to {most} are possible",
                 request.group
@@ -131,6 +139,16 @@ impl CommandEncoder {
         let (Grid::Threads(extents) | Grid::Threadgroups(extents)) = request.grid;
         if extents.contains(&0) {
             return invalid!("{name}: an empty grid {extents:?}");
+        }
+        let in_all = match request.grid {
+            Grid::Threads(n) => product(n),
+            Grid::Threadgroups(n) => product(n).zip(threads).and_then(|(n, t)| n.checked_mul(t)),
+        };
+        if in_all.is_none() {
+            return invalid!(
+                "{name}: a grid of {extents:?} in groups of {:?} has 2^64 threads or more",
+                request.group
+            );
         }
         let memory: u64 = request.threadgroup_memory.iter().map(|m| u64::from(m.1)).sum();
         if memory > u64::from(limits.max_threadgroup_memory) {
@@ -150,4 +168,47 @@ impl CommandEncoder {
         }
         Ok(())
     }
+}
+
+/// The name of an argument, for an error: ` ("x")`.
+fn named(pipeline: &ComputePipelineStateRef, index: u32) -> String {
+    let bindings = &pipeline.kernel().signature.bindings;
+    let found = bindings.iter().find(|b| b.index == index);
+    found.map_or(String::new(), |b| format!(" (`{}`)", b.name))
+}
+
+/// Refuses bytes that the kernel writes and that are bound to another argument too, unless the kernel's text says that the
+/// two may be the same, and they are exactly.
+fn check_shared(pipeline: &ComputePipelineStateRef, ranges: &[(u32, MemRange, bool)]) -> Result<()> {
+    for (i, (index, range, _)) in ranges.iter().enumerate().filter(|(_, r)| r.2) {
+        let others = ranges.iter().enumerate().filter(|(j, r)| !r.2 || *j > i);
+        for (_, (other, other_range, _)) in others {
+            if !overlap(*range, *other_range) {
+                continue;
+            }
+            let declared = pipeline.kernel().signature.in_place.iter();
+            let may_be_same = declared
+                .into_iter()
+                .any(|p| *p == (*index, *other) || *p == (*other, *index));
+            if may_be_same && range == other_range {
+                continue;
+            }
+            let name = pipeline.label();
+            let (written, shared) = (named(pipeline, *index), named(pipeline, *other));
+            return if may_be_same {
+                invalid!(
+                    "{name}: arguments {index}{written} and {other}{shared} share memory, but are not the same {} bytes: one has {}, \
+                     and begins {} bytes from the other",
+                    range.1 - range.0,
+                    other_range.1 - other_range.0,
+                    range.0.abs_diff(other_range.0)
+                )
+            } else {
+                invalid!(
+                    "{name}: argument {index}{written}, which is written, shares memory with argument {other}{shared}"
+                )
+            };
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Recording work for a device.
 //!
-//! A [`CommandEncoder`] collects dispatches; nothing runs before [`commit`](CommandEncoder::commit). Inline bytes are
+//! A [`CommandEncoder`] collects dispatches; nothing runs before [`try_commit`](CommandEncoder::try_commit). Inline bytes are
 //! copied when they are recorded; buffers are kept alive, and their contents are read when the work runs. Between two
 //! dispatches the encoder puts a barrier exactly where one touches bytes that an earlier, unfenced one wrote, or writes
 //! bytes that one read: kernels say by their signature what they write. Everything else may overlap.
@@ -9,6 +9,8 @@ mod capture;
 mod check;
 mod counters;
 mod hazards;
+mod published;
+mod transfer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +21,12 @@ pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding, T
 pub use counters::{dispatch_count, reset_counters, sync_count};
 pub(crate) use hazards::HazardTracker;
 
-use crate::backend::{
-    Arg, Backend, Binding, Command, CopyBytes, Dispatch, FillBytes, Grid, Place, Submission, Timing, Work,
-    begin,
-};
+use crate::backend::{Arg, Backend, Binding, Command, Dispatch, Grid, Submission, Timing, Work, begin};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::error::{Result, invalid};
-use crate::kernel::ComputePipelineState;
+use crate::kernel::{ComputePipelineState, ComputePipelineStateRef};
 use crate::metal::MTLSize;
+use published::Held;
 
 /// One argument of a dispatch.
 #[derive(Debug, Clone, Copy)]
@@ -67,13 +67,15 @@ pub struct CommandEncoder {
     op_kind: CapturedOpKind,
     pending: (Vec<MemRange>, Vec<MemRange>),
     submission: Option<Arc<Submission>>,
+    /// The first error of the published methods, which return none.
+    held: Held,
     dispatches: usize,
     barriers: usize,
 }
 
 /// A dispatch as it comes in, before it is checked.
 struct Request<'a> {
-    pipeline: &'a ComputePipelineState,
+    pipeline: ComputePipelineState,
     bindings: &'a [(u64, KernelArg<'a>)],
     grid: Grid,
     group: [u32; 3],
@@ -90,6 +92,7 @@ impl CommandEncoder {
             op_kind: CapturedOpKind::Other,
             pending: Default::default(),
             submission: None,
+            held: Held::default(),
             dispatches: 0,
             barriers: 0,
         }
@@ -103,9 +106,9 @@ impl CommandEncoder {
     /// # Errors
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the kernel, when the encoder was committed,
     /// an argument is missing, unknown, out of bounds or read-only where the kernel writes, or grid or group do not fit.
-    pub fn encode_with_args(
+    pub fn try_encode_with_args(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         grid: MTLSize,
         group: MTLSize,
@@ -113,13 +116,13 @@ impl CommandEncoder {
         self.record(pipeline, bindings, &[], grid, group, DispatchKind::Threads)
     }
 
-    /// Like [`encode_with_args`](Self::encode_with_args), with the grid in threadgroups.
+    /// Like [`try_encode_with_args`](Self::try_encode_with_args), with the grid in threadgroups.
     ///
     /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_args(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_encode_threadgroups_with_args(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroups: MTLSize,
         group: MTLSize,
@@ -134,14 +137,14 @@ impl CommandEncoder {
         )
     }
 
-    /// Like [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args), with dynamic threadgroup memory:
+    /// Like [`try_encode_threadgroups_with_args`](Self::try_encode_threadgroups_with_args), with dynamic threadgroup memory:
     /// `(index, bytes)`.
     ///
     /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_args_and_shared(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_encode_threadgroups_with_args_and_shared(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroup_memory: &[(u64, u64)],
         threadgroups: MTLSize,
@@ -154,55 +157,6 @@ impl CommandEncoder {
             threadgroups,
             group,
             DispatchKind::ThreadGroups,
-        )
-    }
-
-    /// [`encode_with_args`](Self::encode_with_args) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        grid: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_with_args(pipeline, &whole(buffers), grid, group)
-    }
-
-    /// [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        threadgroups: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_threadgroups_with_args(pipeline, &whole(buffers), threadgroups, group)
-    }
-
-    /// [`encode_threadgroups_with_args_and_shared`](Self::encode_threadgroups_with_args_and_shared) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_shared(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        threadgroup_memory: &[(u64, u64)],
-        threadgroups: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_threadgroups_with_args_and_shared(
-            pipeline,
-            &whole(buffers),
-            threadgroup_memory,
-            threadgroups,
-            group,
         )
     }
 
@@ -245,107 +199,6 @@ impl CommandEncoder {
         })
     }
 
-    /// Records a copy on the device: `byte_len` bytes of `from`, from byte `from_offset` on, to byte `to_offset` of `to`.
-    /// Ordered with dispatches like a dispatch; no host is involved.
-    ///
-    /// # Errors
-    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when nothing is to be copied, a range leaves its
-    /// buffer, the two overlap, `to` is read-only, the device does not accept the memory, or the encoder was committed.
-    pub fn copy_bytes(
-        &mut self,
-        from: &MlxBuffer,
-        from_offset: usize,
-        to: &MlxBuffer,
-        to_offset: usize,
-        byte_len: usize,
-    ) -> Result<()> {
-        let copy = CopyBytes {
-            from: self.place("copy_bytes: from", from, from_offset, byte_len, false)?,
-            to: self.place("copy_bytes: to", to, to_offset, byte_len, true)?,
-        };
-        let (read, written) = (copy.from.mem_range(), copy.to.mem_range());
-        if overlap(read, written) {
-            return invalid!(
-                "copy_bytes: {byte_len} bytes from byte {from_offset} and from byte {to_offset} overlap"
-            );
-        }
-        self.transfer(Transfer::Copy(copy), &[read], &[written])
-    }
-
-    /// Records a fill on the device: `byte_len` bytes of `to`, from byte `offset` on, become `value`. Ordered with
-    /// dispatches like a dispatch.
-    ///
-    /// # Errors
-    /// As [`copy_bytes`](Self::copy_bytes).
-    pub fn fill_bytes(&mut self, to: &MlxBuffer, offset: usize, byte_len: usize, value: u8) -> Result<()> {
-        let to = self.place("fill_bytes", to, offset, byte_len, true)?;
-        let written = to.mem_range();
-        self.transfer(Transfer::Fill(FillBytes { to, value }), &[], &[written])
-    }
-
-    fn place(
-        &self,
-        operation: &str,
-        buffer: &MlxBuffer,
-        offset: usize,
-        byte_len: usize,
-        is_written: bool,
-    ) -> Result<Place> {
-        if self.submission.is_some() {
-            return invalid!("{operation}: the encoder was committed, nothing more can be recorded");
-        }
-        if byte_len == 0
-            || offset
-                .checked_add(byte_len)
-                .is_none_or(|end| end > buffer.byte_len())
-        {
-            return invalid!(
-                "{operation}: {byte_len} bytes from byte {offset} of a buffer of {} bytes",
-                buffer.byte_len()
-            );
-        }
-        self.check_memory(&operation, buffer, is_written)?;
-        Ok(Place {
-            allocation: buffer.allocation().clone(),
-            offset: buffer.byte_offset() + offset,
-            byte_len,
-        })
-    }
-
-    fn transfer(&mut self, transfer: Transfer, reads: &[MemRange], writes: &[MemRange]) -> Result<()> {
-        if let Some(capture) = &mut self.capture {
-            capture.push(CapturedNode::Transfer(transfer));
-            return Ok(());
-        }
-        if self.hazards.conflicts(reads, writes) {
-            self.barrier();
-        }
-        self.hazards.add(reads, writes);
-        self.work.commands.push(match transfer {
-            Transfer::Copy(copy) => Command::Copy(copy),
-            Transfer::Fill(fill) => Command::Fill(fill),
-        });
-        Ok(())
-    }
-
-    /// Records a captured copy or fill; its hazards are found anew.
-    ///
-    /// # Errors
-    /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when the encoder was committed, or is of a device
-    /// that does not accept the memory.
-    pub fn replay_transfer(&mut self, transfer: &Transfer) -> Result<()> {
-        if self.submission.is_some() {
-            return invalid!("replay_transfer: the encoder was committed, nothing more can be recorded");
-        }
-        let (reads, writes) = transfer.places();
-        for place in reads.iter().chain(writes) {
-            self.check_allocation(&"replay_transfer", &place.allocation)?;
-        }
-        let [reads, writes] =
-            [reads, writes].map(|places| places.iter().map(|p| p.mem_range()).collect::<SmallVec<[_; 1]>>());
-        self.transfer(transfer.clone(), &reads, &writes)
-    }
-
     // --- capture ---------------------------------------------------------------------------------------------------
 
     /// From now on dispatches are collected instead of recorded for the device. A second call drops what was collected.
@@ -367,10 +220,10 @@ impl CommandEncoder {
     /// Records a captured dispatch; its hazards are found anew.
     ///
     /// # Errors
-    /// As [`encode_with_args`](Self::encode_with_args).
-    pub fn replay_dispatch(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_replay_dispatch(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, RecordedBinding)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
@@ -393,9 +246,12 @@ impl CommandEncoder {
     /// # Errors
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when it was committed before, when it is capturing
     /// (take or drop the capture first: captured work would not run), or when the host holds bytes that the work uses,
-    /// naming the buffer. What goes wrong in the work itself is reported by
+    /// naming the buffer; the first error of the methods that return none, which is then forgotten. What goes wrong in the work itself is reported by
     /// [`wait_until_completed`](Self::wait_until_completed) and by the buffers it writes.
-    pub fn commit(&mut self) -> Result<()> {
+    pub fn try_commit(&mut self) -> Result<()> {
+        if let Some(error) = self.held.take() {
+            return Err(error);
+        }
         if self.submission.is_some() {
             return invalid!("commit: this encoder was committed before");
         }
@@ -417,13 +273,24 @@ impl CommandEncoder {
         Ok(())
     }
 
-    /// [`commit`](Self::commit), then [`wait_until_completed`](Self::wait_until_completed).
+    /// The list as it stands, for somebody who submits it himself.
+    ///
+    /// # Errors
+    /// As [`try_commit`](Self::try_commit), for an encoder that was committed or is capturing.
+    pub(crate) fn into_work(self) -> Result<(Arc<dyn Backend>, Work)> {
+        if self.submission.is_some() || self.capture.is_some() {
+            return invalid!("prepare: the encoder was committed, or is capturing");
+        }
+        Ok((self.backend, self.work))
+    }
+
+    /// [`try_commit`](Self::try_commit), then [`wait_until_completed`](Self::wait_until_completed).
     ///
     /// # Errors
     /// As the two.
     pub fn commit_and_wait(&mut self) -> Result<()> {
         counters::count_sync();
-        self.commit()?;
+        self.try_commit()?;
         self.wait_until_completed()
     }
 
@@ -433,6 +300,9 @@ impl CommandEncoder {
     /// [`MlxError::CommandBufferError`](crate::MlxError::CommandBufferError) when it failed;
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when nothing was committed.
     pub fn wait_until_completed(&self) -> Result<()> {
+        if let Some(error) = self.held.get() {
+            return Err(error);
+        }
         match &self.submission {
             Some(submission) => submission.wait(),
             None => invalid!("wait_until_completed: this encoder was not committed"),
@@ -449,7 +319,7 @@ impl CommandEncoder {
 
     fn record(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
@@ -467,7 +337,7 @@ impl CommandEncoder {
         reads.extend(pending.0);
         writes.extend(pending.1);
         let node = CapturedNode::Dispatch {
-            pipeline: pipeline.clone(),
+            pipeline: request.pipeline.clone(),
             bindings: bindings
                 .iter()
                 .map(|(i, arg)| (*i, RecordedBinding::of(arg)))
@@ -539,13 +409,14 @@ impl CommandEncoder {
 
 impl<'a> Request<'a> {
     fn new(
-        pipeline: &'a ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &'a [(u64, KernelArg<'a>)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
         group: MTLSize,
         kind: DispatchKind,
     ) -> Result<Self> {
+        let pipeline = pipeline.handle()?;
         let name = pipeline.label();
         let extents = |size: MTLSize| -> Result<[u32; 3]> {
             let all = [size.width, size.height, size.depth];
@@ -561,7 +432,7 @@ impl<'a> Request<'a> {
                 _ => return invalid!("{name}: threadgroup memory {index} of {bytes} bytes"),
             }
         }
-        let grid = extents(grid)?;
+        let (grid, group) = (extents(grid)?, extents(group)?);
         let grid = match kind {
             DispatchKind::Threads => Grid::Threads(grid),
             DispatchKind::ThreadGroups => Grid::Threadgroups(grid),
@@ -570,7 +441,7 @@ impl<'a> Request<'a> {
             pipeline,
             bindings,
             grid,
-            group: extents(group)?,
+            group,
             threadgroup_memory: memory,
         })
     }

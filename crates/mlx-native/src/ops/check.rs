@@ -96,27 +96,6 @@ pub(crate) fn row_threads(row_length: u32) -> u64 {
     u64::from(row_length.div_ceil(4)).next_multiple_of(32).min(1024)
 }
 
-/// An output that may be an input itself: the first `elements` elements of both must be the same bytes, or share none.
-pub(crate) fn in_place_or_disjoint(
-    op: &str,
-    output: (&str, &MlxBuffer, usize),
-    input: (&str, &MlxBuffer, usize),
-) -> Result<()> {
-    let range = |(_, buffer, elements): (&str, &MlxBuffer, usize)| {
-        let start = buffer.mem_range().0;
-        (start, start + elements * buffer.dtype().size_of())
-    };
-    let ((out_start, out_end), (start, end)) = (range(output), range(input));
-    if (out_start, out_end) != (start, end) && start < out_end && out_start < end {
-        return invalid!(
-            "{op}: {} and {} share memory, but are not the same elements",
-            output.0,
-            input.0
-        );
-    }
-    Ok(())
-}
-
 /// The name for f32, f16 or bf16, in this order.
 pub(crate) fn by_float(dtype: DType, names: [&'static str; 3]) -> &'static str {
     match dtype {

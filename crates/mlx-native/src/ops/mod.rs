@@ -9,19 +9,11 @@
 //! Adding an operator is a folder and one line in the list below: `docs/adding-an-op.md`.
 
 pub(crate) mod check;
+pub(crate) mod coding;
+pub(crate) mod published;
+pub(crate) mod published_names;
 
-use crate::backend::cpu::CpuBody;
-
-/// What the registry and the harness know of an operator.
-pub(crate) struct Op {
-    /// Name of the operator: its folder.
-    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
-    pub name: &'static str,
-    /// Metal text that defines its kernels.
-    pub source: &'static str,
-    /// Host names of the kernels, with their bodies for the CPU.
-    pub kernels: &'static [(&'static str, CpuBody)],
-}
+pub(crate) use crate::registry::Op;
 
 macro_rules! operators {
     ($($op:ident),* $(,)?) => {
@@ -34,7 +26,8 @@ macro_rules! operators {
 
         /// The cases of every operator.
         #[cfg(any(test, feature = "testing"))]
-        pub(crate) fn suites() -> Vec<crate::testing::Suite> {
+        #[must_use]
+        pub fn suites() -> Vec<crate::testing::Suite> {
             vec![$($op::tests::suite()),*]
         }
     };
@@ -44,18 +37,77 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    argsort,
+    attention,
     copy,
-    embedding,
+    decoded_matmul,
+    elementwise,
+    embed,
+    flash_attn_vec_tq,
+    fused_head_norm_rope,
+    fused_norm_add,
+    gather,
+    gelu,
+    hadamard,
+    hadamard_quantize_kv,
     kv_append,
+    kv_cache_copy,
     layer_norm,
+    linear,
+    linear_scan,
     matmul,
-    quantized_embedding,
-    quantized_matmul,
+    moe_dispatch,
+    moe_gate,
     rms_norm,
     rope,
+    route,
     rowwise,
+    sample,
     sdpa,
+    short_conv,
     silu_mul,
+    softcap,
     softmax,
+    softmax_sample,
     step,
+    weighted_sum,
+}
+
+/// Modules of 0.1 that have no operator of their own: adapters of others, in a folder of that name.
+macro_rules! published_modules {
+    ($($(#[$doc:meta])* $module:ident),* $(,)?) => {
+        $($(#[$doc])* pub mod $module {
+            mod published;
+            pub use published::*;
+        })*
+    };
+}
+
+published_modules! {
+    /// 0.1's dense products: [`matmul`].
+    dense_gemm,
+    /// 0.1's look-up of quantised rows: [`decoded_matmul`].
+    embedding,
+    /// 0.1's encoder methods as functions.
+    encode_helpers,
+    /// 0.1's attention of one query: [`sdpa`].
+    flash_attn_vec,
+    /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
+    fwht_standalone,
+    /// 0.1's norm of a sum, in bf16: [`fused_norm_add`].
+    fused_residual_norm,
+    /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
+    gather_bench,
+    /// 0.1's products with affine codes: [`decoded_matmul`].
+    quantized_matmul,
+    /// 0.1's routed products with affine codes: [`decoded_matmul`].
+    quantized_matmul_id,
+    /// 0.1's products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_ggml,
+    /// 0.1's routed products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_id_ggml,
+    /// 0.1's attention over a sliding window: [`sdpa`].
+    sdpa_sliding,
+    /// 0.1's transposes: [`copy`] with strides.
+    transpose,
 }

@@ -1,14 +1,16 @@
 //! Affine quantisation, MLX's default format: `value = code * scale + bias`, one scale and one bias for each group of
 //! consecutive elements of a row.
 //!
-//! Codes are packed in u32 words ([`super::pack_codes`]); scales and biases have the dtype of the matrix that was
+//! Codes are packed in u32 words ([`super::pack_codes`]: one stream of bits); scales and biases have the dtype of the matrix that was
 //! quantised. [`quantize`] follows MLX's CPU to the bit. MLX's GPU differs where a code lies exactly between two integers
 //! (it rounds half away from zero) and for groups without a positive value; either reads what the other wrote.
 
-use crate::backend::cpu::Element;
+use crate::element::Element;
 use crate::error::{MlxError, Result, invalid};
+use crate::isa::IsaToken;
+use crate::vector::Vectorised;
 
-use super::{pack_codes, packed_words, unpack_codes};
+use super::{packed_words, parallel, unpack_codes};
 
 /// Group size and width of the codes of an affine matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,18 +23,18 @@ impl AffineFormat {
     /// Group sizes that the format has.
     pub const GROUP_SIZES: [u32; 3] = [32, 64, 128];
     /// Widths of codes that the format has, in bits.
-    pub const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+    pub const BITS: [u32; 7] = [1, 2, 3, 4, 5, 6, 8];
 
     /// The format of `bits`-bit codes in groups of `group_size`.
     ///
     /// # Errors
-    /// [`MlxError::InvalidArgument`] unless `group_size` is 32, 64 or 128 and `bits` 2, 3, 4, 5, 6 or 8.
+    /// [`MlxError::InvalidArgument`] unless `group_size` is 32, 64 or 128 and `bits` 1, 2, 3, 4, 5, 6 or 8.
     pub fn new(group_size: u32, bits: u32) -> Result<Self> {
         if !Self::GROUP_SIZES.contains(&group_size) {
             return invalid!("affine format: group_size is {group_size}, possible: 32, 64, 128");
         }
         if !Self::BITS.contains(&bits) {
-            return invalid!("affine format: bits is {bits}, possible: 2, 3, 4, 5, 6, 8");
+            return invalid!("affine format: bits is {bits}, possible: 1, 2, 3, 4, 5, 6, 8");
         }
         Ok(AffineFormat { group_size, bits })
     }
@@ -93,7 +95,7 @@ pub struct Quantized<S> {
 /// The rule, in f32, for each group with `n` the greatest code: the step `s` is `(max - min) / n`, at least 1e-7; the side
 /// of greater magnitude, `max` if equal, is the edge, and `s` is negative if that is `max`. The code of the edge,
 /// `q0 = edge / s` to nearest even, makes `s = edge / q0` and the bias the edge, so that zero has a code of its own; if
-/// `q0` is 0, the bias is 0. Codes are `(value - bias) / s` to nearest even, within `0..=n`; only then are `s` and the
+/// `q0` is 0, the bias is 0. With codes of one bit the bias is `min` and `s` stays. Codes are `(value - bias) / s` to nearest even, within `0..=n`; only then are `s` and the
 /// bias rounded to `S`. NaN takes no part in `max` and `min` and gets code 0.
 ///
 /// # Errors
@@ -103,47 +105,156 @@ pub fn quantize<S: Element>(values: &[S], k: usize, format: AffineFormat) -> Res
     if !values.len().is_multiple_of(k) {
         return invalid!("quantize: {} values are no whole rows of {k}", values.len());
     }
-    let rows = values.len() / k;
+    let group = format.group_size as usize;
+    let count = values.len() / group;
+    let group_words = packed_words(group, format.bits)?;
+    let zero = S::zeroed();
     let mut result = Quantized {
-        weight: Vec::with_capacity(rows * format.row_words(k)?),
-        scales: Vec::with_capacity(rows * groups),
-        biases: Vec::with_capacity(rows * groups),
+        weight: vec![0; count * group_words],
+        scales: vec![zero; count],
+        biases: vec![zero; count],
     };
-    let group_size = format.group_size as usize;
-    let mut wide = vec![0.0; group_size];
-    let mut codes = vec![0; group_size];
-    for group in values.chunks_exact(group_size) {
-        S::widen(group, &mut wide);
-        let (scale, bias) = quantize_group(&wide, format.max_code(), &mut codes);
-        // Groups are multiples of 32 codes: they begin at a word.
-        result.weight.extend(pack_codes(&codes, format.bits)?);
-        result.scales.push(S::from_f32(scale));
-        result.biases.push(S::from_f32(bias));
-    }
+    debug_assert_eq!(count, values.len() / k * groups);
+    let share = parallel::share(count);
+    let parts = values
+        .chunks(share * group)
+        .zip(result.weight.chunks_mut(share * group_words))
+        .zip(result.scales.chunks_mut(share))
+        .zip(result.biases.chunks_mut(share))
+        .map(|(((values, weight), scales), biases)| Groups {
+            values,
+            format,
+            weight,
+            scales,
+            biases,
+        });
+    parallel::run(parts, |part| IsaToken::best().run(part));
     Ok(result)
 }
 
-/// Codes, scale and bias of one group.
-fn quantize_group(values: &[f32], max_code: u32, codes: &mut [u8]) -> (f32, f32) {
-    const SMALLEST_STEP: f32 = 1e-7;
-    let n = max_code as f32;
+/// Some groups of a matrix.
+struct Groups<'a, S> {
+    values: &'a [S],
+    format: AffineFormat,
+    weight: &'a mut [u32],
+    scales: &'a mut [S],
+    biases: &'a mut [S],
+}
+
+impl<S: Element> Vectorised for Groups<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        match self.format.group_size {
+            32 => self.all::<32>(),
+            64 => self.all::<64>(),
+            _ => self.all::<128>(),
+        }
+    }
+}
+
+impl<S: Element> Groups<'_, S> {
+    #[inline(always)]
+    fn all<const N: usize>(self) {
+        let Groups {
+            values,
+            format,
+            weight,
+            scales,
+            biases,
+        } = self;
+        let words = N * format.bits as usize / 32;
+        let targets = weight.chunks_exact_mut(words).zip(scales).zip(biases);
+        for (values, ((weight, scale), bias)) in values.chunks_exact(N).zip(targets) {
+            let (mut wide, mut codes) = ([0.0; N], [0; N]);
+            S::widen(values, &mut wide);
+            let (s, b) = quantize_group(&wide, format.max_code(), &mut codes);
+            pack(&codes, format.bits, weight);
+            (*scale, *bias) = (S::from_f32(s), S::from_f32(b));
+        }
+    }
+}
+
+/// Packs the codes of a group, which fill whole words.
+#[inline(always)]
+fn pack(codes: &[u32], bits: u32, words: &mut [u32]) {
+    match bits {
+        4 => {
+            for (word, codes) in words.iter_mut().zip(codes.chunks_exact(8)) {
+                *word = (0..8).fold(0, |w, i| w | codes[i] << (4 * i));
+            }
+        }
+        8 => {
+            for (word, codes) in words.iter_mut().zip(codes.chunks_exact(4)) {
+                *word = (0..4).fold(0, |w, i| w | codes[i] << (8 * i));
+            }
+        }
+        _ => {
+            let (mut window, mut filled, mut words) = (0u64, 0, words.iter_mut());
+            for code in codes {
+                window |= u64::from(*code) << filled;
+                filled += bits;
+                if filled >= 32 {
+                    if let Some(word) = words.next() {
+                        *word = window as u32;
+                    }
+                    window >>= 32;
+                    filled -= 32;
+                }
+            }
+        }
+    }
+}
+
+/// Lanes of the sums below: as many as the widest vectors have.
+const LANES: usize = 16;
+
+/// The greatest and the least of `values`, NaN taking no part.
+#[inline(always)]
+fn range<const N: usize>(values: &[f32; N]) -> (f32, f32) {
     // Comparisons rather than `f32::max`: which of the two they give for NaN is part of the rule.
     let greater = |a: f32, b: f32| if a < b { b } else { a };
     let lesser = |a: f32, b: f32| if b < a { b } else { a };
-    let max = values.iter().fold(f32::NEG_INFINITY, |m, v| greater(m, *v));
-    let min = values.iter().fold(f32::INFINITY, |m, v| lesser(m, *v));
-    let step = greater((max - min) / n, SMALLEST_STEP);
-    let (edge, step) = if min.abs() > max.abs() {
-        (min, step)
+    let (mut max, mut min) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
+    for values in values.chunks_exact(LANES) {
+        for i in 0..LANES {
+            max[i] = greater(max[i], values[i]);
+            min[i] = lesser(min[i], values[i]);
+        }
+    }
+    (
+        max.into_iter().fold(f32::NEG_INFINITY, greater),
+        min.into_iter().fold(f32::INFINITY, lesser),
+    )
+}
+
+/// Codes, scale and bias of one group.
+#[inline(always)]
+fn quantize_group<const N: usize>(values: &[f32; N], max_code: u32, codes: &mut [u32; N]) -> (f32, f32) {
+    const SMALLEST_STEP: f32 = 1e-7;
+    let n = max_code as f32;
+    let (max, min) = range(values);
+    let step = (max - min) / n;
+    let step = if step < SMALLEST_STEP { SMALLEST_STEP } else { step };
+    let (scale, bias) = if max_code == 1 {
+        // One bit has no code to spare for zero: the two codes are the two ends.
+        (step, min)
     } else {
-        (max, -step)
+        let (edge, step) = if min.abs() > max.abs() {
+            (min, step)
+        } else {
+            (max, -step)
+        };
+        let q0 = (edge / step).round_ties_even();
+        if q0 != 0.0 { (edge / q0, edge) } else { (step, 0.0) }
     };
-    let q0 = (edge / step).round_ties_even();
-    let (scale, bias) = if q0 != 0.0 { (edge / q0, edge) } else { (step, 0.0) };
     for (code, value) in codes.iter_mut().zip(values) {
         let q = ((value - bias) / scale).round_ties_even();
-        // NaN becomes 0.
-        *code = q.clamp(0.0, n) as u8;
+        // NaN fails the comparison and becomes 0.
+        let q = if q > 0.0 { q } else { 0.0 };
+        let q = if q < n { q } else { n };
+        *code = q as i32 as u32;
     }
     (scale, bias)
 }

@@ -1,9 +1,13 @@
 //! The devices that every case runs on.
 
 use crate::backend::cpu::Isa;
+#[cfg(feature = "emulator")]
+use crate::backend::metal::executing::{self, MetalHost};
 use crate::config::{Config, EmulatorConfig, Schedule};
 use crate::device::MlxDevice;
 use crate::device_kind::DeviceKind;
+#[cfg(feature = "emulator")]
+use crate::error::Result;
 
 /// A device with a name for the table.
 #[derive(Debug)]
@@ -18,8 +22,33 @@ pub struct TestDevice {
     pub group: &'static str,
 }
 
-/// Every device of this build and machine: the CPU at each instruction set and with one and three threads, the emulator
-/// under several schedules, with the checker and with memory of its own, and the GPU where there is one.
+/// The whole host code of the Metal backend, over a stand-in for Metal whose GPU is the emulator. Its kind is
+/// [`DeviceKind::Metal`]; no product opens it.
+///
+/// # Errors
+/// As the emulator and the Metal device.
+#[cfg(feature = "emulator")]
+pub fn metal_host_device(config: &Config, host: &MetalHost) -> Result<MlxDevice> {
+    Ok(MlxDevice::of(executing::open(config, host)?))
+}
+
+/// Threads in random order.
+#[cfg(feature = "emulator")]
+fn host_config() -> Config {
+    Config {
+        emulator: EmulatorConfig {
+            schedule: Schedule::Random(7),
+            ..EmulatorConfig::default()
+        },
+        threads: Some(1),
+        ..Config::default()
+    }
+}
+
+/// Every device of this build and machine, each with a thread of its own where it is emulated (the cases share the
+/// machine's processors, not the groups of a dispatch): the CPU at each instruction set and with one and three threads,
+/// the emulator under several schedules, with the checker and with memory of its own, the Metal host code over the
+/// emulator, and the GPU where there is one.
 ///
 /// # Panics
 /// When a device that must be there cannot be opened.
@@ -42,12 +71,11 @@ pub fn test_devices() -> Vec<TestDevice> {
         }
     }
     if cfg!(feature = "emulator") {
+        // The reverse order runs with memory apart, the random one below the Metal host code.
         let variants = [
             ("emulator forward", Schedule::Forward, false, false),
-            ("emulator reverse", Schedule::Reverse, false, false),
-            ("emulator random", Schedule::Random(7), false, false),
+            ("emulator separate memory", Schedule::Reverse, false, true),
             ("emulator checked", Schedule::Random(11), true, false),
-            ("emulator separate memory", Schedule::Forward, false, true),
         ];
         for (name, schedule, checked, separate_memory) in variants {
             let emulator = EmulatorConfig {
@@ -58,6 +86,7 @@ pub fn test_devices() -> Vec<TestDevice> {
             };
             let config = Config {
                 emulator,
+                threads: Some(1),
                 ..Config::default()
             };
             match MlxDevice::with_config(DeviceKind::Emulator, &config) {
@@ -73,6 +102,13 @@ pub fn test_devices() -> Vec<TestDevice> {
             }
         }
     }
+    #[cfg(feature = "emulator")]
+    all.push(TestDevice {
+        name: "metal host code".to_owned(),
+        device: metal_host_device(&host_config(), &MetalHost::default()).unwrap_or_else(|e| panic!("{e}")),
+        small_only: true,
+        group: "emulator",
+    });
     for kind in [DeviceKind::Metal, DeviceKind::Cuda] {
         if let Ok(device) = MlxDevice::open(kind) {
             all.push(TestDevice {

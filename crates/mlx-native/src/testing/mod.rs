@@ -12,27 +12,33 @@ mod golden;
 mod prove;
 mod rng;
 mod tensor;
+mod weights;
 
 use std::fmt::Debug;
 
 #[cfg(feature = "cuda")]
 pub use crate::backend::cuda::offline::{Offline, OfflineReport, compile_offline};
+#[cfg(feature = "emulator")]
+pub use crate::backend::metal::executing::{MetalHost, MetalHostDefect, MetalHostOrder};
 pub use compare::Tolerance;
+#[cfg(feature = "emulator")]
+pub use devices::metal_host_device;
 pub use devices::{TestDevice, test_devices};
 #[doc(hidden)]
 pub use fuzz::{fuzz_gguf, fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;
-pub use prove::{Proof, kernel_table, prove_suite};
+pub use prove::{CaseTime, Proof, SuiteEnd, kernel_table, prove, time_table};
 pub use rng::Rng;
 pub use tensor::{Tensor, rounded};
+pub(crate) use weights::{WeightCase, every_format};
 
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result};
-use crate::kernel::KernelRegistry;
-use crate::ops::Op;
+use crate::registry::KernelRegistry;
+use crate::registry::Op;
 
 /// The floating-point dtypes.
 pub const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
@@ -117,12 +123,6 @@ impl Suite {
     }
 }
 
-/// Every suite of the library.
-#[must_use]
-pub fn suites() -> Vec<Suite> {
-    crate::ops::suites()
-}
-
 /// What a case left behind on a device.
 #[derive(Debug)]
 pub struct Outcome {
@@ -141,70 +141,98 @@ const GUARD_ELEMENTS: usize = 33;
 /// # Errors
 /// What went wrong, in words.
 pub fn run_case(case: &dyn Case, device: &MlxDevice) -> std::result::Result<Outcome, String> {
-    run_case_with(case, device, &mut KernelRegistry::new(), true)
+    Prepared::new(case).run(device, &mut KernelRegistry::new())
 }
 
-/// [`run_case`] with a registry to be reused, and without the comparison if `compare` is false.
-///
-/// # Errors
-/// What went wrong, in words.
-pub fn run_case_with(
-    case: &dyn Case,
-    device: &MlxDevice,
-    registry: &mut KernelRegistry,
-    compare: bool,
-) -> std::result::Result<Outcome, String> {
-    let text = |e: MlxError| e.to_string();
-    let mut rng = Rng::new(0x5EED);
-    let mut tensors = case.inputs(&mut rng);
-    let before = case.before(&mut rng);
-    let mut inputs = Vec::new();
-    for tensor in &tensors {
-        inputs.push(guarded(device, tensor.dtype(), tensor.shape(), Some(tensor.bytes())).map_err(text)?);
-    }
-    let mut outputs = Vec::new();
-    for (i, (dtype, shape)) in case.outputs().iter().enumerate() {
-        let contents = before.as_ref().map(|b| b[i].bytes());
-        outputs.push(guarded(device, *dtype, shape, contents).map_err(text)?);
-    }
-    let views = |list: &[Guarded]| list.iter().map(|g| g.view.share()).collect::<Vec<_>>();
-    let (input_views, output_views) = (views(&inputs), views(&outputs));
-    let mut encoder = device.command_encoder().map_err(text)?;
-    case.encode(&mut Context {
-        device,
-        registry,
-        encoder: &mut encoder,
-        inputs: &input_views,
-        outputs: &output_views,
-    })
-    .map_err(text)?;
-    let kernels = encoder.recorded_kernels().map(str::to_owned).collect();
-    encoder.commit_and_wait().map_err(text)?;
+/// A case with its inputs and its reference, which are made once for all devices.
+pub struct Prepared<'c> {
+    case: &'c dyn Case,
+    inputs: Vec<Tensor>,
+    before: Option<Vec<Tensor>>,
+    outputs: Outputs,
+    reference: Vec<Vec<f64>>,
+}
 
-    let mut bytes = Vec::new();
-    for (i, g) in outputs.iter().enumerate() {
-        g.check_guards().map_err(|e| format!("output {i}: {e}"))?;
-        bytes.push(g.view.read::<u8>().map_err(text)?);
-    }
-    for (i, (g, tensor)) in inputs.iter().zip(&tensors).enumerate() {
-        if g.view.read::<u8>().map_err(text)? != tensor.bytes() {
-            return Err(format!("input {i} was written"));
+impl<'c> Prepared<'c> {
+    /// Draws the inputs and computes the reference.
+    #[must_use]
+    pub fn new(case: &'c dyn Case) -> Self {
+        let mut rng = Rng::new(0x5EED);
+        let inputs = case.inputs(&mut rng);
+        let before = case.before(&mut rng);
+        let reference = match &before {
+            None => case.reference(&inputs),
+            Some(before) => case.reference(&[&inputs[..], before].concat()),
+        };
+        Prepared {
+            case,
+            inputs,
+            before,
+            outputs: case.outputs(),
+            reference,
         }
     }
-    if compare {
-        tensors.extend(before.into_iter().flatten());
-        let reference = case.reference(&tensors);
-        for (i, (dtype, shape)) in case.outputs().into_iter().enumerate() {
-            let got = Tensor::from_bytes(dtype, &shape, bytes[i].clone()).to_f64();
-            case.tolerance()
-                .check(&got, &reference[i])
+
+    /// Runs the case and holds its outputs against the reference.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn run(
+        &self,
+        device: &MlxDevice,
+        registry: &mut KernelRegistry,
+    ) -> std::result::Result<Outcome, String> {
+        let text = |e: MlxError| e.to_string();
+        let mut inputs = Vec::new();
+        for tensor in &self.inputs {
+            inputs.push(guarded(device, tensor.dtype(), tensor.shape(), Some(tensor.bytes())).map_err(text)?);
+        }
+        let mut outputs = Vec::new();
+        for (i, (dtype, shape)) in self.outputs.iter().enumerate() {
+            let contents = self.before.as_ref().map(|b| b[i].bytes());
+            outputs.push(guarded(device, *dtype, shape, contents).map_err(text)?);
+        }
+        let views = |list: &[Guarded]| list.iter().map(|g| g.view.share()).collect::<Vec<_>>();
+        let (input_views, output_views) = (views(&inputs), views(&outputs));
+        let mut encoder = device.command_encoder().map_err(text)?;
+        self.case
+            .encode(&mut Context {
+                device,
+                registry,
+                encoder: &mut encoder,
+                inputs: &input_views,
+                outputs: &output_views,
+            })
+            .map_err(text)?;
+        let kernels = encoder.recorded_kernels().map(str::to_owned).collect();
+        encoder.commit_and_wait().map_err(text)?;
+
+        let mut bytes = Vec::new();
+        for (i, g) in outputs.iter().enumerate() {
+            g.check_guards().map_err(|e| format!("output {i}: {e}"))?;
+            bytes.push(g.view.read::<u8>().map_err(text)?);
+        }
+        for (i, (g, tensor)) in inputs.iter().zip(&self.inputs).enumerate() {
+            if g.view.read::<u8>().map_err(text)? != tensor.bytes() {
+                return Err(format!("input {i} was written"));
+            }
+        }
+        self.judge(bytes, kernels)
+    }
+
+    fn judge(&self, mut bytes: Vec<Vec<u8>>, kernels: Vec<String>) -> std::result::Result<Outcome, String> {
+        for (i, (dtype, shape)) in self.outputs.iter().enumerate() {
+            let got = Tensor::from_bytes(*dtype, shape, bytes[i].clone()).to_f64();
+            self.case
+                .tolerance()
+                .check(&got, &self.reference[i])
                 .map_err(|e| format!("output {i} {dtype} {shape:?}: {e}"))?;
         }
+        for ((dtype, _), bytes) in self.outputs.iter().zip(&mut bytes) {
+            tensor::canonical_nans(*dtype, bytes);
+        }
+        Ok(Outcome { kernels, bytes })
     }
-    for ((dtype, _), bytes) in case.outputs().into_iter().zip(&mut bytes) {
-        tensor::canonical_nans(dtype, bytes);
-    }
-    Ok(Outcome { kernels, bytes })
 }
 
 /// A buffer between guard bytes.

@@ -12,11 +12,17 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::error::{MlxError, Result};
 
+/// A read-only map of a file that this library made. A map that somebody else made may be of another sort, one that loses
+/// what was written to it when its pages are given up: such bytes are [`FileBytes::Shared`] or wrapped by
+/// [`MlxDevice::wrap_map`], and their pages are left alone.
+#[derive(Debug, Clone)]
+pub struct FileMap(Arc<Mmap>);
+
 /// Bytes that do not move and do not change: a mapped file, a part of the program, or shared memory.
 #[derive(Clone)]
 pub enum FileBytes {
-    /// A file, mapped read-only.
-    Mapped(Arc<Mmap>),
+    /// A file, mapped read-only by [`FileBytes::map`].
+    Mapped(FileMap),
     /// Bytes embedded in the program.
     Static(&'static [u8]),
     /// Bytes in memory, for files that were made or received rather than opened.
@@ -46,7 +52,7 @@ impl FileBytes {
         // changes bytes under us: they are weights, any bits of which are valid values, and the header was copied out
         // and checked before use; truncation is documented in the module as fatal.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        Ok(FileBytes::Mapped(Arc::new(map)))
+        Ok(FileBytes::Mapped(FileMap(Arc::new(map))))
     }
 
     /// A read-only buffer over all the bytes, used in place.
@@ -55,7 +61,7 @@ impl FileBytes {
     /// [`MlxError::InvalidArgument`] for no bytes, or memory that the device cannot take.
     pub fn wrap(&self, device: &MlxDevice) -> Result<MlxBuffer> {
         match self {
-            FileBytes::Mapped(map) => device.wrap_map(map),
+            FileBytes::Mapped(map) => device.wrap_map(&map.0),
             FileBytes::Static(bytes) => device.wrap_static(bytes),
             // SAFETY: the owner is a second reference to the bytes, which therefore live as long as it, and which
             // nobody can write, since an `Arc` with two owners gives no `&mut`.
@@ -70,10 +76,11 @@ impl FileBytes {
     pub(super) fn release(&self, range: std::ops::Range<usize>) {
         #[cfg(unix)]
         if let FileBytes::Mapped(map) = self {
-            // SAFETY: the map is shared and read-only, so a page that is given up is read again from the file; no
-            // content is lost. The range is a hint: failure is harmless.
+            // SAFETY: the map is one of `FileBytes::map`, of a file and read-only, so a page that is given up is read again
+            // from the file; no content is lost. The range is a hint: failure is harmless.
             let advised = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+                map.0
+                    .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
             };
             if let Err(error) = advised {
                 tracing::debug!(%error, "madvise");
@@ -89,7 +96,7 @@ impl Deref for FileBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            FileBytes::Mapped(map) => map,
+            FileBytes::Mapped(map) => &map.0,
             FileBytes::Static(bytes) => bytes,
             FileBytes::Shared(bytes) => bytes,
         }

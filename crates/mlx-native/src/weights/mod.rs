@@ -13,7 +13,7 @@ mod loader;
 mod model;
 mod safetensors;
 
-pub use bytes::FileBytes;
+pub use bytes::{FileBytes, FileMap};
 pub use loader::WeightLoader;
 pub use model::ModelWeights;
 pub use safetensors::{MAX_HEADER_LEN, SafetensorsFile, TensorInfo, TensorType};

@@ -19,23 +19,30 @@ pub struct ModelWeights {
 }
 
 impl ModelWeights {
-    /// Maps every `model*.safetensors` of a folder, as mlx-lm does. An index is not needed; where there is one, each
-    /// file that it names must be there.
+    /// Maps the safetensors files of a folder. An index decides which files those are and, where two of them have a
+    /// tensor, which one counts, as in transformers; without one, or where it names none, they are all
+    /// `model*.safetensors`, as in mlx-lm.
     ///
     /// # Errors
     /// [`MlxError::IoError`] when the folder cannot be read; [`MlxError::SafetensorsError`] when it has no such file,
-    /// one that the index names is missing, one is damaged, or two have a tensor of the same name.
+    /// one that the index names is missing, one is damaged, or two have a tensor of the same name and no index decides.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let paths = shard_paths(folder)?;
-        check_index(folder, &paths)?;
+        let index = read_index(folder)?;
+        let paths = match &index {
+            Some(index) => index_paths(folder, index)?,
+            None => shard_paths(folder)?,
+        };
         if paths.is_empty() {
             return Err(MlxError::SafetensorsError(format!(
                 "{}: no model*.safetensors",
                 folder.display()
             )));
         }
-        Self::from_files(paths.iter().map(SafetensorsFile::open).collect::<Result<_>>()?)
+        let shards = paths.iter().map(SafetensorsFile::open).collect::<Result<_>>()?;
+        Self::from_shards(shards, |name| {
+            index.as_ref()?.weight_map.get(name).map(String::as_str)
+        })
     }
 
     /// Puts files together that are open already.
@@ -43,16 +50,38 @@ impl ModelWeights {
     /// # Errors
     /// [`MlxError::SafetensorsError`] when two have a tensor of the same name.
     pub fn from_files(shards: Vec<SafetensorsFile>) -> Result<Self> {
+        Self::from_shards(shards, |_| None)
+    }
+
+    /// `decides` names the file that has a tensor, where that is known.
+    fn from_shards<'a>(
+        shards: Vec<SafetensorsFile>,
+        decides: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self> {
         let mut by_name = HashMap::with_capacity(shards.iter().map(|s| s.tensor_names().len()).sum());
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.tensor_names() {
-                if let Some(first) = by_name.insert(name.to_string(), i) {
-                    return Err(MlxError::SafetensorsError(format!(
-                        "tensor {} is in {} and in {}",
-                        Quoted(name),
-                        shards[first].path().display(),
-                        shard.path().display()
-                    )));
+                let Some(&first) = by_name.get(name) else {
+                    by_name.insert(name.to_string(), i);
+                    continue;
+                };
+                let is_named = |at: usize, file: &str| {
+                    let found: &SafetensorsFile = &shards[at];
+                    found.path().file_name().is_some_and(|n| n == file)
+                };
+                match decides(name) {
+                    Some(file) if is_named(first, file) => {}
+                    Some(file) if is_named(i, file) => {
+                        by_name.insert(name.to_string(), i);
+                    }
+                    _ => {
+                        return Err(MlxError::SafetensorsError(format!(
+                            "tensor {} is in {} and in {}",
+                            Quoted(name),
+                            shards[first].path().display(),
+                            shard.path().display()
+                        )));
+                    }
                 }
             }
         }
@@ -85,7 +114,9 @@ impl ModelWeights {
 
     /// The names of the tensors, sorted within each file.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.shards.iter().flat_map(SafetensorsFile::tensor_names)
+        let counts = |i: usize, name: &str| self.by_name.get(name) == Some(&i);
+        let shards = self.shards.iter().enumerate();
+        shards.flat_map(move |(i, shard)| shard.tensor_names().filter(move |name| counts(i, name)))
     }
 
     /// Whether there is a tensor of this name.
@@ -111,9 +142,8 @@ impl ModelWeights {
     /// Bytes of all tensors together.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
-        self.shards
-            .iter()
-            .flat_map(|s| s.tensors().map(|(_, info)| info.range.len()))
+        self.names()
+            .filter_map(|name| Some(self.info(name)?.range.len()))
             .sum()
     }
 
@@ -152,12 +182,12 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Checks that the files which the index names, if there is an index, are among `paths`.
-fn check_index(folder: &Path, paths: &[PathBuf]) -> Result<()> {
+/// The index of a folder; `None` where there is none, or it names no tensor.
+fn read_index(folder: &Path) -> Result<Option<Index>> {
     let path = folder.join(INDEX);
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(MlxError::IoError(format!("{}: {e}", path.display()))),
     };
     if !metadata.is_file() || metadata.len() > MAX_INDEX_LEN {
@@ -169,18 +199,34 @@ fn check_index(folder: &Path, paths: &[PathBuf]) -> Result<()> {
     let text = std::fs::read(&path).map_err(|e| MlxError::IoError(format!("{}: {e}", path.display())))?;
     let index: Index = serde_json::from_slice(&text)
         .map_err(|e| MlxError::SafetensorsError(format!("{}: {e}", path.display())))?;
-    for (tensor, shard) in &index.weight_map {
-        if !paths
-            .iter()
-            .any(|p| p.file_name().is_some_and(|n| n == shard.as_str()))
-        {
-            return Err(MlxError::SafetensorsError(format!(
-                "{}: names the file {} (for tensor {}), which is missing",
-                path.display(),
-                Quoted(shard),
-                Quoted(tensor)
-            )));
-        }
+    Ok(Some(index).filter(|index| !index.weight_map.is_empty()))
+}
+
+/// The files that the index names, sorted by name. Each is a file of the folder itself.
+fn index_paths(folder: &Path, index: &Index) -> Result<Vec<PathBuf>> {
+    let mut files = BTreeMap::new();
+    for (tensor, file) in &index.weight_map {
+        files.entry(file.as_str()).or_insert(tensor.as_str());
     }
-    Ok(())
+    let failed = |file: &str, tensor: &str, what: &str| {
+        MlxError::SafetensorsError(format!(
+            "{}: names the file {} (for tensor {}), which {what}",
+            folder.join(INDEX).display(),
+            Quoted(file),
+            Quoted(tensor)
+        ))
+    };
+    let mut paths = Vec::with_capacity(files.len());
+    for (file, tensor) in files {
+        let plain = Path::new(file).file_name().is_some_and(|name| name == file);
+        if !plain || !file.ends_with(".safetensors") {
+            return Err(failed(file, tensor, "is no safetensors file of this folder"));
+        }
+        let path = folder.join(file);
+        if !path.exists() {
+            return Err(failed(file, tensor, "is missing"));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
 }

@@ -109,7 +109,6 @@ impl Builder<'_, '_> {
             window: a.window,
             chunk: a.chunk,
             sinks,
-            interleaved_heads: a.interleaved_heads,
         }));
         Ok(output)
     }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod feed_forward;
+mod recurrent;
 
 use std::sync::Arc;
 
@@ -144,7 +145,7 @@ impl Builder<'_, '_> {
 
     /// A loaded matrix, applied.
     pub fn apply(&mut self, matrix: Arc<Linear>, x: Value) -> Value {
-        let y = self.value(matrix.outputs);
+        let y = self.value(matrix.weight.rows() as usize);
         self.push(Step::Linear { matrix, x, y });
         y
     }
@@ -184,6 +185,13 @@ impl Builder<'_, '_> {
             let dtype = l.dtype;
             // A norm of heads by themselves is stored by head.
             let Some(name) = name else { return Ok(None) };
+            if name.contains("{}") {
+                let each =
+                    (0..norm.weight_rows).map(|i| l.host(&name.replace("{}", &i.to_string()), &[norm.dim]));
+                let mut values: Vec<f32> = each.collect::<Result<Vec<_>>>()?.concat();
+                values.iter_mut().for_each(|v| *v += offset);
+                return Ok(Some(Arc::new(l.upload(&values, dtype)?)));
+            }
             let shape = l.shape(name).map_or(vec![len], <[usize]>::to_vec);
             if shape.iter().product::<usize>() != len {
                 return Err(LmError::Weights(format!(
@@ -236,6 +244,16 @@ impl Builder<'_, '_> {
         let y = self.value_of(width, self.values[values[0].0].dtype);
         let operands: Vec<Operand> = values.iter().map(|v| whole(*v, width)).collect();
         self.rowwise_into(function, &operands, whole(y, width), 1, width, p);
+        y
+    }
+
+    /// The same value in `dtype`.
+    pub fn cast(&mut self, x: Value, dtype: DType) -> Value {
+        if self.values[x.0].dtype == dtype {
+            return x;
+        }
+        let y = self.value_of(self.width(x), dtype);
+        self.push(Step::Cast { x, y });
         y
     }
 
@@ -365,6 +383,10 @@ impl Builder<'_, '_> {
         let y = match &part.block {
             Block::Attention(a) => self.attention(a, x)?,
             Block::Mlp(m) => self.mlp(m, x)?,
+            Block::ShortConv(s) => self.short_conv(s, x)?,
+            Block::Delta(d) => self.delta(d, x)?,
+            Block::Mamba1(m) => self.mamba1(m, x)?,
+            Block::Mamba2(m) => self.mamba2(m, x)?,
             Block::Linear(m) => self.linear(m, x)?,
             Block::Identity => x,
             Block::Embedded => self.embedded.unwrap_or(x),

@@ -27,7 +27,7 @@ impl Failure {
 
     pub(super) fn take_result(&self) -> Result<()> {
         match self.message.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(message) => Err(MlxError::CommandBufferError(message)),
+            Some(message) => Err(MlxError::WorkFailed(message)),
             None => Ok(()),
         }
     }

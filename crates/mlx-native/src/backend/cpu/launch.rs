@@ -1,5 +1,6 @@
 //! What a CPU body is given: its arguments as slices, and its share of the work.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -8,14 +9,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytemuck::Pod;
 use smallvec::SmallVec;
 
-use super::element::Element;
 use super::failure::Failure;
-use super::isa::Isa;
 use crate::backend::{Allocation, Arg, Dispatch, Work};
+use crate::element::Element;
+use crate::isa::IsaToken;
 use crate::kernel::{ComputePipelineState, ConstantValue};
+
+/// Bytes in whole multiples of which [`Launch::own_part`] shares.
+const LINE: usize = 64;
 
 /// The body of a kernel on the CPU: runs part `part` of `parts` of a launch. All parts of a launch run, each once, at the
 /// same time or not; they write disjoint bytes, and results must not depend on `parts`.
+///
+/// The launch shape says how much there is to share: a launch has a part for each thread of the device, but not more than
+/// it has threadgroups, so that a norm of one row is not claimed by sixty-four threads.
 pub type CpuBody = fn(launch: &Launch<'_>, part: usize, parts: usize);
 
 /// The parts of a step, handed out one by one.
@@ -65,6 +72,11 @@ pub(super) fn host_range(allocation: &Allocation, offset: usize) -> Result<NonNu
 pub(super) struct Resolved {
     pipeline: ComputePipelineState,
     args: SmallVec<[RawArg; 8]>,
+    /// Bit `i` is set when argument `i` may be written while the dispatch runs: by its own declaration, or because it is
+    /// bound to the bytes of one that may (in place).
+    changing: u64,
+    /// Bit `i` is set when argument `i` may be written and no other shares a byte with it.
+    sole: u64,
     threadgroups: [u32; 3],
     group: [u32; 3],
     pub(super) claims: Claims,
@@ -105,11 +117,13 @@ impl Resolved {
             });
         }
         Ok(Resolved {
+            changing: changing(dispatch.pipeline.written(), &args),
+            sole: sole(dispatch.pipeline.written(), &args),
             pipeline: dispatch.pipeline.clone(),
             args,
             threadgroups: dispatch.grid.threadgroups(dispatch.group),
             group: dispatch.group,
-            claims: Claims::new(parts),
+            claims: Claims::new(most_parts(dispatch, parts)),
             next_chunk: AtomicUsize::new(0),
         })
     }
@@ -118,30 +132,69 @@ impl Resolved {
         self.pipeline.label()
     }
 
-    pub(super) fn body(&self) -> Option<CpuBody> {
-        self.pipeline.kernel().cpu
+    pub(super) fn pipeline(&self) -> &ComputePipelineState {
+        &self.pipeline
     }
+}
+
+impl RawArg {
+    fn shares_bytes(&self, other: &RawArg) -> bool {
+        let (start, other_start) = (self.ptr as usize, other.ptr as usize);
+        start < other_start + other.byte_len && other_start < start + self.byte_len
+    }
+
+    fn bit(&self) -> u64 {
+        1 << (self.index & 63)
+    }
+}
+
+/// Which arguments share bytes with one of `written`, and those.
+fn changing(written: u64, args: &[RawArg]) -> u64 {
+    let changes = |a: &&RawArg| {
+        let mut all = args.iter().filter(|w| written & w.bit() != 0);
+        written & a.bit() != 0 || all.any(|w| w.shares_bytes(a))
+    };
+    args.iter().filter(changes).fold(0, |bits, a| bits | a.bit())
+}
+
+/// Which of `written` share bytes with no other argument.
+fn sole(written: u64, args: &[RawArg]) -> u64 {
+    let is_sole =
+        |a: &&RawArg| written & a.bit() != 0 && !args.iter().any(|o| o.index != a.index && o.shares_bytes(a));
+    args.iter().filter(is_sole).fold(0, |bits, a| bits | a.bit())
+}
+
+/// How many of `threads` parts a dispatch has.
+fn most_parts(dispatch: &Dispatch, threads: usize) -> usize {
+    let groups = dispatch.grid.threadgroups(dispatch.group);
+    let groups = groups.iter().fold(1usize, |n, &e| n.saturating_mul(e as usize));
+    threads.min(groups).max(1)
 }
 
 /// A running dispatch, as its CPU body sees it.
 pub struct Launch<'a> {
     resolved: &'a Resolved,
     failure: &'a Failure,
-    isa: Isa,
+    isa: IsaToken,
+    part: usize,
+    /// Bit `i` is set when the part's own elements of argument `i` were handed out.
+    taken: Cell<u64>,
 }
 
 impl<'a> Launch<'a> {
-    pub(super) fn new(resolved: &'a Resolved, failure: &'a Failure, isa: Isa) -> Self {
+    pub(super) fn new(resolved: &'a Resolved, failure: &'a Failure, isa: IsaToken, part: usize) -> Self {
         Launch {
             resolved,
             failure,
             isa,
+            part,
+            taken: Cell::new(0),
         }
     }
 
-    /// The instruction set that the body may use.
+    /// The instruction set that the body may use, with the proof that the machine has it.
     #[must_use]
-    pub fn isa(&self) -> Isa {
+    pub fn isa(&self) -> IsaToken {
         self.isa
     }
 
@@ -174,6 +227,13 @@ impl<'a> Launch<'a> {
         self.constant(index) == Some(ConstantValue::Bool(true))
     }
 
+    /// The value of a boolean function constant; `default` if it was not given.
+    #[must_use]
+    pub fn flag_or(&self, index: u32, default: bool) -> bool {
+        self.constant(index)
+            .map_or(default, |value| value == ConstantValue::Bool(true))
+    }
+
     /// The parameter struct bound to argument `index`. Too few bytes fail the launch and give zeros, which every body
     /// takes for "nothing to do".
     #[must_use]
@@ -183,10 +243,15 @@ impl<'a> Launch<'a> {
                 // SAFETY: enough bytes, as just checked; any bits are a `P: Pod`; alignment does not matter here.
                 unsafe { arg.ptr.cast::<P>().read_unaligned() }
             }
-            _ => {
-                self.fail(format!(
-                    "argument {index}: fewer bytes than its parameter struct has"
-                ));
+            found => {
+                self.fail(match found {
+                    None => format!("argument {index}, a parameter struct, is not bound"),
+                    Some(arg) => format!(
+                        "argument {index}: {} bytes, its parameter struct has {}",
+                        arg.byte_len,
+                        size_of::<P>()
+                    ),
+                });
                 P::zeroed()
             }
         }
@@ -195,17 +260,49 @@ impl<'a> Launch<'a> {
     /// The whole of argument `index` as elements of `T`. An address that is not aligned for `T` fails the launch and
     /// gives an empty slice.
     ///
-    /// The argument must not overlap one that the kernel writes; kernels that work in place use [`output`](Self::output)
-    /// for both.
+    /// An argument that the kernel may write, or that is bound to the bytes of one, fails the launch and gives an empty
+    /// slice as well: others would write under the slice. Kernels that work in place use [`output`](Self::output) for both.
     #[must_use]
     pub fn input<T: Pod>(&self, index: u32) -> &'a [T] {
+        if index < u64::BITS && self.resolved.changing >> index & 1 != 0 {
+            self.fail(format!(
+                "argument {index} may be written while it is read: it is no input, take it as an output"
+            ));
+            return &[];
+        }
         let (ptr, len) = self.typed::<T>(index);
         if len == 0 {
             return &[];
         }
         // SAFETY: inside the binding, aligned; nobody writes it meanwhile: the encoder fences writers in other dispatches,
-        // and operators refuse arguments that overlap their outputs.
+        // and that it shares no byte with what this one writes was just looked at.
         unsafe { std::slice::from_raw_parts(ptr, len) }
+    }
+
+    /// This part's share of argument `index`, in whole lines of 64 bytes: the number of its first element, and the elements,
+    /// which no other part is given. For arguments that the kernel writes and that share bytes with none other, once for
+    /// each, and for elements whose size divides 64. Anything else fails the launch and gives nothing.
+    #[must_use]
+    pub fn own_part<T: Pod>(&self, index: u32) -> (usize, &'a mut [T]) {
+        let bit = 1u64.checked_shl(index).unwrap_or(0);
+        let size = size_of::<T>();
+        let sole = self.resolved.sole & bit != 0;
+        if !sole || self.taken.get() & bit != 0 || size == 0 || !LINE.is_multiple_of(size) {
+            self.fail(format!(
+                "argument {index}: own_part is for what the kernel writes and shares with no other argument, in elements of \
+                 1 to 64 bytes, and once"
+            ));
+            return (0, &mut []);
+        }
+        self.taken.set(self.taken.get() | bit);
+        let output = self.output::<T>(index);
+        // In bytes, so that the shares are the same whatever the parts take the elements for.
+        let bytes = part_range(output.len() * size, LINE, self.part, self.resolved.claims.parts());
+        let elements = bytes.start / size..bytes.end / size;
+        let first = elements.start;
+        // SAFETY: parts have disjoint ranges, each part runs once and asks once, no other argument has these bytes, and
+        // `output`'s own slices are by the word of who takes them.
+        (first, unsafe { output.slice_mut(elements) })
     }
 
     /// The whole of argument `index`, to be written by parts.
@@ -243,6 +340,10 @@ impl<'a> Launch<'a> {
 
     fn typed<T>(&self, index: u32) -> (*mut T, usize) {
         match self.arg(index) {
+            None => {
+                self.fail(format!("argument {index} is not bound"));
+                (std::ptr::dangling_mut(), 0)
+            }
             Some(arg) if (arg.ptr as usize).is_multiple_of(align_of::<T>()) => {
                 (arg.ptr.cast(), arg.byte_len / size_of::<T>().max(1))
             }

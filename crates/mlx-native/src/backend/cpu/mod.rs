@@ -1,33 +1,34 @@
 //! The processor as a device: every machine has it, and its kernels are the readable twins of the Metal text.
 
-mod element;
 mod event;
 mod failure;
 pub(crate) mod gemm;
-mod isa;
 mod launch;
 pub(crate) mod math;
+mod pipeline;
 mod pool;
 pub(crate) mod prefetch;
 pub(crate) mod simd;
 mod transfer;
-pub(crate) mod vector;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-pub use element::Element;
-pub use isa::Isa;
+pub use crate::element::Element;
+pub use crate::isa::{Isa, IsaToken};
 pub use launch::{CpuBody, Launch, Output, part_range};
+use pipeline::CpuPipeline;
 use pool::Pool;
 
 use super::host::{HostMemory, physical_memory};
 use super::{Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineBody, QueueId, Work};
 use crate::config::Config;
 use crate::device_kind::DeviceKind;
-use crate::error::{Result, invalid};
+use crate::error::{MlxError, Result, invalid};
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::DeviceProfile;
+
+const NO_BODY: &str = "there is Metal text for it, but no Rust body; KernelRegistry::register_body takes one";
 
 /// More threads than this are a slip of the pen.
 const MAX_THREADS: usize = 1024;
@@ -35,18 +36,9 @@ const MAX_THREADS: usize = 1024;
 pub(crate) struct CpuBackend {
     id: DeviceId,
     pool: Arc<Pool>,
-    isa: Isa,
+    isa: IsaToken,
     threads: usize,
     limits: Limits,
-}
-
-/// A CPU pipeline is the body that the kernel already carries.
-struct CpuPipeline;
-
-impl PipelineBody for CpuPipeline {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
 }
 
 impl CpuBackend {
@@ -57,10 +49,10 @@ impl CpuBackend {
         if threads == 0 || threads > MAX_THREADS {
             return invalid!("cpu: {threads} threads, 1 to {MAX_THREADS} are possible");
         }
-        let isa = config.isa.unwrap_or_else(Isa::best);
-        if !Isa::available().contains(&isa) {
-            return invalid!("cpu: this machine lacks {isa}, its best is {}", Isa::best());
-        }
+        let wanted = config.isa.unwrap_or_else(Isa::best);
+        let Some(isa) = wanted.token() else {
+            return invalid!("cpu: this machine lacks {wanted}, its best is {}", Isa::best());
+        };
         let limits = Limits {
             max_threads_per_threadgroup: 1024,
             max_threadgroup_memory: 32 * 1024,
@@ -68,6 +60,7 @@ impl CpuBackend {
             max_working_set: physical_memory(),
             simd_width: 32,
             gpu: None,
+            profile: DeviceProfile::processor(),
         };
         Ok(CpuBackend {
             id: DeviceId::unique(),
@@ -126,18 +119,20 @@ impl Backend for CpuBackend {
     }
 
     fn supports(&self, kernel: &Kernel) -> std::result::Result<(), String> {
-        match kernel.cpu {
+        match kernel.bodies.get::<CpuBody>() {
             Some(_) => Ok(()),
-            None => Err("there is Metal text for it, but no Rust body".to_owned()),
+            None => Err(NO_BODY.to_owned()),
         }
     }
 
-    fn compile(
-        &self,
-        _kernel: &Kernel,
-        _constants: &[(u32, ConstantValue)],
-    ) -> Result<Arc<dyn PipelineBody>> {
-        Ok(Arc::new(CpuPipeline))
+    fn compile(&self, kernel: &Kernel, _constants: &[(u32, ConstantValue)]) -> Result<Arc<dyn PipelineBody>> {
+        match kernel.bodies.get::<CpuBody>() {
+            Some(body) => Ok(Arc::new(CpuPipeline::new(*body))),
+            None => Err(MlxError::Unsupported(format!(
+                "kernel {:?} on the cpu: {NO_BODY}",
+                kernel.name
+            ))),
+        }
     }
 
     fn submit(&self, work: Arc<Work>, done: Completion) {

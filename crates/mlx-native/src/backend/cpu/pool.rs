@@ -14,12 +14,13 @@ use std::time::Instant;
 
 use super::event::Event;
 use super::failure::Failure;
-use super::isa::Isa;
 use super::launch::{Launch, Resolved};
+use super::pipeline::CpuPipeline;
 use super::transfer::Transfer;
 use crate::backend::submission::{panic_text, release};
 use crate::backend::{Command, Completion, QueueId, Timing, Work};
 use crate::error::{MlxError, Result};
+use crate::isa::IsaToken;
 
 enum Step {
     Run(Box<Resolved>),
@@ -35,7 +36,7 @@ struct Job {
     steps: Vec<Step>,
     /// Let go of at the end, before the end is reported.
     work: Mutex<Option<Arc<Work>>>,
-    isa: Isa,
+    isa: IsaToken,
     failure: Failure,
     done: Mutex<Option<Completion>>,
     started: OnceLock<Instant>,
@@ -108,13 +109,13 @@ impl Pool {
     }
 
     /// Queues a list. `done` is told when it has run.
-    pub(super) fn submit(&self, work: Arc<Work>, isa: Isa, done: Completion) {
+    pub(super) fn submit(&self, work: Arc<Work>, isa: IsaToken, done: Completion) {
         let (steps, total) = match self.steps(&work) {
             Ok(steps) => steps,
             Err(message) => {
-                let result = Err(MlxError::CommandBufferError(message));
+                let result = Err(MlxError::WorkFailed(message));
                 return done.finish(
-                    release(work).map_err(MlxError::CommandBufferError).and(result),
+                    release(work).map_err(MlxError::WorkFailed).and(result),
                     Timing::default(),
                 );
             }
@@ -238,12 +239,12 @@ fn run(job: &Job, resolved: &Resolved, part: usize) {
     if job.failure.happened() {
         return;
     }
-    let Some(body) = resolved.body() else {
+    let Some(body) = CpuPipeline::body_of(resolved.pipeline()) else {
         job.failure
             .set(format!("kernel {}: no body for the cpu", resolved.name()));
         return;
     };
-    let launch = Launch::new(resolved, &job.failure, job.isa);
+    let launch = Launch::new(resolved, &job.failure, job.isa, part);
     // A panic is a bug in a body; it must not take the pool, nor hang the others at the next barrier.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&launch, part, resolved.claims.parts()))) {
         launch.fail(format!("panicked: {}", panic_text(&*panic)));
@@ -276,7 +277,7 @@ mod tests {
     use super::*;
     use crate::backend::cpu::CpuBody;
     use crate::backend::{Backend as _, PipelineBody};
-    use crate::kernel::{ComputePipelineState, Kernel, SourceText};
+    use crate::kernel::{Bodies, ComputePipelineState, Kernel, SourceText};
     use crate::{CommandEncoder, Config, DType, DeviceKind, KernelArg, MTLSize, MlxDevice};
 
     const TEXT: &str =
@@ -289,7 +290,7 @@ mod tests {
             name: "k".into(),
             source,
             signature,
-            cpu: Some(body),
+            bodies: Bodies::of(body),
         };
         let backend = super::super::CpuBackend::new(&Config::default()).unwrap();
         let made: Arc<dyn PipelineBody> = backend.compile(&kernel, &[]).unwrap();
@@ -297,9 +298,10 @@ mod tests {
     }
 
     fn encode(encoder: &mut CommandEncoder, p: &ComputePipelineState, x: &crate::MlxBuffer) {
-        let one = MTLSize::new(1, 1, 1);
+        // Three threadgroups: up to three parts.
+        let (grid, group) = (MTLSize::new(3, 1, 1), MTLSize::new(1, 1, 1));
         encoder
-            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], one, one)
+            .try_encode_with_args(p, &[(0, KernelArg::Buffer(x))], grid, group)
             .unwrap();
     }
 
@@ -328,7 +330,7 @@ mod tests {
         encode(&mut encoder, &good, &x);
         let error = encoder.commit_and_wait().unwrap_err();
         assert!(
-            matches!(&error, MlxError::CommandBufferError(text) if text.contains("part one breaks")),
+            matches!(&error, MlxError::WorkFailed(text) if text.contains("part one breaks") && !error.is_transient()),
             "{error}"
         );
         let mut encoder = device.command_encoder().unwrap();
@@ -357,7 +359,7 @@ mod tests {
                         let mut encoder = device.command_encoder().unwrap();
                         encode(&mut encoder, &good, &x);
                         encode(&mut encoder, &good, &x);
-                        encoder.commit().unwrap();
+                        encoder.try_commit().unwrap();
                     }
                 });
             }

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result};
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::{Bandwidth, DeviceProfile};
 
 /// A warp.
 const SIMD_WIDTH: u32 = 32;
@@ -76,6 +77,8 @@ impl<G: Gpu> CudaBackend<G> {
             max_buffer_len: facts.memory,
             max_working_set: Some(limit.min(free)),
             simd_width: SIMD_WIDTH,
+            // The cards that these kernels are for have HBM or GDDR of some hundred GB/s and more.
+            profile: DeviceProfile::cuda(Bandwidth::High),
             gpu: None,
         };
         let cache = config.cuda.cache.then(|| config.cache_dir());

@@ -19,8 +19,10 @@ use crate::backend::{
 use crate::device::MlxDevice;
 use crate::device_kind::DeviceKind;
 use crate::error::Result;
-use crate::kernel::{ConstantValue, Constants, Kernel, KernelRegistry};
-use crate::testing::{Context, Rng, suites};
+use crate::kernel::{ConstantValue, Constants, Kernel};
+use crate::ops::suites;
+use crate::registry::KernelRegistry;
+use crate::testing::{Context, Rng};
 
 /// What to compile with.
 #[derive(Debug, Clone)]

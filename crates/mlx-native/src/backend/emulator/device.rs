@@ -15,6 +15,7 @@ use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result};
 use crate::kernel::msl::Access;
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::DeviceProfile;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -84,6 +85,7 @@ impl EmulatorBackend {
             max_working_set: physical_memory(),
             simd_width: abi::SIMD_WIDTH as u32,
             gpu: None,
+            profile: DeviceProfile::gpu(),
         };
         Ok(Self {
             id: DeviceId::unique(),
@@ -200,7 +202,7 @@ impl Runner {
         let start = Instant::now();
         // A panic is a bug of the emulator; it must not take the thread, and with it all later work.
         let result = catch_unwind(AssertUnwindSafe(|| self.commands(&work))).unwrap_or_else(|panic| {
-            Err(MlxError::CommandBufferError(format!(
+            Err(MlxError::WorkFailed(format!(
                 "the emulator panicked: {}",
                 panic_text(&*panic)
             )))
@@ -208,7 +210,7 @@ impl Runner {
         let timing = Timing {
             device: Some(start.elapsed()),
         };
-        let released = release(work).map_err(MlxError::CommandBufferError);
+        let released = release(work).map_err(MlxError::WorkFailed);
         done.finish(result.and(released), timing);
     }
 
@@ -226,7 +228,7 @@ impl Runner {
     }
 
     fn dispatch(&self, work: &Work, dispatch: &Dispatch) -> Result<()> {
-        let failed = |message: String| Err(MlxError::CommandBufferError(message));
+        let failed = |message: String| Err(MlxError::WorkFailed(message));
         let body: Option<&EmulatorPipeline> = dispatch.pipeline.body().as_any().downcast_ref();
         let Some(EmulatorPipeline(kernel)) = body else {
             return failed(format!(
@@ -293,7 +295,7 @@ fn address_of(allocation: &Allocation, offset: usize) -> Result<NonNull<u8>> {
     match device_address(&**allocation.memory()) {
         // SAFETY: the encoder has checked that the range lies inside the allocation.
         Some(start) => Ok(unsafe { start.add(offset) }),
-        None => Err(MlxError::CommandBufferError(format!(
+        None => Err(MlxError::WorkFailed(format!(
             "memory of device {}, which the emulator cannot address",
             allocation.kind()
         ))),

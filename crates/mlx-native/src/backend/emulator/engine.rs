@@ -13,7 +13,7 @@ use super::abi::{EntryFunction, GroupArguments, LaneArguments, MAX_ARGUMENTS, SI
 use super::abi::{SLOT_BYTES, SimdFunction};
 use super::arena::Arena;
 use super::checker::Checker;
-use super::fault::Fault;
+use super::fault::{self, Fault};
 use super::fiber;
 use super::findings::{FindingKind, Observation, Observations, Place};
 use super::region::Region;
@@ -78,6 +78,15 @@ pub(super) struct GroupLaunch<'l> {
     pub poison: u8,
 }
 
+/// [`Engine::fail`] as the signal handler calls it.
+///
+/// # Safety
+/// `engine` must be an [`Engine`] whose fiber has just faulted.
+unsafe fn on_fault(engine: *mut c_void, fault: Fault) -> *mut u8 {
+    // SAFETY: by the caller's word.
+    unsafe { Engine::fail(engine.cast(), fault) }
+}
+
 /// Everything one worker needs to run threadgroups, one after the other.
 pub(super) struct Engine {
     pub region: Region,
@@ -111,6 +120,7 @@ unsafe impl Send for Engine {}
 impl Engine {
     /// An engine without work.
     pub fn new() -> Result<Box<Self>, EmulatorError> {
+        fault::call(on_fault);
         let mut engine = Box::new(Self {
             region: Region::new()?,
             lanes: Vec::new(),

@@ -6,6 +6,8 @@
 //! earlier.
 
 use super::abi::REGION_BYTES;
+use std::ffi::c_void;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A fault that happened on a fiber.
@@ -17,6 +19,17 @@ pub(super) struct Fault {
     pub address: usize,
     /// The instruction.
     pub code: usize,
+}
+
+/// What is called when a fiber faults: it is given the engine of the fiber's region, and gives the stack to go on with.
+pub(super) type OnFault = unsafe fn(engine: *mut c_void, fault: Fault) -> *mut u8;
+
+/// Set once, by the engine.
+static ON_FAULT: OnceLock<OnFault> = OnceLock::new();
+
+/// Says what to call. To be called before the first region is registered; the first call counts.
+pub(super) fn call(on_fault: OnFault) {
+    ON_FAULT.get_or_init(|| on_fault);
 }
 
 /// Bases of the regions alive; 0 for a free place.
@@ -61,8 +74,7 @@ use linux::install;
 #[cfg(target_os = "linux")]
 mod linux {
     use super::super::abi::World;
-    use super::super::engine::Engine;
-    use super::{Fault, region_of};
+    use super::{Fault, ON_FAULT, region_of};
     use std::ffi::{c_int, c_void};
     use std::sync::OnceLock;
 
@@ -97,13 +109,15 @@ mod linux {
             let Some(base) = region_of(registers.sp()) else {
                 return pass_on(signal, info, context);
             };
-            let engine: *mut Engine = (*(base as *const World)).engine.cast();
+            let Some(on_fault) = ON_FAULT.get() else {
+                return pass_on(signal, info, context);
+            };
             let fault = Fault {
                 signal,
                 address: (*info).si_addr() as usize,
                 code: registers.pc(),
             };
-            let main = Engine::fail(engine, fault);
+            let main = on_fault((*(base as *const World)).engine, fault);
             registers.resume(main);
         }
     }

@@ -62,10 +62,12 @@ mod findings;
 mod lint;
 mod memory;
 mod prelude;
+mod private;
 mod region;
 mod runtime;
 mod swizzle;
 mod symbols;
+mod threadgroup;
 mod toolchain;
 
 pub use compile::LoadedKernel;
@@ -181,11 +183,12 @@ impl Emulator {
     /// Finds the compiler and the cache folder.
     ///
     /// # Errors
-    /// [`EmulatorError::Compiler`] where there is no clang, or too old a one; a cache folder that cannot be made.
+    /// [`EmulatorError::Compiler`] where there is no clang, or too old a one; a cache folder that cannot be made, or that
+    /// others than this user can write.
     pub fn new(settings: &EmulatorSettings) -> Result<Self, EmulatorError> {
         let toolchain = Toolchain::find(settings.clang.as_deref())?;
         let cache = settings.cache_dir.join("emulator");
-        std::fs::create_dir_all(&cache).map_err(|source| EmulatorError::Io {
+        private::folder(&cache).map_err(|source| EmulatorError::Io {
             path: cache.clone(),
             source,
         })?;

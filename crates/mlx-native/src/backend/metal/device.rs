@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::class::{CommandBounds, GpuArchitecture};
+use crate::profile::{CommandBounds, GpuArchitecture};
 use super::gpu::{Facts, Gpu};
 use super::memory::{Allocator, MetalMemory};
 use super::pipeline::{self, Compiler};
@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::device_kind::DeviceKind;
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::{ConstantValue, Kernel};
+use crate::profile::DeviceProfile;
 
 /// Lanes of a simdgroup on every Apple GPU; the kernels are written for it.
 const SIMD_WIDTH: u32 = 32;
@@ -114,6 +115,7 @@ fn limits(facts: &Facts, architecture: GpuArchitecture) -> Limits {
         max_working_set: Some(facts.recommended_working_set).filter(|n| *n > 0),
         simd_width: SIMD_WIDTH,
         gpu: Some(architecture),
+        profile: DeviceProfile::apple(architecture),
     }
 }
 

@@ -32,13 +32,24 @@ pub(super) struct EncodeLimits {
 struct Bound<'w, G: Gpu> {
     pipeline: Option<&'w MetalPipeline<G>>,
     buffers: [Option<(&'w G::Buffer, usize)>; MAX_ARGS],
+    encoder: Encoder,
 }
 
-/// Encodes `range` of the commands of `work`.
+/// What the open encoder is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoder {
+    Dispatches,
+    Copies,
+    /// For copies, with a barrier behind the last of them: only another encoder can come.
+    CopiesEnded,
+}
+
+/// Encodes `range` of the commands of `work`, behind the command buffer before and ahead of the one that follows. The
+/// fence keeps the order of command buffers, and that of the encoders of this one.
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`] naming the kernel: for what the encoder above cannot know, which is alignment in the
-/// address space `constant`, memory of the pipeline itself, and ranges that no single buffer holds.
+/// address space `constant` and of copies, memory of the pipeline itself, and ranges that no single buffer holds.
 pub(super) fn encode<G: Gpu>(
     work: &Work,
     range: Range<usize>,
@@ -48,24 +59,28 @@ pub(super) fn encode<G: Gpu>(
     let mut bound = Bound::<G> {
         pipeline: None,
         buffers: [const { None }; MAX_ARGS],
+        encoder: Encoder::Dispatches,
     };
+    commands.wait_for_fence();
     for command in &work.commands[range] {
         match command {
-            Command::Barrier => commands.barrier(),
-            Command::Dispatch(dispatch) => bound.dispatch(work, dispatch, limits, commands)?,
+            Command::Barrier => bound.barrier(commands),
+            Command::Dispatch(dispatch) => {
+                bound.open(false, commands)?;
+                bound.dispatch(work, dispatch, limits, commands)?;
+            }
             Command::Copy(copy) => {
+                bound.open(true, commands)?;
                 copy_bytes::<G>(copy, commands)?;
-                bound.forget();
             }
             Command::Fill(fill) => {
-                let (to, offset) = place::<G>("fill", &fill.to)?;
-                if !commands.fill_buffer(to, offset..offset + fill.to.byte_len, fill.value) {
-                    return Err(no_encoder());
-                }
-                bound.forget();
+                bound.open(true, commands)?;
+                let (to, offset) = place::<G>("fill", &fill.to, 0..fill.to.byte_len)?;
+                commands.fill_buffer(to, offset..offset + fill.to.byte_len, fill.value);
             }
         }
     }
+    commands.update_fence();
     Ok(())
 }
 
@@ -80,29 +95,19 @@ fn copy_bytes<G: Gpu>(copy: &CopyBytes, commands: &mut G::Commands) -> Result<()
         .max(TRANSFER_UNIT);
     let mut done = 0;
     while done < copy.to.byte_len {
-        let byte_len = most.min(copy.to.byte_len - done);
-        let part = |p: &Place| Place {
-            allocation: p.allocation.clone(),
-            offset: p.offset + done,
-            byte_len,
-        };
-        let (from, to) = (part(&copy.from), part(&copy.to));
-        let ((from, from_offset), (to, to_offset)) = (place::<G>("copy", &from)?, place::<G>("copy", &to)?);
-        if !commands.copy_buffer(from, from_offset, to, to_offset, byte_len) {
-            return Err(no_encoder());
-        }
-        done += byte_len;
+        let part = done..copy.to.byte_len.min(done.saturating_add(most));
+        let (from, from_offset) = place::<G>("copy", &copy.from, part.clone())?;
+        let (to, to_offset) = place::<G>("copy", &copy.to, part.clone())?;
+        commands.copy_buffer(from, from_offset, to, to_offset, part.len());
+        done = part.end;
     }
     Ok(())
 }
 
-fn no_encoder() -> MlxError {
-    MlxError::CommandBufferError("metal: the command buffer gives no encoder for copies".to_owned())
-}
-
-/// The buffer that holds a place, and the place's offset in it.
-fn place<'p, G: Gpu>(what: &str, place: &'p Place) -> Result<(&'p G::Buffer, usize)> {
-    if !place.offset.is_multiple_of(TRANSFER_UNIT) || !place.byte_len.is_multiple_of(TRANSFER_UNIT) {
+/// The buffer that holds a part of a place, and the part's offset in it.
+fn place<'p, G: Gpu>(what: &str, place: &'p Place, part: Range<usize>) -> Result<(&'p G::Buffer, usize)> {
+    let (offset, byte_len) = (place.offset + part.start, part.len());
+    if !offset.is_multiple_of(TRANSFER_UNIT) || !byte_len.is_multiple_of(TRANSFER_UNIT) {
         return refuse(
             what,
             format!(
@@ -112,17 +117,47 @@ fn place<'p, G: Gpu>(what: &str, place: &'p Place) -> Result<(&'p G::Buffer, usi
         );
     }
     let memory = place.allocation.memory().as_any().downcast_ref::<MetalMemory<G>>();
-    match memory.and_then(|m| m.locate(place.offset, place.byte_len)) {
+    match memory.and_then(|m| m.locate(offset, byte_len)) {
         Some(found) => Ok(found),
-        None => refuse(what, format!("{} bytes that no metal buffer holds", place.byte_len)),
+        None => refuse(what, format!("{byte_len} bytes that no metal buffer holds")),
     }
 }
 
 impl<'w, G: Gpu> Bound<'w, G> {
-    /// A copy ends the encoder; the next one has nothing bound.
-    fn forget(&mut self) {
+    fn barrier(&mut self, commands: &mut G::Commands) {
+        match self.encoder {
+            Encoder::Dispatches => commands.barrier(),
+            // An encoder for copies has no barriers.
+            Encoder::Copies | Encoder::CopiesEnded => self.encoder = Encoder::CopiesEnded,
+        }
+    }
+
+    /// Sees to it that an encoder for copies, or for dispatches, is open.
+    fn open(&mut self, for_copies: bool, commands: &mut G::Commands) -> Result<()> {
+        let wanted = if for_copies {
+            Encoder::Copies
+        } else {
+            Encoder::Dispatches
+        };
+        if self.encoder == wanted {
+            return Ok(());
+        }
+        commands.update_fence();
+        let begun = if for_copies {
+            commands.begin_copies()
+        } else {
+            commands.begin_dispatches()
+        };
+        if !begun {
+            return Err(MlxError::CommandBufferError(
+                "metal: the command buffer gives no further encoder".to_owned(),
+            ));
+        }
+        commands.wait_for_fence();
         self.pipeline = None;
         self.buffers = [const { None }; MAX_ARGS];
+        self.encoder = wanted;
+        Ok(())
     }
 
     fn dispatch(

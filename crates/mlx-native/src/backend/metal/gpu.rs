@@ -1,7 +1,8 @@
 //! The thin layer: what this backend asks of Metal, call by call.
 //!
-//! `objc/` answers with the real thing, a recording stand-in answers in the tests on any machine. Whatever can be decided
-//! is decided above this line; below it stand calls, and nothing that needs a test.
+//! `objc/` answers with the real thing. On any machine two stand-ins answer in the tests: `recording` notes the calls,
+//! `executing` runs the kernels on the emulator. Whatever can be decided is decided above this line; below it stand calls,
+//! and nothing that needs a test.
 
 use std::any::Any;
 use std::ops::Range;
@@ -133,8 +134,8 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
 
     fn pipeline_facts(pipeline: &Self::Pipeline) -> PipelineFacts;
 
-    /// A command buffer with one concurrent compute encoder that begins when the one before has ended. It keeps nothing
-    /// alive: what it refers to must live until it has ended.
+    /// A command buffer with a concurrent compute encoder. Nothing orders encoders against each other but the queue's
+    /// fence. It keeps nothing alive: what it refers to must live until it has ended.
     fn begin(&self, label: &str) -> Option<Self::Commands>;
 
     fn start_trace(&self, path: &Path) -> Result<(), String>;
@@ -142,8 +143,14 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
     fn stop_trace(&self);
 }
 
-/// A command buffer being encoded. Dropped without a commit, it does nothing.
+/// A command buffer being encoded: encoders one after the other, the first one for dispatches. Dropped without a commit, it
+/// does nothing.
 pub(super) trait Commands<G: Gpu> {
+    /// What comes later in the encoder waits for the last encoder before it that updates the fence, of this command buffer
+    /// or of one committed before.
+    fn wait_for_fence(&mut self);
+    /// Whoever waits for the fence waits for all that the encoder holds so far.
+    fn update_fence(&mut self);
     fn set_pipeline(&mut self, pipeline: &G::Pipeline);
     fn set_buffer(&mut self, buffer: &G::Buffer, offset: usize, index: usize);
     /// `bytes` are copied; 1 to 4096.
@@ -152,12 +159,16 @@ pub(super) trait Commands<G: Gpu> {
     fn set_threadgroup_memory(&mut self, byte_len: usize, index: usize);
     fn dispatch_threads(&mut self, threads: [usize; 3], group: [usize; 3]);
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]);
-    /// Copies bytes, which do not overlap; offsets and length are multiples of 4. It may begin a new encoder, in which
-    /// nothing is bound; what came before is ordered as by a barrier. False where Metal gives no encoder.
-    fn copy_buffer(&mut self, from: &G::Buffer, from_offset: usize, to: &G::Buffer, to_offset: usize, byte_len: usize) -> bool;
-    /// Sets bytes; otherwise as [`copy_buffer`](Self::copy_buffer).
-    fn fill_buffer(&mut self, buffer: &G::Buffer, range: Range<usize>, value: u8) -> bool;
-    /// What comes later sees what came before, in all buffers.
+    /// Ends the encoder and begins one for copies. False where Metal gives none.
+    fn begin_copies(&mut self) -> bool;
+    /// Ends the encoder and begins another for dispatches, in which nothing is bound. False where Metal gives none.
+    fn begin_dispatches(&mut self) -> bool;
+    /// Copies bytes, which do not overlap; offsets and length are multiples of 4. Only in an encoder for copies, as the
+    /// next; copies of one encoder may overlap in time.
+    fn copy_buffer(&mut self, from: &G::Buffer, from_offset: usize, to: &G::Buffer, to_offset: usize, byte_len: usize);
+    /// Sets bytes.
+    fn fill_buffer(&mut self, buffer: &G::Buffer, range: Range<usize>, value: u8);
+    /// What comes later in the encoder, which is one for dispatches, sees what came before, in all buffers.
     fn barrier(&mut self);
     /// A name in a trace for what comes next.
     fn signpost(&mut self, label: &str);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::gpu::Gpu;
-use super::pages;
+use super::{owner, pages};
 use crate::backend::{HostRegion, Memory};
 use crate::error::{MlxError, Result, invalid};
 
@@ -138,11 +138,12 @@ impl<G: Gpu> Allocator<G> {
             return invalid!("wrap: {} bytes leave the address space", region.byte_len);
         };
         let segments = pages::segments(byte_len, facts.max_buffer_len, page);
+        let owner = owner::quiet(region.owner);
         let mut buffers = Vec::with_capacity(segments.len());
         for segment in &segments {
             // SAFETY: a segment starts inside the region, at most `byte_len` from its start.
             let start = unsafe { region.ptr.add(segment.start) };
-            let owner = region.owner.clone();
+            let owner = owner.clone();
             // SAFETY: start and length are multiples of the page. The region is readable as long as its owner lives, and
             // with any byte of a page the whole page is.
             let buffer = G::pool(|| unsafe { self.gpu.wrap_pages(start, segment.len(), owner) });

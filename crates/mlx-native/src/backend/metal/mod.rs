@@ -4,15 +4,17 @@
 //! |---|---|
 //! | the device: opening, limits, the contract's methods | `device.rs` |
 //! | generation and class of a GPU, bounds of command buffers | `class.rs` |
-//! | memory: allocated, mapped files in place, residency | `memory.rs`, `pages.rs` |
+//! | memory: allocated, mapped files in place, residency | `memory.rs`, `owner.rs`, `pages.rs` |
 //! | a list of work into command buffers | `split.rs`, `queue.rs` |
 //! | commands into Metal's calls | `encode.rs` |
 //! | kernels into pipelines, and archives of them on disk | `pipeline.rs`, `archive.rs` |
 //! | Metal's errors | `failure.rs` |
 //! | the calls themselves: a trait, and Objective-C | `gpu.rs`, `objc/` |
+//! | stand-ins that answer the calls on any machine | `recording.rs`, `executing/` |
 //!
-//! Everything but `objc/` is plain Rust over the trait of `gpu.rs`, and is tested on any machine against a stand-in that
-//! records the calls. `docs/metal.md` says what that proves and what only a Mac can.
+//! Everything but `objc/` is plain Rust over the trait of `gpu.rs`. On any machine it is tested against a stand-in that
+//! records the calls, and runs on one whose GPU is the emulator. `docs/metal.md` says what that proves and what only a Mac
+//! can.
 //!
 //! # Order and hazards
 //! Buffers are *untracked*: Metal puts no order between command buffers that share them. Inside a command buffer one
@@ -23,11 +25,12 @@
 //! Command buffers hold no references (that is what they cost most time with). The list of work does, and it is dropped
 //! when the last of its command buffers has ended.
 
-mod class;
-pub use class::{CommandBounds, GpuArchitecture, GpuClass};
+pub use crate::profile::{CommandBounds, GpuArchitecture, GpuClass};
 
 macro_rules! where_it_compiles {
-    ($($item:item)*) => { $(#[cfg(any(target_vendor = "apple", test))] $item)* };
+    ($($item:item)*) => {
+        $(#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))] $item)*
+    };
 }
 
 where_it_compiles! {
@@ -37,11 +40,14 @@ where_it_compiles! {
     mod failure;
     mod gpu;
     mod memory;
+    mod owner;
     mod pages;
     mod pipeline;
     mod queue;
     mod split;
 }
+#[cfg(all(any(test, feature = "testing"), feature = "emulator"))]
+pub(crate) mod executing;
 #[cfg(target_vendor = "apple")]
 mod objc;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::archive::{ArchiveKey, Archives, Hash};
-use super::class::GpuArchitecture;
+use crate::profile::GpuArchitecture;
 use super::gpu::{Gpu, PipelineFacts};
 use crate::backend::{Limits, PipelineBody};
 use crate::error::{MlxError, Result};

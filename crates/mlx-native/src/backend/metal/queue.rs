@@ -1,15 +1,15 @@
 //! Submitting: lists of work become command buffers, and their ends become the end of the submission.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::class::CommandBounds;
+use crate::profile::CommandBounds;
 use super::encode::{EncodeLimits, encode};
 use super::failure::command_buffer_error;
 use super::gpu::{Commands, Ended, Gpu};
 use super::split;
+use crate::backend::submission::release;
 use crate::backend::{Command, Completion, Timing, Work};
 use crate::config::MetalTrace;
 use crate::error::{MlxError, Result};
@@ -48,19 +48,21 @@ impl<G: Gpu> Queue<G> {
 
     /// Encodes and commits `work`; waits while too many command buffers are on their way. `done` is told the end, once.
     pub fn submit(&self, work: Arc<Work>, done: Completion) {
-        G::pool(|| {
+        let flight = Arc::new(Flight::new(done));
+        let result = G::pool(|| {
             let mut state = lock(&self.state);
             let number = state.submitted;
             state.submitted += 1;
-            let flight = Arc::new(Flight::new(done));
             let result = self
                 .start_trace(&mut state, number)
                 .and_then(|()| self.commit_parts(&work, &flight, number, state.tracing));
             self.stop_trace(&mut state, number);
-            // The list dies with its last user, before the end is told: who waits finds the buffers free again.
-            drop_quietly(work);
-            flight.end(result.err(), None);
+            result
         });
+        // This share of the list goes before the end is told: who waits finds the buffers free again. The lock is free by
+        // then, since what an owner's destructor does is not known here: it may submit work.
+        let released = release(work).map_err(MlxError::CommandBufferError);
+        flight.end(result.and(released).err(), None);
     }
 
     fn commit_parts(
@@ -91,9 +93,11 @@ impl<G: Gpu> Queue<G> {
                     .error
                     .as_ref()
                     .map(|e| command_buffer_error(e, &place(&kept, &part)));
-                drop_quietly(kept);
-                drop((slot, gpu));
-                flight.end(error, Some((ended.start, ended.end)));
+                // The place first: whoever waits for it holds the lock that a destructor might want.
+                drop(slot);
+                let released = release(kept).map_err(MlxError::CommandBufferError);
+                drop(gpu);
+                flight.end(error.or(released.err()), Some((ended.start, ended.end)));
             }));
         }
         Ok(())
@@ -224,13 +228,6 @@ fn place(work: &Work, part: &Range<usize>) -> String {
     let (count, last) = inside.fold((1, first), |(n, _), label| (n + 1, label));
     let all = dispatches(0..work.commands.len()).count();
     format!("dispatches {} to {} of {all} ({first} to {last})", before + 1, before + count)
-}
-
-/// What a list keeps alive may belong to a caller, whose destructors are not to unwind into Metal.
-fn drop_quietly(work: Arc<Work>) {
-    if catch_unwind(AssertUnwindSafe(|| drop(work))).is_err() {
-        tracing::error!("metal: the owner of a buffer panicked when it was dropped");
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -26,6 +26,10 @@ pub(super) enum Call {
     ThreadgroupMemory(usize, usize),
     Threads([usize; 3], [usize; 3]),
     Threadgroups([usize; 3], [usize; 3]),
+    /// The encoder before ended, another one begins.
+    Encoder {
+        copies: bool,
+    },
     /// Numbers of the buffers, offsets, bytes.
     Copy((usize, usize), (usize, usize), usize),
     /// Number of the buffer, range, value.
@@ -136,6 +140,10 @@ pub(super) struct Recorder {
     label: String,
     calls: Vec<Call>,
     pipeline: bool,
+    /// Whether the open encoder is one for copies.
+    copies: bool,
+    /// Whether the fence was waited for first, and updated last.
+    fence: (bool, bool),
     log: Arc<Mutex<Log>>,
 }
 
@@ -292,6 +300,8 @@ impl Gpu for Recording {
             label: label.to_owned(),
             calls: Vec::new(),
             pipeline: false,
+            copies: false,
+            fence: (false, false),
             log: self.log.clone(),
         })
     }
@@ -307,13 +317,43 @@ impl Gpu for Recording {
 }
 
 impl Recorder {
+    fn next_encoder(&mut self, copies: bool) -> bool {
+        self.call_between(Call::Encoder { copies });
+        let refused = self.log.lock().unwrap().refuse.contains(&"encoder");
+        (self.copies, self.pipeline, self.fence) = (copies, false, (false, false));
+        !refused
+    }
+
+    fn call_between(&mut self, call: Call) {
+        in_pool();
+        assert_eq!(self.fence, (true, true), "an encoder out of the queue's order");
+        self.calls.push(call);
+    }
+
     fn call(&mut self, call: Call) {
         in_pool();
+        assert_eq!(
+            self.fence,
+            (true, false),
+            "{call:?} is not between the fence's wait and its update"
+        );
         self.calls.push(call);
     }
 }
 
 impl Commands<Recording> for Recorder {
+    fn wait_for_fence(&mut self) {
+        in_pool();
+        assert!(!self.fence.0);
+        self.fence.0 = true;
+    }
+
+    fn update_fence(&mut self) {
+        in_pool();
+        assert_eq!(self.fence, (true, false));
+        self.fence.1 = true;
+    }
+
     fn set_pipeline(&mut self, pipeline: &Pipeline) {
         self.pipeline = true;
         self.call(Call::Pipeline(pipeline.name.clone()));
@@ -344,6 +384,14 @@ impl Commands<Recording> for Recorder {
         self.call(Call::Threadgroups(groups, group));
     }
 
+    fn begin_copies(&mut self) -> bool {
+        self.next_encoder(true)
+    }
+
+    fn begin_dispatches(&mut self) -> bool {
+        self.next_encoder(false)
+    }
+
     fn copy_buffer(
         &mut self,
         from: &Buffer,
@@ -351,27 +399,25 @@ impl Commands<Recording> for Recorder {
         to: &Buffer,
         to_offset: usize,
         byte_len: usize,
-    ) -> bool {
-        assert!(from_offset + byte_len <= from.byte_len && to_offset + byte_len <= to.byte_len);
+    ) {
+        assert!(
+            self.copies && from_offset + byte_len <= from.byte_len && to_offset + byte_len <= to.byte_len
+        );
         assert!(
             [from_offset, to_offset, byte_len]
                 .iter()
                 .all(|n| n.is_multiple_of(4))
         );
-        self.pipeline = false;
         self.call(Call::Copy(
             (from.number, from_offset),
             (to.number, to_offset),
             byte_len,
         ));
-        true
     }
 
-    fn fill_buffer(&mut self, buffer: &Buffer, range: std::ops::Range<usize>, value: u8) -> bool {
-        assert!(range.end <= buffer.byte_len && range.start % 4 == 0 && range.end % 4 == 0);
-        self.pipeline = false;
+    fn fill_buffer(&mut self, buffer: &Buffer, range: std::ops::Range<usize>, value: u8) {
+        assert!(self.copies && range.end <= buffer.byte_len && range.start % 4 == 0 && range.end % 4 == 0);
         self.call(Call::Fill(buffer.number, range, value));
-        true
     }
 
     fn barrier(&mut self) {
@@ -384,6 +430,7 @@ impl Commands<Recording> for Recorder {
 
     fn commit(self, done: Completion) {
         in_pool();
+        assert_eq!(self.fence, (true, true), "an encoder out of the queue's order");
         let mut log = self.log.lock().unwrap();
         let number = log.committed.len();
         log.committed.push((self.label, self.calls));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::class::CommandBounds;
+use crate::profile::CommandBounds;
 use crate::backend::{Arg, Command, Work};
 
 /// One command, as far as cutting is concerned.

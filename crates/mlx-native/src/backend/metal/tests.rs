@@ -1,5 +1,7 @@
 //! The whole device over the recording stand-in: everything that a Mac would do but run.
 
+#[cfg(feature = "emulator")]
+mod executing;
 mod kernels;
 mod memory;
 mod pipelines;
@@ -15,8 +17,8 @@ use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
 use crate::metal::MTLSize;
+use crate::registry::KernelRegistry;
 
 /// A device over the stand-in, and its log.
 struct Bench {
@@ -101,7 +103,7 @@ impl Bench {
         ];
         let grid = MTLSize::new(u64::from(n), 1, 1);
         encoder
-            .encode_with_args(pipeline, &args, grid, MTLSize::new(64, 1, 1))
+            .try_encode_with_args(pipeline, &args, grid, MTLSize::new(64, 1, 1))
             .unwrap();
     }
 

@@ -1,7 +1,12 @@
 //! Metal headers shared by several operators, and the flattener that puts them in place of `#include "…"`.
 
 /// Name in `#include "…"` and text. A header may include another; each is put in once per text.
-const HEADERS: &[(&str, &str)] = &[("segments.h", include_str!("segments.h"))];
+const HEADERS: &[(&str, &str)] = &[
+    ("floats.h", include_str!("floats.h")),
+    ("ggml.h", include_str!("ggml.h")),
+    ("segments.h", include_str!("segments.h")),
+    ("weight.h", include_str!("weight.h")),
+];
 
 /// Replaces each `#include "name"` line by the header of that name, once, with `#line` markers so that diagnostics keep
 /// naming the right file and line. `#include <…>` lines stay: they are the Metal standard library's.

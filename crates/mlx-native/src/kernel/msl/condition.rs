@@ -67,7 +67,7 @@ pub(crate) fn evaluate<'a>(
 }
 
 /// The value of an expression without names.
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 pub(super) fn value(tokens: &[Token<'_>]) -> Option<i64> {
     let mut parser = Expression {
         tokens,

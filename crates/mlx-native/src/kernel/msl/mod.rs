@@ -11,6 +11,7 @@
 //! | directives and macros | `preprocess.rs`, `macros.rs`, `condition.rs` |
 //! | brackets, attributes, items of a scope | `syntax.rs` |
 //! | kernels, parameters, instantiations, function constants | `declarations.rs` |
+//! | what may be bound twice | `in_place.rs` |
 //! | [`parse`] | this file |
 //! | a text with one kernel, and what of a text a kernel uses | `only.rs`, `reach.rs` |
 //! | `rewrite::rewrite` | `rewrite.rs`, `swizzle.rs`, `emit.rs` |
@@ -30,14 +31,25 @@ mod declarations;
     allow(dead_code, reason = "used by the rewriter")
 )]
 mod emit;
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 mod extent;
+mod in_place;
 mod lexer;
 mod macros;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 mod only;
 mod preprocess;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 mod reach;
 #[cfg_attr(
     not(any(feature = "emulator", feature = "cuda")),
@@ -59,13 +71,23 @@ mod tests;
 )]
 pub(crate) use declarations::ParameterKind;
 use declarations::{Instantiation, KernelDefinition};
-#[cfg(test)]
+#[cfg(any(test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use extent::threadgroup_bytes;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 pub(crate) use only::only;
-#[cfg(any(target_vendor = "apple", test))]
+#[cfg(any(target_vendor = "apple", test, all(feature = "testing", feature = "emulator")))]
 pub(crate) use reach::Reach;
-#[cfg(any(target_vendor = "apple", feature = "cuda", test))]
+#[cfg(any(
+    target_vendor = "apple",
+    feature = "cuda",
+    test,
+    all(feature = "testing", feature = "emulator")
+))]
 pub(crate) use reach::reach;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -124,6 +146,9 @@ pub struct KernelSignature {
     pub threadgroup: Vec<ThreadgroupDecl>,
     /// `max_total_threads_per_threadgroup`, where it is a constant expression of integer literals.
     pub max_threads: Option<u32>,
+    /// Pairs of argument indices that may be bound to exactly the same bytes, the first one written:
+    /// `// in place: kernel(output = input)`.
+    pub in_place: Vec<(u32, u32)>,
     /// Line of the definition (for an instantiation: of the instantiation).
     pub line: u32,
 }
@@ -263,11 +288,14 @@ impl ConstantType {
 ///
 /// # Errors
 /// Text that does not lex, unbalanced brackets, directives or macros that cannot be followed, kernel parameters without
-/// a meaning (textures, unknown attributes, missing attributes), an index given twice, a host name given twice, an
+/// a meaning (textures, unknown attributes, missing attributes), an `in place` line that names no argument, an index given twice, a host name given twice, an
 /// instantiation of a kernel that the text does not define.
 pub fn parse(source: &str) -> Result<Module, MslError> {
     let syntax = Syntax::new(preprocess::preprocess(source)?)?;
-    let mut collected = Collected::default();
+    let mut collected = Collected {
+        in_place: in_place::read(source)?,
+        ..Collected::default()
+    };
     let mut ends = Vec::new();
     let mut at = 0;
     while at < syntax.len() {
@@ -294,6 +322,7 @@ struct Collected {
     /// Host-visible names in the order of the text: plain kernels, and instantiations.
     exports: Vec<Export>,
     constants: Vec<FunctionConstant>,
+    in_place: Vec<in_place::InPlace>,
 }
 
 enum Export {
@@ -350,6 +379,14 @@ impl Collected {
                 return Err(MslError::new(signature.line, message));
             }
             kernels.push(signature);
+        }
+        if let Some(lost) = self
+            .in_place
+            .iter()
+            .find(|d| !self.definitions.contains_key(&d.function))
+        {
+            let message = format!("in place: the text has no kernel `{}`", lost.function);
+            return Err(MslError::new(lost.line, message));
         }
         let mut indices = HashMap::new();
         for constant in &self.constants {
@@ -414,6 +451,7 @@ impl Collected {
         threadgroup.sort_by_key(|t| t.index);
         Ok(KernelSignature {
             name: host.clone(),
+            in_place: in_place::resolve(&self.in_place, function, &bindings)?,
             bindings,
             threadgroup,
             max_threads: definition.max_threads,

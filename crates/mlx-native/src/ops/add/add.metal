@@ -11,6 +11,7 @@ struct AddParams {
     uint b_elements;
 };
 
+// in place: add(output = a, output = b)
 template <typename T>
 [[kernel]] void add(device const T *a [[buffer(0)]],
                     device const T *b [[buffer(1)]],

@@ -11,7 +11,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `add_f32`, `add_f16`, `add_bf16`.
@@ -44,7 +44,7 @@ const PER_THREAD: u32 = 4;
 /// Records `output[i] = a[i] + b[i % b_elements]` for all `i < n_elements`.
 ///
 /// `a`, `b` and `output` are f32, f16 or bf16, all the same; the sum is computed in f32 and rounded once. `output` may be
-/// `a` itself, to add in place.
+/// `a` itself, to add in place, or `b` where the two are of one size.
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, an `n_elements`
@@ -67,10 +67,13 @@ pub fn add(
     check::holds("add", "a", a, n_elements as usize)?;
     check::holds("add", "b", b, b_elements as usize)?;
     check::holds("add", "output", output, n_elements as usize)?;
+    if b_elements < n_elements && output.mem_range() == b.mem_range() {
+        return invalid!("add: output is b, of which {b_elements} elements serve {n_elements}");
+    }
     let kernel = check::by_float(dtype, ["add_f32", "add_f16", "add_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemAdd);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(a)),

@@ -14,7 +14,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `kv_append_8`, `kv_append_16`, `kv_append_32`, named by the bits of an element, and of
@@ -96,14 +96,13 @@ pub fn kv_append(
     }
     check::holds(OP, "x", x, x_len)?;
     check::holds(OP, "cache", cache, cache_len)?;
-    check::disjoint(OP, ("cache", cache), &[("x", x)])?;
     let kernel = match x.dtype().size_of() {
         1 => "kv_append_8",
         2 => "kv_append_16",
         _ => "kv_append_32",
     };
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -8,7 +8,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 use crate::ops::check;
 use crate::ops::step::{KvPool, KvState, sequence_of};
@@ -69,7 +69,7 @@ pub fn kv_append_paged(
     };
     let pipeline = registry.get_pipeline(kernel, device)?;
     let widest = params.k_dim.max(params.v_dim);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(k)),

@@ -1,7 +1,7 @@
 //! Bodies of `layer_norm` for the CPU: rows are shared among the parts.
 
 use super::{HAS_BIAS, HAS_WEIGHT, LayerNormParams};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Elements that are widened to f32 at a time.

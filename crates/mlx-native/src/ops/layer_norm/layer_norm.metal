@@ -25,6 +25,7 @@ inline float sum_of_group(float own, threadgroup float *partial, uint lane, uint
     return simd_sum(lane < n_simdgroups ? partial[lane] : 0.0f);
 }
 
+// in place: layer_norm(output = x)
 template <typename T>
 [[kernel]] void layer_norm(device const T *x [[buffer(0)]],
                            device const T *weight [[buffer(1)]],

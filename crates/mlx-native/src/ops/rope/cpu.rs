@@ -2,7 +2,7 @@
 
 use super::{AT_POSITIONS, MAX_DIMS, RECIPROCAL, RopeParams};
 use crate::backend::cpu::math::{SIN_COS_LIMIT, sin_cos};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 
 const MAX_PAIRS: usize = MAX_DIMS as usize / 2;

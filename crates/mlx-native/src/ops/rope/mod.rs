@@ -6,6 +6,7 @@
 //! of it are exact to a few units in the last place.
 
 mod cpu;
+mod published;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
@@ -13,13 +14,15 @@ use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
+pub use published::*;
+
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `rope_f32`, `rope_f16`, `rope_bf16`.
@@ -131,7 +134,6 @@ pub fn rope_at(
     }
     check::dtype(OP_NAME, "positions", positions, &[DType::U32])?;
     check::holds(OP_NAME, "positions", positions, params.seq_len as usize)?;
-    check::disjoint(OP_NAME, ("output", output), &[("positions", positions)])?;
     record(encoder, registry, device, x, freqs, Some(positions), output, params)
 }
 
@@ -169,7 +171,7 @@ fn record(
         (3, KernelArg::Bytes(as_bytes(params))),
     ]);
     args.extend(positions.map(|p| (4, KernelArg::Buffer(p))));
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &args,
         MTLSize::new(
@@ -281,9 +283,7 @@ fn check_buffers(
     if let Some(freqs) = freqs {
         check::dtype(OP_NAME, "freqs", freqs, &[DType::F32])?;
         check::holds(OP_NAME, "freqs", freqs, p.dims as usize / 2)?;
-        check::disjoint(OP_NAME, ("output", output), &[("freqs", freqs)])?;
     }
-    check::in_place_or_disjoint(OP_NAME, ("output", output, out_len), ("x", x, x_len))?;
     let same_strides = (p.x_head_stride, p.x_seq_stride) == (p.out_head_stride, p.out_seq_stride);
     if output.mem_range().0 == x.mem_range().0 && !same_strides {
         return invalid!("{OP_NAME}: output is x, but their strides differ");

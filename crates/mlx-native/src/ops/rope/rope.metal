@@ -33,6 +33,7 @@ constant bool at_positions [[function_constant(1)]];
 
 constant constexpr uint heads_per_thread = 4;
 
+// in place: rope(output = x)
 template <typename T>
 [[kernel]] void rope(device const T *x [[buffer(0)]],
                      constant float *frequencies [[buffer(1)]],

@@ -2,7 +2,7 @@
 
 use super::{FUNCTION, RowwiseParams};
 use crate::backend::cpu::math::{exp, sigmoid};
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 use crate::kernel::ConstantValue;
 

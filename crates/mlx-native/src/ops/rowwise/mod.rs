@@ -16,7 +16,8 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::{MlxError, Result, invalid};
-use crate::kernel::{ConstantValue, KernelRegistry};
+use crate::kernel::ConstantValue;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `rowwise_f32`, `rowwise_f16`, `rowwise_bf16`.
@@ -192,18 +193,22 @@ pub fn rowwise(
     output: &MlxBuffer,
     params: &RowwiseParams,
 ) -> Result<()> {
-    check_arguments(function, a, b, c, output, params)?;
+    let [a, b, c, output] = check_arguments(function, a, b, c, output, params)?;
+    let (Some(a), Some(output)) = (a, output) else {
+        return invalid!("{OP_NAME}: a and output must be given");
+    };
     let kernel = check::by_float(a.dtype(), ["rowwise_f32", "rowwise_f16", "rowwise_bf16"]);
     let constants = [(FUNCTION, ConstantValue::U32(function as u32))];
     let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
     encoder.set_op_kind(CapturedOpKind::ElemMul);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
-            (0, KernelArg::Buffer(a)),
-            (1, KernelArg::Buffer(b.unwrap_or(a))),
-            (2, KernelArg::Buffer(c.unwrap_or(a))),
-            (3, KernelArg::Buffer(output)),
+            (0, KernelArg::Buffer(&a)),
+            // Operands that the function does not take are bound to something that is not read.
+            (1, b.as_ref().map_or(KernelArg::Bytes(&[0; 16]), KernelArg::Buffer)),
+            (2, c.as_ref().map_or(KernelArg::Bytes(&[0; 16]), KernelArg::Buffer)),
+            (3, KernelArg::Buffer(&output)),
             (4, KernelArg::Bytes(as_bytes(params))),
         ],
         MTLSize::new(u64::from(params.cols), u64::from(params.rows), 1),
@@ -211,6 +216,7 @@ pub fn rowwise(
     )
 }
 
+/// Checks, and gives a, b, c and the output cut to the elements that are used.
 fn check_arguments(
     function: Function,
     a: &MlxBuffer,
@@ -218,7 +224,7 @@ fn check_arguments(
     c: Option<&MlxBuffer>,
     output: &MlxBuffer,
     params: &RowwiseParams,
-) -> Result<()> {
+) -> Result<[Option<MlxBuffer>; 4]> {
     let RowwiseParams { rows, cols, a_stride, b_stride, c_stride, output_stride, b_div, c_div, p } = *params;
     check::nonzero(OP_NAME, &[("rows", rows), ("cols", cols), ("b_div", b_div), ("c_div", c_div)])?;
     let given = 1 + usize::from(b.is_some()) + usize::from(c.is_some());
@@ -246,32 +252,16 @@ fn check_arguments(
         ("b", b, b_stride, b_div),
         ("c", c, c_stride, c_div),
     ];
-    for (name, buffer, stride, div) in operands {
+    let mut used = [None, None, None, Some(output.view(0, output.dtype(), vec![out_len])?)];
+    for (slot, (name, buffer, stride, div)) in used.iter_mut().zip(operands) {
         let Some(buffer) = buffer else { continue };
         let len = extent(name, stride, cols.div_ceil(div))?;
         check::holds(OP_NAME, name, buffer, len)?;
-        let same = output.mem_range().0 == buffer.mem_range().0;
-        if same && (rows == 1 || stride == output_stride) && div == 1 {
-            continue;
+        let is_output = output.mem_range().0 == buffer.mem_range().0;
+        if is_output && (div != 1 || (rows > 1 && stride != output_stride)) {
+            return invalid!("{OP_NAME}: output is {name}, but their strides or elements differ");
         }
-        let used = buffer.view(0, buffer.dtype(), vec![len])?;
-        let written = output.view(0, output.dtype(), vec![out_len])?;
-        if !interleaved(&used, stride, &written, output_stride, cols, cols.div_ceil(div)) {
-            check::disjoint(OP_NAME, ("output", &written), &[(name, &used)])?;
-        }
+        *slot = Some(buffer.view(0, buffer.dtype(), vec![len])?);
     }
-    Ok(())
-}
-
-/// Whether two operands of one stride lie in different columns of the same rows, so that they share no element.
-fn interleaved(x: &MlxBuffer, x_stride: u32, y: &MlxBuffer, y_stride: u32, y_cols: u32, x_cols: u32) -> bool {
-    let size = x.dtype().size_of();
-    let (x_start, y_start) = (x.mem_range().0 / size, y.mem_range().0 / size);
-    let stride = x_stride as usize;
-    if x_stride != y_stride || stride == 0 {
-        return false;
-    }
-    let apart = x_start.abs_diff(y_start) % stride;
-    let (first, second) = if x_start <= y_start { (x_cols, y_cols) } else { (y_cols, x_cols) };
-    apart >= first as usize && apart + second as usize <= stride
+    Ok(used)
 }

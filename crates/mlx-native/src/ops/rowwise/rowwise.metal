@@ -109,6 +109,7 @@ inline float function_of(float x, float y, float z, constant float *p) {
     }
 }
 
+// in place: rowwise(output = a, output = b, output = c)
 template <typename T>
 [[kernel]] void rowwise(device const T *a [[buffer(0)]],
                         device const T *b [[buffer(1)]],

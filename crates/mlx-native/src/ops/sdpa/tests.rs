@@ -143,7 +143,11 @@ impl Case for SdpaCase {
     }
 
     fn is_small(&self) -> bool {
-        self.pairs() * f64::from(self.params.head_dim) < 1.1e6
+        self.pairs() * f64::from(self.params.head_dim) < 3e5
+    }
+
+    fn is_only_timed(&self) -> bool {
+        self.benchmark
     }
 
     fn cost(&self) -> Option<(f64, f64)> {
@@ -206,37 +210,29 @@ impl Case for GoldenCase {
     }
 }
 
+/// The kernels are `attention`'s, whose cases reach them all; these are what lies between: layouts, capacities, batches.
 fn cases() -> Vec<SdpaCase> {
     let mut all = Vec::new();
-    // Every head_dim: one query, a few, and many.
-    for head_dim in [1, 7, 33, 64, 72, 80, 96, 128, 192, 256, 512] {
-        all.extend(case(2, 1, head_dim, 1, 7).stale_room(3).in_each_dtype());
-        all.extend(case(2, 2, head_dim, 9, 33).stale_room(1).in_each_dtype());
-        all.push(case(4, 1, head_dim, 5, 65));
-        all.push(case(1, 1, head_dim, 33, 33));
+    for head_dim in [33, 64, 80] {
+        all.extend(case(2, 1, head_dim, 1, 7).stale_room(3).batch(2).in_each_dtype());
+        all.extend(case(2, 2, head_dim, 9, 33).stale_room(1).batch(2).in_each_dtype());
     }
     // Every group ratio; one key; queries and keys that are multiples of nothing.
-    for (n_heads, n_kv_heads) in [(1, 1), (4, 4), (4, 1), (7, 1), (8, 1), (14, 2), (16, 2)] {
-        for (seq_len, kv_seq_len) in [(1, 1), (1, 33), (2, 7), (5, 130), (8, 65), (9, 9), (33, 65), (65, 130)] {
+    for (n_heads, n_kv_heads) in [(1, 1), (4, 4), (7, 1), (16, 2)] {
+        for (seq_len, kv_seq_len) in [(1, 1), (2, 7), (8, 65), (9, 9), (33, 65)] {
             all.push(case(n_heads, n_kv_heads, 64, seq_len, kv_seq_len));
         }
-        all.extend(case(n_heads, n_kv_heads, 80, 2, 33).batch(2).stale_room(5).in_each_dtype());
-        all.extend(case(n_heads, n_kv_heads, 128, 33, 130).batch(2).stale_room(1).in_each_dtype());
     }
     // Scale 1, as with normalised queries and keys.
-    for head_dim in [33, 64] {
-        all.extend(case(4, 2, head_dim, 2, 65).scale(1.0).in_each_dtype());
-        all.extend(case(4, 2, head_dim, 33, 65).scale(1.0).in_each_dtype());
+    for seq_len in [2, 33] {
+        all.extend(case(4, 2, 64, seq_len, 65).scale(1.0).in_each_dtype());
     }
-    // The kernels that cut the keys, for head dimensions of each class and one between.
-    for head_dim in [64, 72, 128, 256, 512] {
-        all.extend(case(2, 1, head_dim, 1, 1030).in_each_dtype());
-    }
-    all.push(case(8, 1, 64, 3, 1025).stale_room(2));
-    all.push(case(8, 1, 64, 5, 1100).stale_room(2));
+    // Keys in parts.
+    all.push(case(2, 1, 64, 1, 1030));
+    all.push(case(4, 1, 33, 3, 257).stale_room(2));
     // One NaN spoils one row.
-    for (head_dim, seq_len, kv_seq_len) in [(64, 5, 9), (33, 5, 9), (80, 9, 40), (256, 17, 40), (64, 3, 1025)] {
-        all.extend(case(2, 1, head_dim, seq_len, kv_seq_len).special().in_each_dtype());
+    for (head_dim, seq_len, kv_seq_len) in [(64, 5, 9), (33, 5, 9), (80, 9, 40), (64, 3, 300)] {
+        all.push(case(2, 1, head_dim, seq_len, kv_seq_len).special());
     }
     // Long contexts.
     for (seq_len, kv_seq_len) in [(1, 2049), (2, 8200), (65, 2049)] {
@@ -332,72 +328,5 @@ mod refusals {
         assert_invalid(run(&mut b, [&q, &k, &v, &o], OK, 2), &["q"]);
         assert_invalid(run(&mut b, [&q, &k, &v, &q], OK, 1), &["output", "q"]);
         assert_invalid(run(&mut b, [&q, &k, &v, &v], OK, 1), &["output", "v"]);
-    }
-}
-
-#[cfg(test)]
-mod routes {
-    use super::super::{FUSED_HEAD_DIMS, Family, OP, route};
-    use super::*;
-    use crate::{DeviceKind, MlxDevice};
-
-    fn devices() -> [MlxDevice; 2] {
-        // The null device takes the rules of GPUs.
-        [DeviceKind::Cpu, DeviceKind::Null].map(|kind| MlxDevice::open(kind).expect("always there"))
-    }
-
-    #[test]
-    fn every_shape_has_a_kernel_of_this_operator() {
-        for device in devices() {
-            for head_dim in 1..=512 {
-                for (ratio, seq_len, kv_seq_len) in [(1, 1, 1), (8, 1, 70_000), (4, 8, 5000), (7, 33, 33), (1, 9, 5000)] {
-                    let params = case(2 * ratio, 2, head_dim, seq_len, kv_seq_len).params;
-                    for &dtype in FLOATS {
-                        let route = route(&device, dtype, &params, 1).expect("a valid shape");
-                        for name in [Some(route.kernel), route.merge].into_iter().flatten() {
-                            assert!(OP.kernels.iter().any(|k| k.0 == name), "{name}");
-                        }
-                        assert!(u64::from(route.n_splits) * u64::from(route.split_len) >= u64::from(kv_seq_len));
-                        assert!((route.n_splits - 1) * route.split_len < kv_seq_len, "no empty part: {route:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn fused_head_dims_have_kernels_of_their_own() {
-        for device in devices() {
-            for &head_dim in FUSED_HEAD_DIMS {
-                let of = |seq_len, kv| {
-                    route(&device, DType::BF16, &case(8, 2, head_dim, seq_len, kv).params, 1).expect("a valid shape")
-                };
-                assert_eq!(of(1, 100).family, Family::Decode);
-                assert_eq!(of(1, 5000).family, Family::Split);
-                assert!(of(1, 5000).n_splits > 1 && of(1, 5000).merge == Some("sdpa_merge_bf16"));
-                assert_eq!(of(64, 64).kernel, format!("sdpa_prefill_d{head_dim}_bf16"));
-            }
-            let odd = route(&device, DType::F32, &case(8, 2, 33, 1, 100).params, 1).expect("a valid shape");
-            assert_eq!((odd.family, odd.kernel), (Family::General, "sdpa"));
-        }
-    }
-
-    #[test]
-    fn parts_stay_within_their_memory() {
-        for device in devices() {
-            let params = case(64, 64, 512, 8, 1 << 20).params;
-            let route = route(&device, DType::F32, &params, 1).expect("a valid shape");
-            let floats = u64::from(64 * 8 * route.n_splits) * (512 + 2);
-            assert!(floats * 4 <= 16 << 20, "{route:?}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused() {
-        let [cpu, _] = devices();
-        let ok = case(8, 2, 64, 1, 10).params;
-        crate::testing::assert_invalid(route(&cpu, DType::U32, &ok, 1), &["dtype", "u32"]);
-        crate::testing::assert_invalid(route(&cpu, DType::F32, &SdpaParams { head_dim: 513, ..ok }, 1), &["head_dim"]);
-        crate::testing::assert_invalid(route(&cpu, DType::F32, &SdpaParams { n_kv_heads: 0, ..ok }, 1), &["divisible"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::SiluMulParams;
 use crate::backend::cpu::math::sigmoid;
-use crate::backend::cpu::vector::Vectorised;
+use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, part_range};
 
 /// Elements that are widened to f32 at a time.

@@ -12,7 +12,7 @@ use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
 use crate::error::Result;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
 /// The Metal text of the kernels `silu_mul_f32`, `silu_mul_f16`, `silu_mul_bf16`.
@@ -67,12 +67,11 @@ pub fn silu_mul(
     let n = n_elements as usize;
     for (name, buffer) in [("gate", gate), ("up", up), ("output", output)] {
         check::holds("silu_mul", name, buffer, n)?;
-        check::in_place_or_disjoint("silu_mul", ("output", output, n), (name, buffer, n))?;
     }
     let kernel = check::by_float(dtype, ["silu_mul_f32", "silu_mul_f16", "silu_mul_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemMul);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(gate)),

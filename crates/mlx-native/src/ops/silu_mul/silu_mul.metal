@@ -16,6 +16,7 @@ inline float silu(float x) {
     return x * ((x < 0.0f ? t : 1.0f) / (1.0f + t));
 }
 
+// in place: silu_mul(output = gate, output = up)
 template <typename T>
 [[kernel]] void silu_mul(device const T *gate [[buffer(0)]],
                          device const T *up [[buffer(1)]],

@@ -11,6 +11,7 @@ struct SoftmaxParams {
     uint cols;
 };
 
+// in place: softmax(output = x)
 template <typename T>
 [[kernel]] void softmax(device const T *x [[buffer(0)]],
                         device T *output [[buffer(1)]],

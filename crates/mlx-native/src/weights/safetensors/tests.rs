@@ -293,7 +293,11 @@ fn opens_shards_and_refuses_bad_folders() {
     std::fs::write(path("model-00001-of-00002.safetensors"), words(&["a", "b"], 0)).unwrap();
     std::fs::write(path("model-00002-of-00002.safetensors"), words(&["c"], 0)).unwrap();
     std::fs::write(path("adapters.safetensors"), b"not ours").unwrap();
-    let index = |shard: &str| format!(r#"{{"metadata":{{}},"weight_map":{{"a":"{shard}"}}}}"#);
+    let index = |shard: &str| {
+        format!(
+            r#"{{"metadata":{{}},"weight_map":{{"a":"{shard}","b":"model-00001-of-00002.safetensors","c":"model-00002-of-00002.safetensors"}}}}"#
+        )
+    };
     std::fs::write(
         path("model.safetensors.index.json"),
         index("model-00001-of-00002.safetensors"),
@@ -325,6 +329,20 @@ fn opens_shards_and_refuses_bad_folders() {
         message.contains("model-00003-of-00003.safetensors") && message.contains("missing"),
         "{message}"
     );
+    for outside in [
+        "../model-00001-of-00002.safetensors",
+        "/model.safetensors",
+        "..",
+        "",
+        "model.bin",
+    ] {
+        std::fs::write(path("model.safetensors.index.json"), index(outside)).unwrap();
+        let message = open().unwrap_err().to_string();
+        assert!(
+            message.contains("no safetensors file of this folder"),
+            "{message}"
+        );
+    }
     std::fs::write(path("model.safetensors.index.json"), "{").unwrap();
     assert!(open().unwrap_err().to_string().contains("index.json"));
     std::fs::remove_file(path("model.safetensors.index.json")).unwrap();
@@ -341,6 +359,46 @@ fn opens_shards_and_refuses_bad_folders() {
     std::fs::remove_dir(path("model-00002-of-00002.safetensors")).unwrap();
     std::fs::write(path("model-00002-of-00002.safetensors"), b"").unwrap();
     assert!(open().unwrap_err().to_string().contains("0 bytes"));
+}
+
+/// As in transformers: a file that the index does not name is no part of the model.
+#[test]
+fn the_index_decides_between_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("model-00001-of-00002.safetensors", &words(&["a", "b"], 0));
+    write("model-00002-of-00002.safetensors", &words(&["b", "c"], 0));
+    write("model.safetensors", &words(&["c", "b", "a", "z"], 0));
+    let open = |b: &str| {
+        let (first, second) = (
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        );
+        let index = serde_json::json!({"weight_map": {"a": first, "b": b, "c": second}});
+        write("model.safetensors.index.json", index.to_string().as_bytes());
+        ModelWeights::open(folder.path()).unwrap()
+    };
+    for (b, shard) in [
+        ("model-00001-of-00002.safetensors", 0),
+        ("model-00002-of-00002.safetensors", 1),
+    ] {
+        let weights = open(b);
+        assert_eq!(
+            (weights.len(), weights.total_bytes(), weights.shard_of("b")),
+            (3, 24, Some(shard))
+        );
+        let mut names: Vec<&str> = weights.names().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+    // An index that names nothing decides nothing.
+    write("model.safetensors.index.json", br#"{"weight_map": {}}"#);
+    assert!(
+        ModelWeights::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("is in")
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The micro-kernels: a few rows of `a` times a panel of `b`, sums in registers.
 
 use super::{DEPTH, GROUP, PITCH};
-use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::{Lanes8, Vector};
+use crate::isa::{Isa, IsaToken};
 
 /// The widest panel of all micro-kernels.
 pub(super) const MAX_COLUMNS: usize = 32;
@@ -10,8 +10,6 @@ pub(super) const MAX_COLUMNS: usize = 32;
 /// A micro-kernel: its tile, and the function.
 #[derive(Debug)]
 pub(crate) struct MicroKernel {
-    /// What it needs of the processor.
-    pub isa: Isa,
     /// Rows of a tile, at most.
     pub rows: usize,
     /// Columns of a tile: the width of a panel.
@@ -40,8 +38,8 @@ pub(super) struct Tile<'a> {
 
 impl MicroKernel {
     /// The micro-kernel for an instruction set that this machine has.
-    pub(super) fn of(isa: Isa) -> &'static MicroKernel {
-        match isa {
+    pub(super) fn of(isa: IsaToken) -> &'static MicroKernel {
+        match isa.level() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 => &x86::AVX512,
             #[cfg(target_arch = "x86_64")]
@@ -57,7 +55,7 @@ impl MicroKernel {
         assert!(tile.a.len() >= (tile.rows - 1) * PITCH + tile.depth);
         assert!(tile.b.len() >= tile.depth * self.columns);
         assert!(tile.c.len() >= (tile.rows - 1) * GROUP + self.columns);
-        // SAFETY: `of` was asked for a level that the machine has, and the slices reach as far as the tile does.
+        // SAFETY: `of` gives a kernel for a token only, which exists where the machine has the level, and the slices reach as far as the tile does.
         unsafe { (self.multiply)(tile) }
     }
 
@@ -71,7 +69,7 @@ impl MicroKernel {
     ) {
         assert!(source.len() >= (self.lanes - 1) * source_pitch + self.lanes);
         assert!(target.len() >= (self.lanes - 1) * target_pitch + self.lanes);
-        // SAFETY: `of` was asked for a level that the machine has, and both blocks are inside their slices.
+        // SAFETY: `of` gives a kernel for a token only, which exists where the machine has the level, and both blocks are inside their slices.
         unsafe { (self.transpose)(source.as_ptr(), source_pitch, target.as_mut_ptr(), target_pitch) }
     }
 }
@@ -132,7 +130,6 @@ macro_rules! tiles {
 }
 
 static PORTABLE: MicroKernel = MicroKernel {
-    isa: Isa::Portable,
     rows: 4,
     columns: 8,
     lanes: 8,
@@ -147,7 +144,6 @@ mod x86 {
     use crate::backend::cpu::simd::{Avx2, Avx512};
 
     pub(super) static AVX2: MicroKernel = MicroKernel {
-        isa: Isa::Avx2,
         rows: 6,
         columns: 16,
         lanes: 8,
@@ -158,7 +154,6 @@ mod x86 {
 
     // 28 sums, 2 vectors of the panel and 1 broadcast value: 31 of the 32 registers.
     pub(super) static AVX512: MicroKernel = MicroKernel {
-        isa: Isa::Avx512,
         rows: 14,
         columns: 32,
         lanes: 16,
@@ -192,7 +187,6 @@ mod neon {
 
     // 24 sums, 3 vectors of the panel and the broadcast values.
     pub(super) static NEON: MicroKernel = MicroKernel {
-        isa: Isa::Neon,
         rows: 8,
         columns: 12,
         lanes: 4,

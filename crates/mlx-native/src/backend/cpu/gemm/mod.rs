@@ -31,6 +31,7 @@ use micro::{MicroKernel, Tile};
 use scratch::with_scratch;
 
 use super::{Element, Launch, Output};
+use crate::isa::IsaToken;
 
 /// Rows of `x` that share a filled panel, at most.
 pub(crate) const ROW_CHUNK: usize = 336;
@@ -85,47 +86,88 @@ impl Plan {
     }
 }
 
-/// The share of one part in `output = x · B`. Every part of the launch must call it, with the same arguments; the launch's
-/// `next_chunk` is used up by it.
-///
-/// # Panics
-/// When `x` or `output` is smaller than `shape` says; the pool makes an error of it.
+/// A product to be computed: who gives the rows of `x`, who the panels of `B`, and who takes the results.
+pub(crate) struct Product<'a> {
+    /// Its extents.
+    pub shape: Shape,
+    /// `x(i, k, values)` writes the values of row `i` of `x` from column `k` on.
+    pub x: &'a dyn Fn(usize, usize, &mut [f32]),
+    /// The right-hand matrix.
+    pub source: &'a dyn PanelSource,
+    /// `sink(i, j, values)` takes the values of row `i` of the output from column `j` on, each once.
+    pub sink: &'a dyn Fn(usize, usize, &mut [f32]),
+}
+
+impl Product<'_> {
+    /// How many tasks it is cut into for `parts` parts.
+    pub(crate) fn tasks(&self, isa: IsaToken, parts: usize) -> usize {
+        let Shape { m, n, k } = self.shape;
+        if m == 0 || n == 0 || k == 0 {
+            return 0;
+        }
+        Plan::new(self.shape, MicroKernel::of(isa).columns, parts).tasks()
+    }
+
+    /// Computes one of its [`tasks`](Self::tasks).
+    pub(crate) fn run(&self, isa: IsaToken, parts: usize, task: usize) {
+        let kernel = MicroKernel::of(isa);
+        let plan = Plan::new(self.shape, kernel.columns, parts);
+        let (row, column) = (
+            task / plan.groups() * plan.row_chunk,
+            task % plan.groups() * plan.group,
+        );
+        let block = Block {
+            isa,
+            shape: self.shape,
+            row,
+            rows: plan.row_chunk.min(self.shape.m - row),
+            column,
+            columns: plan.group.min(self.shape.n - column),
+        };
+        with_scratch(|scratch| {
+            block.multiply(kernel, self, scratch);
+            block.store(&mut scratch.c, self);
+        });
+    }
+
+    /// The share of one part of a launch: it claims tasks until none is left. Every part of the launch must call it, with
+    /// the same product; the launch's `next_chunk` is used up by it.
+    ///
+    /// # Panics
+    /// When `x` or the sink is given less than the shape says; the pool makes an error of it.
+    pub(crate) fn share(&self, launch: &Launch<'_>, parts: usize) {
+        let total = self.tasks(launch.isa(), parts);
+        while let Some(tasks) = launch.next_chunk(total, 1) {
+            tasks.for_each(|task| self.run(launch.isa(), parts, task));
+        }
+    }
+}
+
+/// The share of one part in `output = x · B`, both in memory. As [`Product::share`].
 pub(crate) fn gemm<T: Element>(
     launch: &Launch<'_>,
     parts: usize,
     shape: Shape,
     x: &[T],
-    source: &impl PanelSource,
+    source: &dyn PanelSource,
     output: &Output<'_, T>,
 ) {
-    if shape.m == 0 || shape.n == 0 || shape.k == 0 {
-        return;
-    }
-    let kernel = MicroKernel::of(launch.isa());
-    let plan = Plan::new(shape, kernel.columns, parts);
-    with_scratch(|scratch| {
-        while let Some(tasks) = launch.next_chunk(plan.tasks(), 1) {
-            for task in tasks {
-                let (row, column) = (
-                    task / plan.groups() * plan.row_chunk,
-                    task % plan.groups() * plan.group,
-                );
-                let block = Block {
-                    shape,
-                    row,
-                    rows: plan.row_chunk.min(shape.m - row),
-                    column,
-                    columns: plan.group.min(shape.n - column),
-                };
-                block.multiply(kernel, x, source, scratch);
-                block.store(&scratch.c, output);
-            }
-        }
-    });
+    let product = Product {
+        shape,
+        x: &|i, k, target| {
+            let start = i * shape.k + k;
+            T::widen(&x[start..start + target.len()], target);
+        },
+        source,
+        // SAFETY: tasks write disjoint blocks of the output, and this part claimed the one at hand.
+        sink: &|i, j, values| unsafe { output.store(i * shape.n + j, values) },
+    };
+    product.share(launch, parts);
 }
 
 /// A task: a block of the output.
 struct Block {
+    isa: IsaToken,
     shape: Shape,
     row: usize,
     rows: usize,
@@ -134,24 +176,26 @@ struct Block {
 }
 
 impl Block {
-    fn multiply<T: Element>(
-        &self,
-        kernel: &'static MicroKernel,
-        x: &[T],
-        source: &impl PanelSource,
-        scratch: &mut scratch::Scratch,
-    ) {
+    fn multiply(&self, kernel: &'static MicroKernel, product: &Product<'_>, scratch: &mut scratch::Scratch) {
         for k in (0..self.shape.k).step_by(DEPTH) {
             let depth = DEPTH.min(self.shape.k - k);
             for (i, target) in scratch.a.chunks_exact_mut(PITCH).take(self.rows).enumerate() {
-                let start = (self.row + i) * self.shape.k + k;
-                T::widen(&x[start..start + depth], &mut target[..depth]);
+                (product.x)(self.row + i, k, &mut target[..depth]);
             }
             for column in (0..self.columns).step_by(kernel.columns) {
                 let count = kernel.columns.min(self.columns - column);
-                let mut panel = Panel::new(kernel, depth, count, &mut scratch.b, &mut scratch.staging);
+                let mut panel = Panel::new(
+                    self.isa,
+                    kernel,
+                    depth,
+                    count,
+                    &mut scratch.b,
+                    &mut scratch.staging,
+                );
                 let first = self.column + column;
-                source.fill(k..k + depth, first..first + count, &mut panel);
+                product
+                    .source
+                    .fill(k..k + depth, first..first + count, &mut panel);
                 self.multiply_panel(kernel, depth, k == 0, column, scratch);
             }
         }
@@ -181,11 +225,9 @@ impl Block {
         }
     }
 
-    fn store<T: Element>(&self, c: &[f32], output: &Output<'_, T>) {
-        for (i, row) in c.chunks_exact(GROUP).take(self.rows).enumerate() {
-            let start = (self.row + i) * self.shape.n + self.column;
-            // SAFETY: tasks write disjoint blocks of the output, and this part claimed this one.
-            unsafe { output.store(start, &row[..self.columns]) };
+    fn store(&self, c: &mut [f32], product: &Product<'_>) {
+        for (i, row) in c.chunks_exact_mut(GROUP).take(self.rows).enumerate() {
+            (product.sink)(self.row + i, self.column, &mut row[..self.columns]);
         }
     }
 }

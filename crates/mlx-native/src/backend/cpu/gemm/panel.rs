@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::micro::MicroKernel;
 use super::{DEPTH, PITCH};
-use crate::backend::cpu::{Element, Isa};
+use crate::backend::cpu::Element;
+use crate::isa::IsaToken;
 
 /// The right-hand matrix of a product, `B[k, n]`, as far as the product sees it: something that fills panels.
 ///
@@ -17,6 +18,7 @@ pub(crate) trait PanelSource {
 
 /// A panel to be filled: `depth` rows, of which the first `count` columns count.
 pub(crate) struct Panel<'a> {
+    isa: IsaToken,
     kernel: &'static MicroKernel,
     depth: usize,
     count: usize,
@@ -26,6 +28,7 @@ pub(crate) struct Panel<'a> {
 
 impl<'a> Panel<'a> {
     pub(super) fn new(
+        isa: IsaToken,
         kernel: &'static MicroKernel,
         depth: usize,
         count: usize,
@@ -34,6 +37,7 @@ impl<'a> Panel<'a> {
     ) -> Self {
         debug_assert!(depth <= DEPTH && count <= kernel.columns);
         Panel {
+            isa,
             kernel,
             depth,
             count,
@@ -43,8 +47,8 @@ impl<'a> Panel<'a> {
     }
 
     /// The instruction set that may be used to fill it.
-    pub(crate) fn isa(&self) -> Isa {
-        self.kernel.isa
+    pub(crate) fn isa(&self) -> IsaToken {
+        self.isa
     }
 
     /// Fills it by rows: `read(i, values)` shall write the values of row `i` of the panel.

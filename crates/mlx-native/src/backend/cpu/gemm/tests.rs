@@ -2,7 +2,7 @@
 
 use super::micro::{MicroKernel, Tile};
 use super::*;
-use crate::backend::cpu::Isa;
+use crate::isa::IsaToken;
 
 #[test]
 fn tasks_cover_the_output_once() {
@@ -27,7 +27,7 @@ fn tasks_cover_the_output_once() {
 
 #[test]
 fn every_tile_height_of_every_micro_kernel_is_right() {
-    for isa in Isa::available() {
+    for isa in IsaToken::available() {
         let kernel = MicroKernel::of(isa);
         for rows in 1..=kernel.rows {
             let depth = 5;

@@ -130,13 +130,13 @@ widen!(f16, load_f16);
 widen!(bf16, load_bf16);
 
 /// Writes a function that calls the generic function `$body::<V, ..>`, written over [`Vector`], with the vectors of an
-/// [`Isa`](super::Isa), its first argument.
+/// [`IsaToken`](crate::isa::IsaToken), its first argument.
 ///
 /// The body must be `unsafe fn`, `#[inline(always)]`, and ask nothing of its caller but [`Vector`]'s conditions and its own.
 macro_rules! vectorize {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*
-        $vis unsafe fn $name$(<$($g: $bound),+>)?(isa: $crate::backend::cpu::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis unsafe fn $name$(<$($g: $bound),+>)?(isa: $crate::isa::IsaToken, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             unsafe fn avx512$(<$($g: $bound),+>)?($($arg: $ty),*) $(-> $ret)? {
@@ -149,9 +149,9 @@ macro_rules! vectorize {
                 // SAFETY: the instructions are enabled here; the rest is the caller's word.
                 unsafe { $body::<$crate::backend::cpu::simd::Avx2 $(, $($g),+)?>($($arg),*) }
             }
-            // SAFETY: `isa` is a level that this machine has; the rest is the caller's word.
+            // SAFETY: a token exists only where this machine has the level; the rest is the caller's word.
             unsafe {
-                match isa {
+                match isa.level() {
                     #[cfg(target_arch = "x86_64")]
                     $crate::backend::cpu::Isa::Avx512 | $crate::backend::cpu::Isa::Avx512Bf16 => avx512$(::<$($g),+>)?($($arg),*),
                     #[cfg(target_arch = "x86_64")]
@@ -169,7 +169,7 @@ pub(crate) use vectorize;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Isa;
+    use crate::isa::IsaToken;
 
     #[inline(always)]
     unsafe fn exercise<V: Vector>(report: &mut Vec<f32>) {
@@ -231,11 +231,11 @@ mod tests {
     #[test]
     fn every_instruction_set_does_the_same() {
         let mut lanes = Vec::new();
-        for isa in Isa::available() {
+        for isa in IsaToken::available() {
             // SAFETY: the machine has it.
             unsafe { exercise_on(isa, &mut lanes) };
         }
-        assert_eq!(lanes.len(), Isa::available().len());
+        assert_eq!(lanes.len(), IsaToken::available().len());
     }
 
     /// `2^x` of every value.
@@ -258,7 +258,7 @@ mod tests {
         let x: Vec<f32> = (0..40_000).map(|i| -(i as f32) * 0.003_147).collect();
         let mut edges = [0.0; MAX_LANES];
         edges[1..5].copy_from_slice(&[-126.5, -3.0e38, f32::NEG_INFINITY, f32::NAN]);
-        for isa in Isa::available() {
+        for isa in IsaToken::available() {
             // SAFETY: the machine has it.
             let (y, at_edges) = unsafe { (powers_on(isa, &x), powers_on(isa, &edges)) };
             for (x, y) in x.iter().zip(y) {

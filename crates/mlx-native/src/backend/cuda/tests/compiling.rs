@@ -12,7 +12,7 @@ use super::{Bench, TEXT};
 use crate::config::Config;
 use crate::device::MlxDevice;
 use crate::error::MlxError;
-use crate::kernel::KernelRegistry;
+use crate::registry::KernelRegistry;
 
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     fs::read_dir(folder.join("cuda")).map_or(Vec::new(), |d| d.flatten().map(|e| e.path()).collect())

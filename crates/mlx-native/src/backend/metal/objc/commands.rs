@@ -16,10 +16,16 @@ use super::ObjcGpu;
 /// Lives on the thread that encodes.
 pub(in super::super) struct ObjcCommands {
     buffer: Retained<ProtocolObject<dyn MTLCommandBuffer>>,
-    encoder: Retained<ProtocolObject<dyn MTLComputeCommandEncoder>>,
+    encoder: Encoder,
     fence: Retained<ProtocolObject<dyn MTLFence>>,
-    /// Whether `encoder` was ended: nothing more may be encoded in it.
-    ended: bool,
+}
+
+/// The encoder that is open.
+enum Encoder {
+    Compute(Retained<ProtocolObject<dyn MTLComputeCommandEncoder>>),
+    Blit(Retained<ProtocolObject<dyn MTLBlitCommandEncoder>>),
+    /// None: the last one was ended.
+    Ended,
 }
 
 impl ObjcCommands {
@@ -33,43 +39,33 @@ impl ObjcCommands {
         let label = NSString::from_str(label);
         buffer.setLabel(Some(&label));
         encoder.setLabel(Some(&label));
-        encoder.waitForFence(fence);
         Some(ObjcCommands {
             buffer,
-            encoder,
+            encoder: Encoder::Compute(encoder),
             fence: fence.clone(),
-            ended: false,
         })
     }
 
     /// An encoder must be ended before it is released, also one whose work is given up.
     fn end(&mut self) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.encoder.updateFence(&self.fence);
-            self.encoder.endEncoding();
+        match std::mem::replace(&mut self.encoder, Encoder::Ended) {
+            Encoder::Compute(encoder) => encoder.endEncoding(),
+            Encoder::Blit(encoder) => encoder.endEncoding(),
+            Encoder::Ended => {}
         }
     }
 
-    /// Runs `encode` on an encoder for copies, between what came before and what comes after.
-    fn blit(&mut self, encode: impl FnOnce(&ProtocolObject<dyn MTLBlitCommandEncoder>)) -> bool {
-        self.end();
-        let Some(blit) = self.buffer.blitCommandEncoder() else {
-            return false;
-        };
-        blit.waitForFence(&self.fence);
-        encode(&blit);
-        blit.updateFence(&self.fence);
-        blit.endEncoding();
-        let compute = self
-            .buffer
-            .computeCommandEncoderWithDispatchType(MTLDispatchType::Concurrent);
-        let Some(compute) = compute else {
-            return false;
-        };
-        compute.waitForFence(&self.fence);
-        self.encoder = compute;
-        self.ended = false;
-        true
+    /// Calls on an encoder of the other kind are left out: the host code makes none.
+    fn compute(&self, call: impl FnOnce(&ProtocolObject<dyn MTLComputeCommandEncoder>)) {
+        if let Encoder::Compute(encoder) = &self.encoder {
+            call(encoder);
+        }
+    }
+
+    fn blit(&self, call: impl FnOnce(&ProtocolObject<dyn MTLBlitCommandEncoder>)) {
+        if let Encoder::Blit(encoder) = &self.encoder {
+            call(encoder);
+        }
     }
 }
 
@@ -85,40 +81,65 @@ fn size(extents: [usize; 3]) -> MTLSize {
 }
 
 impl Commands<ObjcGpu> for ObjcCommands {
+    fn wait_for_fence(&mut self) {
+        self.compute(|encoder| encoder.waitForFence(&self.fence));
+        self.blit(|encoder| encoder.waitForFence(&self.fence));
+    }
+
+    fn update_fence(&mut self) {
+        self.compute(|encoder| encoder.updateFence(&self.fence));
+        self.blit(|encoder| encoder.updateFence(&self.fence));
+    }
+
     fn set_pipeline(&mut self, pipeline: &<ObjcGpu as Gpu>::Pipeline) {
-        self.encoder.setComputePipelineState(&pipeline.0);
+        self.compute(|encoder| encoder.setComputePipelineState(&pipeline.0));
     }
 
     fn set_buffer(&mut self, buffer: &<ObjcGpu as Gpu>::Buffer, offset: usize, index: usize) {
         // SAFETY: the index is below 31 and the offset inside the buffer, as the caller has checked; the buffer outlives the
         // command buffer, by the contract of `Gpu::begin`.
-        unsafe {
-            self.encoder
-                .setBuffer_offset_atIndex(Some(&buffer.0), offset, index)
-        };
+        self.compute(|encoder| unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer.0), offset, index) });
     }
 
     fn set_bytes(&mut self, bytes: &[u8], index: usize) {
         // SAFETY: the pointer is good for the length, and Metal copies the bytes.
-        unsafe {
-            self.encoder
-                .setBytes_length_atIndex(NonNull::from(bytes).cast(), bytes.len(), index);
-        }
+        self.compute(|encoder| unsafe {
+            encoder.setBytes_length_atIndex(NonNull::from(bytes).cast(), bytes.len(), index);
+        });
     }
 
     fn set_threadgroup_memory(&mut self, byte_len: usize, index: usize) {
         // SAFETY: a multiple of 16 within the device's limit, for an index that the kernel declares.
-        unsafe { self.encoder.setThreadgroupMemoryLength_atIndex(byte_len, index) };
+        self.compute(|encoder| unsafe { encoder.setThreadgroupMemoryLength_atIndex(byte_len, index) });
     }
 
     fn dispatch_threads(&mut self, threads: [usize; 3], group: [usize; 3]) {
-        self.encoder
-            .dispatchThreads_threadsPerThreadgroup(size(threads), size(group));
+        self.compute(|encoder| encoder.dispatchThreads_threadsPerThreadgroup(size(threads), size(group)));
     }
 
     fn dispatch_threadgroups(&mut self, groups: [usize; 3], group: [usize; 3]) {
-        self.encoder
-            .dispatchThreadgroups_threadsPerThreadgroup(size(groups), size(group));
+        self.compute(|encoder| encoder.dispatchThreadgroups_threadsPerThreadgroup(size(groups), size(group)));
+    }
+
+    fn begin_copies(&mut self) -> bool {
+        self.end();
+        let Some(encoder) = self.buffer.blitCommandEncoder() else {
+            return false;
+        };
+        self.encoder = Encoder::Blit(encoder);
+        true
+    }
+
+    fn begin_dispatches(&mut self) -> bool {
+        self.end();
+        let encoder = self
+            .buffer
+            .computeCommandEncoderWithDispatchType(MTLDispatchType::Concurrent);
+        let Some(encoder) = encoder else {
+            return false;
+        };
+        self.encoder = Encoder::Compute(encoder);
+        true
     }
 
     fn copy_buffer(
@@ -128,7 +149,7 @@ impl Commands<ObjcGpu> for ObjcCommands {
         to: &<ObjcGpu as Gpu>::Buffer,
         to_offset: usize,
         byte_len: usize,
-    ) -> bool {
+    ) {
         // SAFETY: both ranges are inside their buffers, as the caller has checked, and the buffers outlive the command
         // buffer.
         self.blit(|blit| unsafe {
@@ -139,21 +160,21 @@ impl Commands<ObjcGpu> for ObjcCommands {
                 to_offset,
                 byte_len,
             );
-        })
+        });
     }
 
-    fn fill_buffer(&mut self, buffer: &<ObjcGpu as Gpu>::Buffer, range: Range<usize>, value: u8) -> bool {
+    fn fill_buffer(&mut self, buffer: &<ObjcGpu as Gpu>::Buffer, range: Range<usize>, value: u8) {
         self.blit(|blit| {
             blit.fillBuffer_range_value(&buffer.0, NSRange::new(range.start, range.len()), value);
-        })
+        });
     }
 
     fn barrier(&mut self) {
-        self.encoder.memoryBarrierWithScope(MTLBarrierScope::Buffers);
+        self.compute(|encoder| encoder.memoryBarrierWithScope(MTLBarrierScope::Buffers));
     }
 
     fn signpost(&mut self, label: &str) {
-        self.encoder.insertDebugSignpost(&NSString::from_str(label));
+        self.compute(|encoder| encoder.insertDebugSignpost(&NSString::from_str(label)));
     }
 
     fn commit(mut self, done: Completion) {

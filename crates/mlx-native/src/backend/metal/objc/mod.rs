@@ -52,7 +52,7 @@ unsafe impl<T: ?Sized> Sync for AnyThread<T> {}
 pub(super) struct ObjcGpu {
     device: Retained<ProtocolObject<dyn MTLDevice>>,
     queue: Retained<ProtocolObject<dyn MTLCommandQueue>>,
-    /// Updated at the end of every encoder, waited for at the start of the next.
+    /// Orders the command buffers of the queue, whose resources are untracked.
     fence: Retained<ProtocolObject<dyn MTLFence>>,
     residency: Option<AnyThread<ProtocolObject<dyn MTLResidencySet>>>,
     facts: Facts,

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::recording::{Call, facts};
 use super::Bench;
-use crate::kernel::{KernelRegistry, msl};
-use crate::testing::{Case, Context, Rng, suites};
+use crate::kernel::msl;
+use crate::ops::suites;
+use crate::registry::KernelRegistry;
+use crate::testing::{Case, Context, Rng};
 
 /// Cases that move more than this take too long to record here; their launches are of the same shapes.
 const MAX_CASE_BYTES: f64 = 3e7;

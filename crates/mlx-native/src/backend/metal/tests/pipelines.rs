@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::super::class::{CommandBounds, GpuClass};
 use super::super::recording::facts;
 use super::Bench;
 use crate::error::MlxError;
 use crate::kernel::ConstantValue;
+use crate::profile::{CommandBounds, GpuClass};
 use crate::testing::assert_invalid;
 
 #[test]

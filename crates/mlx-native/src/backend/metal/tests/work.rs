@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::class::CommandBounds;
 use super::super::gpu::GpuError;
 use super::super::recording::{Call, facts, plain_end};
 use super::Bench;
@@ -12,6 +11,7 @@ use crate::dtype::DType;
 use crate::encoder::{CommandEncoder, KernelArg};
 use crate::error::MlxError;
 use crate::metal::MTLSize;
+use crate::profile::CommandBounds;
 use crate::testing::assert_invalid;
 
 fn bounds(in_flight: u32) -> CommandBounds {
@@ -76,13 +76,54 @@ fn what_is_bound_stays_bound_and_barriers_stand_where_needed() {
     assert_eq!(b.calls(), [expected]);
 }
 
+#[test]
+fn copies_have_an_encoder_of_their_own_and_barriers_between_them_another() {
+    let mut b = Bench::new();
+    let (x, y, z) = (b.floats(4), b.floats(4), b.floats(4));
+    let mut encoder = b.device.command_encoder().unwrap();
+    b.copy(&mut encoder, &x, &y);
+    encoder.copy_bytes(&y, 0, &z, 8, 8).unwrap();
+    encoder.fill_bytes(&x, 4, 8, 7).unwrap();
+    encoder.copy_bytes(&z, 8, &x, 0, 4).unwrap();
+    b.copy(&mut encoder, &x, &y);
+    encoder.commit_and_wait().unwrap();
+    let calls = b.calls().remove(0);
+    let shown = |call: &Call| !matches!(call, Call::Buffer(..) | Call::Bytes(..) | Call::Threads(..));
+    let shape: Vec<Call> = calls.into_iter().filter(shown).collect();
+    let expected = [
+        Call::Pipeline("copy".into()),
+        Call::Encoder { copies: true },
+        Call::Copy((1, 0), (2, 8), 8),
+        Call::Fill(0, 4..12, 7),
+        Call::Encoder { copies: true },
+        Call::Copy((2, 8), (0, 0), 4),
+        Call::Encoder { copies: false },
+        Call::Pipeline("copy".into()),
+    ];
+    // The barrier ahead of a copy stands in the encoder that it ends.
+    let without: Vec<Call> = shape.into_iter().filter(|c| *c != Call::Barrier).collect();
+    assert_eq!(without, expected);
+
+    let mut odd = b.device.command_encoder().unwrap();
+    odd.copy_bytes(&x, 2, &y, 0, 4).unwrap();
+    assert_invalid(
+        odd.commit_and_wait(),
+        &["copy", "4 bytes from byte 2", "multiples of 4"],
+    );
+    b.log().refuse.push("encoder");
+    let mut none = b.device.command_encoder().unwrap();
+    none.fill_bytes(&x, 0, 4, 0).unwrap();
+    let error = none.commit_and_wait().unwrap_err().to_string();
+    assert!(error.contains("no further encoder"), "{error}");
+}
+
 /// Records `shared` with so many bytes of threadgroup memory at indices 0 and 3.
 fn shared(b: &mut Bench, bytes: [u64; 2]) -> CommandEncoder {
     let y = b.floats(64);
     let mut encoder = b.device.command_encoder().unwrap();
     let pipeline = b.registry.get_pipeline("shared", &b.device).unwrap();
     encoder
-        .encode_threadgroups_with_args_and_shared(
+        .try_encode_threadgroups_with_args_and_shared(
             pipeline,
             &[(1, KernelArg::Buffer(&y))],
             &[(0, bytes[0]), (3, bytes[1])],
@@ -132,7 +173,7 @@ fn constants_are_aligned() {
             (2, KernelArg::BufferWithOffset(&n, offset)),
         ];
         let one = MTLSize::new(1, 1, 1);
-        encoder.encode_with_args(pipeline, &args, one, one).unwrap();
+        encoder.try_encode_with_args(pipeline, &args, one, one).unwrap();
         encoder.commit_and_wait()
     };
     run(4).unwrap();
@@ -152,7 +193,7 @@ fn an_empty_view_at_the_end_is_bound_at_the_start() {
         (2, KernelArg::Bytes(&[0; 4])),
     ];
     let one = MTLSize::new(1, 1, 1);
-    encoder.encode_with_args(pipeline, &args, one, one).unwrap();
+    encoder.try_encode_with_args(pipeline, &args, one, one).unwrap();
     encoder.commit_and_wait().unwrap();
     assert!(b.calls()[0].contains(&Call::Buffer(0, 0, 0)));
 }
@@ -182,7 +223,7 @@ fn the_last_command_buffer_ends_the_submission() {
     let mut b = one_dispatch_each(8);
     b.log().hold_back = true;
     let mut encoder = b.chain(3);
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     for left in (0..3).rev() {
         assert!(encoder.timing().is_none());
         let done = b.log().waiting.pop_front().unwrap();
@@ -231,7 +272,7 @@ fn encoding_waits_while_too_many_are_in_flight() {
     let mut encoder = b.chain(5);
     let log = b.log.clone();
     let thread = std::thread::spawn(move || {
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
         encoder.wait_until_completed()
     });
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -302,7 +343,7 @@ fn the_device_outlives_its_work() {
     let mut b = Bench::new();
     b.log().hold_back = true;
     let mut encoder = b.chain(1);
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     let log = b.log.clone();
     drop((b, encoder));
     assert_eq!(

@@ -1,0 +1,83 @@
+//! Which kernel computes a product, and how it is launched: as data.
+
+use crate::metal::MTLSize;
+
+/// The kernels; each exists for every format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinearKernel {
+    /// Few rows of `x`: so many, 1, 2 or 4, share each read of the weight.
+    Rows(u32),
+    /// Many rows of `x`, in tiles.
+    Tiles,
+}
+
+/// A line of the routing table: from how many rows of `x` on the tiled kernel is the faster one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteRow {
+    /// The line counts for weights of which neither `n` nor `k` is greater.
+    pub max_extent: u32,
+    /// From this `m` on: tiles.
+    pub tiled_from: u32,
+}
+
+/// The first line that fits counts. The greater the weight, the sooner threadgroups enough are at work on tiles alone. The
+/// figures are those that MLX found for Apple's GPUs of generations 15 and 16.
+pub const ROUTES: &[RouteRow] = &[
+    RouteRow { max_extent: 2048, tiled_from: 13 },
+    RouteRow { max_extent: 4096, tiled_from: 15 },
+    RouteRow { max_extent: u32::MAX, tiled_from: 13 },
+];
+
+/// Sorted rows of experts are multiplied in tiles from so many rows on, and from so many for each expert: MLX's figures.
+const GATHERED_TILES_FROM: (u32, u32) = (16, 4);
+
+/// The kernel that [`linear`](super::linear) launches for `m` rows and a weight `[n, k]`.
+#[must_use]
+pub fn route(m: u32, n: u32, k: u32) -> LinearKernel {
+    let row = ROUTES.iter().find(|row| n.max(k) <= row.max_extent);
+    match m {
+        _ if row.is_some_and(|row| m >= row.tiled_from) => LinearKernel::Tiles,
+        1 => LinearKernel::Rows(1),
+        2 => LinearKernel::Rows(2),
+        _ => LinearKernel::Rows(4),
+    }
+}
+
+/// The kernel for `m` rows that choose among `experts`.
+pub(super) fn route_gathered(m: u32, experts: u32, sorted: bool) -> LinearKernel {
+    if sorted && m >= GATHERED_TILES_FROM.0 && m / experts >= GATHERED_TILES_FROM.1 {
+        LinearKernel::Tiles
+    } else {
+        LinearKernel::Rows(1)
+    }
+}
+
+impl LinearKernel {
+    /// Threadgroups and threads of one.
+    pub(super) fn launch(self, m: u32, n: u32) -> (MTLSize, MTLSize) {
+        let (x, y, threads) = match self {
+            LinearKernel::Rows(rows) => (n.div_ceil(8), m.div_ceil(rows), 64),
+            LinearKernel::Tiles => (n.div_ceil(32), m.div_ceil(32), 128),
+        };
+        (MTLSize::new(u64::from(x), u64::from(y), 1), MTLSize::new(threads, 1, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_rows_decides() {
+        assert_eq!(route(1, 64, 64), LinearKernel::Rows(1));
+        assert_eq!(route(2, 64, 64), LinearKernel::Rows(2));
+        assert_eq!(route(3, 64, 64), LinearKernel::Rows(4));
+        assert_eq!(route(13, 64, 64), LinearKernel::Tiles);
+        assert_eq!(route(14, 4096, 64), LinearKernel::Rows(4));
+        assert_eq!(route(14, 64, 8192), LinearKernel::Tiles);
+        assert_eq!(route_gathered(64, 16, true), LinearKernel::Tiles);
+        assert_eq!(route_gathered(64, 16, false), LinearKernel::Rows(1));
+        assert_eq!(route_gathered(8, 1, true), LinearKernel::Rows(1));
+        assert_eq!(route_gathered(63, 16, true), LinearKernel::Rows(1));
+    }
+}
