@@ -108,7 +108,7 @@ fn products<T: Element>(
         return;
     }
     let mut values = vec![0.0; m * k];
-    values.chunks_exact_mut(k).enumerate().for_each(|(row, values)| load(row, values));
+    values.chunks_exact_mut(k).enumerate().for_each(|(row, values)| load(row / rows_per_x, values));
     for column in columns {
         decode(0, column, &mut weight);
         for (row, values) in values.chunks_exact(k).enumerate() {
