@@ -6,7 +6,7 @@
 use crate::cuda_wheels::{PACKAGES, packages};
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What the offline part needs.
 pub const OFFLINE_NEEDS: &[Need] = &[Need::Nvrtc];
