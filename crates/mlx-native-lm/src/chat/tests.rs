@@ -168,7 +168,7 @@ fn errors_name_the_line_and_what_is_undefined() {
     refused("a\nb\n{{ message.content.x }}", &["line 3", "message"]);
     refused(
         "{% for m in messages %}\n{{ m.x.y }}{% endfor %}",
-        &["line 2", "m.x"],
+        &["line 2", "'x'"],
     );
     refused("\n{% if %}", &["chat template: line 2", "syntax error"]);
     refused("{% for m in messages %}", &["line 1"]);
@@ -236,7 +236,7 @@ fn hostile_templates_run_out_of_memory_that_they_may_take() {
         "{% set ns.all = ns.all + ['x' * 9999999] %}",
         "{% set ns.all = ns.all + range(99999)|list %}",
     ] {
-        refused(&growing.replace("MORE", more), &["bytes"]);
+        refused(&growing.replace("MORE", more), &["more than"]);
     }
 }
 
@@ -249,7 +249,7 @@ fn deep_recursion_ends_in_an_error() {
     );
     refused("{% block a %}{{ self.a() }}{% endblock %}", &["recursion"]);
     let nested = |open: &str, inside: &str, close: &str| {
-        let source = format!("{}{inside}{}", open.repeat(10_000), close.repeat(10_000));
+        let source = format!("{}{inside}{}", open.repeat(5_000), close.repeat(5_000));
         refused(&source, &["line 1", "nesting"]);
     };
     nested("{% if 1 %}", "", "{% endif %}");

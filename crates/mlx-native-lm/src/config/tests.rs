@@ -139,7 +139,7 @@ fn absurd_values_are_refused_by_name() {
         (json!({"hidden_act": "relu2"}), "hidden_act \"relu2\""),
         (
             json!({"layer_types": ["full_attention", "sliding_attention"]}),
-            "sliding_attention",
+            "layer_types: found something else, wanted a list of 8 strings",
         ),
         (json!({"layer_types": "all"}), "layer_types: found a string"),
         (

@@ -219,7 +219,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
                 ("m.scales", "F16", [2, 2]),
                 ("m.global_scale", "F32", [1, 1]),
             ]),
-            "m.global_scale",
+            "m.biases is missing",
         ),
     ];
     for (weights, wanted) in cases {

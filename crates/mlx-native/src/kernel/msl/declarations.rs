@@ -31,6 +31,7 @@ pub(crate) struct Parameter {
     /// `[[function_constant(x)]]`: may be left out.
     pub optional: bool,
     /// `T&` and not `T*`.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only CUDA passes parameters otherwise"))]
     pub reference: bool,
     pub line: u32,
 }

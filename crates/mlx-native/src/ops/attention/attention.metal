@@ -385,26 +385,22 @@ template <typename T>
     }
 }
 
-#define MERGE(NAME, T) template [[host_name(NAME)]] [[kernel]] decltype(attention_merge<T>) attention_merge<T>;
-MERGE("attention_merge_f32", float)
-MERGE("attention_merge_f16", half)
-MERGE("attention_merge_bf16", bfloat)
+template [[host_name("attention_merge_f32")]] [[kernel]] decltype(attention_merge<float>) attention_merge<float>;
+template [[host_name("attention_merge_f16")]] [[kernel]] decltype(attention_merge<half>) attention_merge<half>;
+template [[host_name("attention_merge_bf16")]] [[kernel]] decltype(attention_merge<bfloat>) attention_merge<bfloat>;
 
-#define ROWS_KERNEL(NAME, T, E, MAX_ROWS)                                                                        \
-    template [[host_name(NAME)]] [[kernel]] decltype(attention_rows<T, E, MAX_ROWS>)           \
-        attention_rows<T, E, MAX_ROWS>;
-ROWS_KERNEL("attention_rows_d64_f32", float, 2, 8)
-ROWS_KERNEL("attention_rows_d64_f16", half, 2, 8)
-ROWS_KERNEL("attention_rows_d64_bf16", bfloat, 2, 8)
-ROWS_KERNEL("attention_rows_d128_f32", float, 4, 8)
-ROWS_KERNEL("attention_rows_d128_f16", half, 4, 8)
-ROWS_KERNEL("attention_rows_d128_bf16", bfloat, 4, 8)
-ROWS_KERNEL("attention_rows_d256_f32", float, 8, 4)
-ROWS_KERNEL("attention_rows_d256_f16", half, 8, 4)
-ROWS_KERNEL("attention_rows_d256_bf16", bfloat, 8, 4)
-ROWS_KERNEL("attention_rows_d512_f32", float, 16, 2)
-ROWS_KERNEL("attention_rows_d512_f16", half, 16, 2)
-ROWS_KERNEL("attention_rows_d512_bf16", bfloat, 16, 2)
+template [[host_name("attention_rows_d64_f32")]] [[kernel]] decltype(attention_rows<float, 2, 8>) attention_rows<float, 2, 8>;
+template [[host_name("attention_rows_d64_f16")]] [[kernel]] decltype(attention_rows<half, 2, 8>) attention_rows<half, 2, 8>;
+template [[host_name("attention_rows_d64_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 2, 8>) attention_rows<bfloat, 2, 8>;
+template [[host_name("attention_rows_d128_f32")]] [[kernel]] decltype(attention_rows<float, 4, 8>) attention_rows<float, 4, 8>;
+template [[host_name("attention_rows_d128_f16")]] [[kernel]] decltype(attention_rows<half, 4, 8>) attention_rows<half, 4, 8>;
+template [[host_name("attention_rows_d128_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 4, 8>) attention_rows<bfloat, 4, 8>;
+template [[host_name("attention_rows_d256_f32")]] [[kernel]] decltype(attention_rows<float, 8, 4>) attention_rows<float, 8, 4>;
+template [[host_name("attention_rows_d256_f16")]] [[kernel]] decltype(attention_rows<half, 8, 4>) attention_rows<half, 8, 4>;
+template [[host_name("attention_rows_d256_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 8, 4>) attention_rows<bfloat, 8, 4>;
+template [[host_name("attention_rows_d512_f32")]] [[kernel]] decltype(attention_rows<float, 16, 2>) attention_rows<float, 16, 2>;
+template [[host_name("attention_rows_d512_f16")]] [[kernel]] decltype(attention_rows<half, 16, 2>) attention_rows<half, 16, 2>;
+template [[host_name("attention_rows_d512_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 16, 2>) attention_rows<bfloat, 16, 2>;
 
 // ---- Tiles: many rows a sequence ------------------------------------------------------------------------------------
 //
@@ -705,31 +701,28 @@ template <typename T, int D, int TILES, int SHARE, int KEYS, int CHUNK>
     }
 }
 
-#define TILES_KERNEL(NAME, T, D, TILES, SHARE, KEYS, CHUNK)                                   \
-    template [[host_name(NAME)]] [[kernel]]                                \
-    decltype(attention_tiles<T, D, TILES, SHARE, KEYS, CHUNK>) attention_tiles<T, D, TILES, SHARE, KEYS, CHUNK>;
-TILES_KERNEL("attention_tiles_d64_f32", float, 64, 4, 1, 32, 64)
-TILES_KERNEL("attention_tiles_d64_f16", half, 64, 4, 1, 32, 64)
-TILES_KERNEL("attention_tiles_d64_bf16", bfloat, 64, 4, 1, 32, 64)
-TILES_KERNEL("attention_tiles_d72_f32", float, 72, 4, 1, 16, 72)
-TILES_KERNEL("attention_tiles_d72_f16", half, 72, 4, 1, 32, 72)
-TILES_KERNEL("attention_tiles_d72_bf16", bfloat, 72, 4, 1, 32, 72)
-TILES_KERNEL("attention_tiles_d80_f32", float, 80, 4, 1, 16, 80)
-TILES_KERNEL("attention_tiles_d80_f16", half, 80, 4, 1, 32, 80)
-TILES_KERNEL("attention_tiles_d80_bf16", bfloat, 80, 4, 1, 32, 80)
-TILES_KERNEL("attention_tiles_d96_f32", float, 96, 4, 1, 16, 96)
-TILES_KERNEL("attention_tiles_d96_f16", half, 96, 4, 1, 32, 96)
-TILES_KERNEL("attention_tiles_d96_bf16", bfloat, 96, 4, 1, 32, 96)
+template [[host_name("attention_tiles_d64_f32")]] [[kernel]] decltype(attention_tiles<float, 64, 4, 1, 32, 64>) attention_tiles<float, 64, 4, 1, 32, 64>;
+template [[host_name("attention_tiles_d64_f16")]] [[kernel]] decltype(attention_tiles<half, 64, 4, 1, 32, 64>) attention_tiles<half, 64, 4, 1, 32, 64>;
+template [[host_name("attention_tiles_d64_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 64, 4, 1, 32, 64>) attention_tiles<bfloat, 64, 4, 1, 32, 64>;
+template [[host_name("attention_tiles_d72_f32")]] [[kernel]] decltype(attention_tiles<float, 72, 4, 1, 16, 72>) attention_tiles<float, 72, 4, 1, 16, 72>;
+template [[host_name("attention_tiles_d72_f16")]] [[kernel]] decltype(attention_tiles<half, 72, 4, 1, 32, 72>) attention_tiles<half, 72, 4, 1, 32, 72>;
+template [[host_name("attention_tiles_d72_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 72, 4, 1, 32, 72>) attention_tiles<bfloat, 72, 4, 1, 32, 72>;
+template [[host_name("attention_tiles_d80_f32")]] [[kernel]] decltype(attention_tiles<float, 80, 4, 1, 16, 80>) attention_tiles<float, 80, 4, 1, 16, 80>;
+template [[host_name("attention_tiles_d80_f16")]] [[kernel]] decltype(attention_tiles<half, 80, 4, 1, 32, 80>) attention_tiles<half, 80, 4, 1, 32, 80>;
+template [[host_name("attention_tiles_d80_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 80, 4, 1, 32, 80>) attention_tiles<bfloat, 80, 4, 1, 32, 80>;
+template [[host_name("attention_tiles_d96_f32")]] [[kernel]] decltype(attention_tiles<float, 96, 4, 1, 16, 96>) attention_tiles<float, 96, 4, 1, 16, 96>;
+template [[host_name("attention_tiles_d96_f16")]] [[kernel]] decltype(attention_tiles<half, 96, 4, 1, 32, 96>) attention_tiles<half, 96, 4, 1, 32, 96>;
+template [[host_name("attention_tiles_d96_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 96, 4, 1, 32, 96>) attention_tiles<bfloat, 96, 4, 1, 32, 96>;
 // Published names.
-TILES_KERNEL("sdpa", float, 128, 4, 1, 16, 128)
-TILES_KERNEL("sdpa_f16", half, 128, 4, 1, 32, 128)
-TILES_KERNEL("sdpa_bf16", bfloat, 128, 4, 1, 32, 128)
-TILES_KERNEL("attention_tiles_d192_f32", float, 192, 2, 2, 16, 96)
-TILES_KERNEL("attention_tiles_d192_f16", half, 192, 2, 2, 32, 96)
-TILES_KERNEL("attention_tiles_d192_bf16", bfloat, 192, 2, 2, 32, 96)
-TILES_KERNEL("attention_tiles_d256_f32", float, 256, 2, 2, 16, 128)
-TILES_KERNEL("attention_tiles_d256_f16", half, 256, 2, 2, 32, 128)
-TILES_KERNEL("attention_tiles_d256_bf16", bfloat, 256, 2, 2, 32, 128)
-TILES_KERNEL("attention_tiles_d512_f32", float, 512, 1, 4, 32, 64)
-TILES_KERNEL("attention_tiles_d512_f16", half, 512, 1, 4, 32, 64)
-TILES_KERNEL("attention_tiles_d512_bf16", bfloat, 512, 1, 4, 32, 64)
+template [[host_name("sdpa")]] [[kernel]] decltype(attention_tiles<float, 128, 4, 1, 16, 128>) attention_tiles<float, 128, 4, 1, 16, 128>;
+template [[host_name("sdpa_f16")]] [[kernel]] decltype(attention_tiles<half, 128, 4, 1, 32, 128>) attention_tiles<half, 128, 4, 1, 32, 128>;
+template [[host_name("sdpa_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 128, 4, 1, 32, 128>) attention_tiles<bfloat, 128, 4, 1, 32, 128>;
+template [[host_name("attention_tiles_d192_f32")]] [[kernel]] decltype(attention_tiles<float, 192, 2, 2, 16, 96>) attention_tiles<float, 192, 2, 2, 16, 96>;
+template [[host_name("attention_tiles_d192_f16")]] [[kernel]] decltype(attention_tiles<half, 192, 2, 2, 32, 96>) attention_tiles<half, 192, 2, 2, 32, 96>;
+template [[host_name("attention_tiles_d192_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 192, 2, 2, 32, 96>) attention_tiles<bfloat, 192, 2, 2, 32, 96>;
+template [[host_name("attention_tiles_d256_f32")]] [[kernel]] decltype(attention_tiles<float, 256, 2, 2, 16, 128>) attention_tiles<float, 256, 2, 2, 16, 128>;
+template [[host_name("attention_tiles_d256_f16")]] [[kernel]] decltype(attention_tiles<half, 256, 2, 2, 32, 128>) attention_tiles<half, 256, 2, 2, 32, 128>;
+template [[host_name("attention_tiles_d256_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 256, 2, 2, 32, 128>) attention_tiles<bfloat, 256, 2, 2, 32, 128>;
+template [[host_name("attention_tiles_d512_f32")]] [[kernel]] decltype(attention_tiles<float, 512, 1, 4, 32, 64>) attention_tiles<float, 512, 1, 4, 32, 64>;
+template [[host_name("attention_tiles_d512_f16")]] [[kernel]] decltype(attention_tiles<half, 512, 1, 4, 32, 64>) attention_tiles<half, 512, 1, 4, 32, 64>;
+template [[host_name("attention_tiles_d512_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 512, 1, 4, 32, 64>) attention_tiles<bfloat, 512, 1, 4, 32, 64>;

@@ -284,7 +284,7 @@ mod refusals {
         assert_invalid(run(affine(4, 32), ok), &["scales", "6 bytes"]);
         assert_invalid(run(affine(4, 64), DecodedMatmulParams { n: 4, ..ok }), &["scales"]);
         assert_invalid(run(affine(4, 64), DecodedMatmulParams { m: 3, ..ok }), &["x", "512 bytes"]);
-        assert_invalid(run(affine(4, 64), DecodedMatmulParams { n: 1 << 31, n_matrices: u32::MAX, ..ok }), &["scales"]);
+        assert_invalid(run(affine(4, 64), DecodedMatmulParams { n: 1 << 31, n_matrices: u32::MAX, ..ok }), &["codes", "overflows"]);
         let blocks = |ggml_type, stride| Coded::Blocks { ggml_type, blocks: &codes, stride };
         assert_invalid(run(blocks(GgmlType::Q5_0, None), ok), &["Q5_0"]);
         assert_invalid(run(blocks(GgmlType::Q6_K, None), ok), &["k 64", "256"]);
