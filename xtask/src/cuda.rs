@@ -5,6 +5,7 @@
 
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
+use crate::steps::COMPUTE_FEATURES;
 use std::path::{Path, PathBuf};
 
 /// What the offline part needs.
@@ -77,8 +78,9 @@ pub fn offline_commands() -> Vec<Cmd> {
         packages().join(PACKAGES[1].1),
         made,
     ];
+    // The features of the other steps, so that the library is not built once more.
     let cmd = Cmd::line("cargo test -p mlx-native --test cuda_offline")
-        .args(["--features", FEATURES, "--"])
+        .args(["--features", COMPUTE_FEATURES, "--"])
         .args(paths.iter().map(|p| p.to_string_lossy()))
         .args(CAPABILITIES);
     vec![cmd]
