@@ -159,7 +159,7 @@ pub const STEPS: &[Step] = &[
         name: "cuda",
         what: "every kernel compiles for NVIDIA GPUs",
         in_quick: false,
-        only_when_named: false,
+        only_when_named: true,
         counts: Counts::AtLeastOneTest,
         plan: cuda_offline,
     },

@@ -38,7 +38,8 @@ pub struct CudaConfig {
     pub cache: bool,
     /// The most bytes to use on the GPU, weights included; `None` = what it has.
     pub memory_limit: Option<usize>,
-    /// Run lists of many kernels as graphs, which costs the processor a fraction of the time.
+    /// Run lists of many kernels as graphs, which costs the processor a fraction of the time. Off until it is proven on a
+    /// GPU.
     pub graphs: bool,
     /// Wait after every kernel, so that a failure while work runs names the kernel. Much slower.
     pub synchronous: bool,
@@ -51,7 +52,7 @@ impl Default for CudaConfig {
             nvrtc: None,
             cache: true,
             memory_limit: None,
-            graphs: true,
+            graphs: false,
             synchronous: false,
         }
     }

@@ -109,8 +109,8 @@ fn the_compilers_words_are_the_error() {
         |words: &str| format!("kernel void bad(device uint *y [[buffer(0)]]) {{ y[0] = 1; }} // {words}");
     for (said, heard) in [
         (
-            "text.metal(1): error: expected a brace",
-            "text.metal(1): error: expected a brace",
+            "text.metal(1): error: expected a semicolon",
+            "text.metal(1): error: expected a semicolon",
         ),
         (
             "ptxas fatal : Unresolved extern variable '_ZN5metal33msl_function_constant_is_not_set_9transposeE'",
