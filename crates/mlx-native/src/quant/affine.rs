@@ -190,20 +190,27 @@ fn pack(codes: &[u32], bits: u32, words: &mut [u32]) {
                 *word = (0..4).fold(0, |w, i| w | codes[i] << (8 * i));
             }
         }
-        _ => {
-            let (mut window, mut filled, mut words) = (0u64, 0, words.iter_mut());
-            for code in codes {
-                window |= u64::from(*code) << filled;
-                filled += bits;
-                if filled >= 32 {
-                    if let Some(word) = words.next() {
-                        *word = window as u32;
-                    }
-                    window >>= 32;
-                    filled -= 32;
-                }
+        1 => pack_runs::<1>(codes, words),
+        2 => pack_runs::<2>(codes, words),
+        3 => pack_runs::<3>(codes, words),
+        5 => pack_runs::<5>(codes, words),
+        _ => pack_runs::<6>(codes, words),
+    }
+}
+
+/// Packs runs of 32 codes into `BITS` words each.
+#[inline(always)]
+fn pack_runs<const BITS: usize>(codes: &[u32], words: &mut [u32]) {
+    for (words, codes) in words.chunks_exact_mut(BITS).zip(codes.chunks_exact(32)) {
+        let mut run = [0u32; BITS];
+        for (i, code) in codes.iter().enumerate() {
+            let (word, shift) = (i * BITS / 32, i * BITS % 32);
+            run[word] |= code << shift;
+            if shift + BITS > 32 {
+                run[word + 1] |= code >> (32 - shift);
             }
         }
+        words.copy_from_slice(&run);
     }
 }
 

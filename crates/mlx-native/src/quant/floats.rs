@@ -167,14 +167,22 @@ fn one_group<S: Element, const N: usize>(
 ) -> u8 {
     let (mut wide, mut narrow) = ([0.0f32; N], [S::zeroed(); N]);
     S::widen(values, &mut wide);
-    let mut max = 0.0f32;
-    let mut is_nan = false;
-    for v in &wide {
-        let size = v.abs();
-        is_nan |= size.is_nan();
-        max = if max < size { size } else { max };
+    // Each lane of a vector has a greatest of its own; a NaN anywhere is one of all.
+    let (mut most, mut nan) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for values in wide.chunks_exact(LANES) {
+        for i in 0..LANES {
+            let size = values[i].abs();
+            most[i] = if most[i] < size { size } else { most[i] };
+            nan[i] += values[i] * 0.0;
+        }
     }
-    let max = if is_nan { f32::NAN } else { max };
+    // Infinity times zero is NaN too, and looks the same in the scale.
+    let is_number = nan.into_iter().sum::<f32>() == 0.0;
+    let max = if is_number {
+        most.into_iter().fold(0.0, f32::max)
+    } else {
+        greatest(&wide)
+    };
     let ratio = S::from_f32(max / format.max_code()).to_f32();
     let (byte, scale) = match format {
         FloatFormat::Nvfp4 => {
@@ -198,26 +206,57 @@ fn one_group<S: Element, const N: usize>(
             *v *= factor;
         }
     }
+    let mut codes = [0u32; N];
     if format == FloatFormat::Mxfp8 {
-        for (word, four) in weight.iter_mut().zip(wide.chunks_exact(4)) {
+        for (code, v) in codes.iter_mut().zip(wide) {
             // Rounding to bf16 makes every NaN the positive one.
-            let number = |v: f32| {
-                if S::DTYPE == DType::BF16 && v.is_nan() {
-                    f32::NAN
-                } else {
-                    v
-                }
+            let v = if S::DTYPE == DType::BF16 && v.is_nan() {
+                f32::NAN
+            } else {
+                v
             };
-            *word = (0..4).fold(0, |w, i| w | u32::from(encode_float8(number(four[i]))) << (8 * i));
+            *code = u32::from(encode_float8(v));
+        }
+        for (word, codes) in weight.iter_mut().zip(codes.chunks_exact(4)) {
+            *word = (0..4).fold(0, |w, i| w | codes[i] << (8 * i));
         }
         return byte;
     }
-    // Differences to the table are rounded as the quotient was.
-    let rounds = factor.is_none();
-    for (word, eight) in weight.iter_mut().zip(wide.chunks_exact(8)) {
-        *word = (0..8).fold(0, |w, i| w | nearest_float4::<S>(eight[i], rounds) << (4 * i));
+    let mut is_far = 0;
+    for (code, v) in codes.iter_mut().zip(wide) {
+        *code = near_float4(v);
+        is_far |= u32::from(v.is_nan()) | u32::from(v.abs() > NEAR);
+    }
+    if is_far != 0 {
+        // Differences to the table are rounded as the quotient was.
+        let rounds = factor.is_none();
+        for (code, v) in codes
+            .iter_mut()
+            .zip(wide)
+            .filter(|(_, v)| v.is_nan() || v.abs() > NEAR)
+        {
+            *code = far_float4::<S>(v, rounds);
+        }
+    }
+    for (word, codes) in weight.iter_mut().zip(codes.chunks_exact(8)) {
+        *word = (0..8).fold(0, |w, i| w | codes[i] << (4 * i));
     }
     byte
+}
+
+/// Lanes of the sums above.
+const LANES: usize = 16;
+
+/// The greatest magnitude, NaN if there is one.
+#[cold]
+fn greatest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, v| {
+        if max.is_nan() || v.is_nan() {
+            f32::NAN
+        } else {
+            max.max(v.abs())
+        }
+    })
 }
 
 /// The e8m0 scale of the mx formats: its byte, and what values are divided by.
@@ -259,22 +298,23 @@ fn decode_float8(code: u8) -> f32 {
     if magnitude == 127 { f32::NAN } else { value }
 }
 
-/// The code of the e2m1 float whose difference to `value` is the least; of several, the first in the order of codes.
+/// Up to this magnitude [`near_float4`] is the nearest e2m1.
+const NEAR: f32 = 8.0;
+
+/// The code of the e2m1 float whose difference to `value` is the least; of two, the first in the order of codes.
 #[inline(always)]
-fn nearest_float4<S: Element>(value: f32, rounds: bool) -> u32 {
+fn near_float4(value: f32) -> u32 {
     let size = value.abs();
-    if size.is_nan() || size > 8.0 {
-        return far_float4::<S>(value, rounds);
-    }
     // How many of the midpoints are exceeded.
     let code = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
         .iter()
         .fold(0, |n, m| n + u32::from(size > *m));
     // There is no negative zero.
-    if value < 0.0 && code > 0 { code | 8 } else { code }
+    let sign = value.to_bits() >> 28 & 8;
+    if code > 0 { code | sign } else { 0 }
 }
 
-/// As `nearest_float4` by its definition: differences of great numbers may be equal, those of infinities and NaN are no
+/// As `near_float4` by its definition: differences of great numbers may be equal, those of infinities and NaN are no
 /// numbers, and then the first code, zero, is taken.
 #[cold]
 fn far_float4<S: Element>(value: f32, rounds: bool) -> u32 {
