@@ -96,9 +96,15 @@ fn choice(logits: &[f32], want: &Sampling, history: &[u32], counter: u32) -> u32
     let probability = |l: f32, t: f32| (f64::from(l - max) / f64::from(t)).exp();
     if want.top_p > 0.0 && want.top_p < 1.0 {
         let total: f64 = sorted.iter().map(|c| probability(c.0, 1.0)).sum();
-        let all = sorted.clone();
-        let above = |l: f32| all.iter().filter(|c| c.0 > l).map(|c| probability(c.0, 1.0)).sum::<f64>();
-        sorted.retain(|c| above(c.0) < f64::from(want.top_p) * total);
+        // What is likelier than the equals that are looked at, and those equals.
+        let (mut above, mut equal, mut logit) = (0.0, 0.0, f32::INFINITY);
+        sorted.retain(|c| {
+            if c.0 < logit {
+                (above, equal, logit) = (above + equal, 0.0, c.0);
+            }
+            equal += probability(c.0, 1.0);
+            above < f64::from(want.top_p) * total
+        });
     }
     sorted.retain(|c| probability(c.0, 1.0) >= f64::from(want.min_p));
     if want.top_k > 0 {
