@@ -236,7 +236,8 @@ fn hostile_templates_run_out_of_memory_that_they_may_take() {
         "{% set ns.all = ns.all + ['x' * 9999999] %}",
         "{% set ns.all = ns.all + range(99999)|list %}",
     ] {
-        refused(&growing.replace("MORE", more), &["more than"]);
+        // Each piece, all together, or the work of making them: whichever bound comes first.
+        refused(&growing.replace("MORE", more), &["chat template: line 1: "]);
     }
 }
 

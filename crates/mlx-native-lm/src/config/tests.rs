@@ -141,7 +141,10 @@ fn absurd_values_are_refused_by_name() {
             json!({"layer_types": ["full_attention", "sliding_attention"]}),
             "layer_types: found something else, wanted a list of 8 strings",
         ),
-        (json!({"layer_types": "all"}), "layer_types: found a string"),
+        (
+            json!({"layer_types": "all"}),
+            "layer_types: found something else, wanted a list of 8 strings",
+        ),
         (
             json!({"rope_scaling": 4}),
             "rope_scaling: found 4, wanted an object",

@@ -182,7 +182,11 @@ fn bad_folders_end_in_one_line_that_names_the_file() {
         ("config.json", None, "no config.json"),
         ("config.json", Some(b"{"), "config.json"),
         ("config.json", Some(b"{}"), "model_type is missing"),
-        ("config.json", Some(br#"{"model_type": "none_such"}"#), "\"none_such\""),
+        (
+            "config.json",
+            Some(br#"{"model_type": "none_such"}"#),
+            "\"none_such\"",
+        ),
         (
             "config.json",
             Some(br#"{"model_type": "llama", "quantization": {"bits": 7}}"#),

@@ -121,8 +121,6 @@ pub(crate) const NAMES: &[KernelName] = names! {
     "rope_neox_f32" => "head_norm_rope_f32" [
         0 = Bool(false), 1 = Bool(false), 2 = Bool(false), 3 = Bool(true), 4 = Bool(true), 5 = Bool(true), 6 = Bool(false)
     ];
-    "sdpa" => "attention_rows_d64_f32" [0 = U32(1), 1 = Bool(true)];
-    "sdpa_bf16" => "attention_rows_d64_bf16" [0 = U32(1), 1 = Bool(true)];
     "sdpa_sliding" => "attention_rows_d64_f32" [0 = U32(1), 1 = Bool(true)];
     "sdpa_sliding_bf16" => "attention_rows_d64_bf16" [0 = U32(1), 1 = Bool(true)];
     "flash_attn_vec_dk256" => "attention_rows_d256_f32" [0 = U32(1), 1 = Bool(true)];

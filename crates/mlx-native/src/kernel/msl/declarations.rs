@@ -31,7 +31,10 @@ pub(crate) struct Parameter {
     /// `[[function_constant(x)]]`: may be left out.
     pub optional: bool,
     /// `T&` and not `T*`.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only CUDA passes parameters otherwise"))]
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(dead_code, reason = "only CUDA passes parameters otherwise")
+    )]
     pub reference: bool,
     pub line: u32,
 }
