@@ -29,7 +29,7 @@ impl Bench {
         let mut buffer = self.device.alloc_tensor(DType::BF16, &[len]).expect("memory");
         // Some values, none of them special: exponents around that of 1.
         let values: Vec<u16> = (0..len)
-            .map(|i| 0x3E00 + (i * 2_654_435_761 >> 7) as u16 % 0x0180)
+            .map(|i| 0x3E00 + ((i * 2_654_435_761) >> 7) as u16 % 0x0180)
             .collect();
         buffer.write(0, &values).expect("as large");
         buffer

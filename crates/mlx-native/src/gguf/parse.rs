@@ -123,7 +123,7 @@ pub(super) fn place(
     file_len: usize,
 ) -> Parsed<Option<(GgmlType, Vec<usize>, Range<usize>)>> {
     let what = format!("tensor {:?}", tensor.name);
-    if tensor.offset % header.alignment != 0 {
+    if !tensor.offset.is_multiple_of(header.alignment) {
         return Err(format!(
             "{what} begins at byte {} of the data, no multiple of {}",
             tensor.offset, header.alignment

@@ -350,7 +350,7 @@ pub fn dequantize_floats(
     let group = format.group_size();
     let words = packed_words(k, format.bits())?;
     let rows = weight.len() / words;
-    if weight.len() % words != 0 || Some(scales.len()) != rows.checked_mul(k / group) {
+    if !weight.len().is_multiple_of(words) || Some(scales.len()) != rows.checked_mul(k / group) {
         return invalid!(
             "{format:?}: {} words and {} scales are not the same rows of {k}",
             weight.len(),

@@ -187,7 +187,7 @@ impl AttentionCase {
         if self.mask == Hidden::Bytes {
             return Tensor::from_bytes(DType::U8, &shape, (0..n).map(|_| (rng.bits() % 4) as u8).collect());
         }
-        let mut added = || if rng.bits() % 4 == 0 { f32::NEG_INFINITY } else { rng.normal() };
+        let mut added = || if rng.bits().is_multiple_of(4) { f32::NEG_INFINITY } else { rng.normal() };
         Tensor::from_f32(self.dtype, &shape, &(0..n).map(|_| added()).collect::<Vec<_>>())
     }
 

@@ -86,7 +86,7 @@ pub(crate) fn check_heads(op: &str, n_heads: u32, n_kv_heads: u32, head_dim: u32
     if head_dim > MAX_HEAD_DIM {
         return invalid!("{op}: head_dim is {head_dim}, it must be at most {MAX_HEAD_DIM}");
     }
-    if n_heads % n_kv_heads != 0 {
+    if !n_heads.is_multiple_of(n_kv_heads) {
         return invalid!("{op}: n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}");
     }
     Ok(())

@@ -62,7 +62,7 @@ fn codes_of_every_width_are_read() {
 
 #[test]
 fn small_floats_have_the_values_of_their_formats() {
-    let bytes: Vec<u8> = (0..16).map(|i| (2 * i % 16) | (2 * i + 1) % 16 << 4).collect();
+    let bytes: Vec<u8> = (0..16).map(|i| (2 * i % 16) | ((2 * i + 1) % 16) << 4).collect();
     let doubled = on_every_isa::<Float4<32>>(&bytes, 1, 0.5, 0.0);
     let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
     for (i, value) in doubled.iter().enumerate() {

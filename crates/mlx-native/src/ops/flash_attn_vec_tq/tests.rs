@@ -13,7 +13,7 @@ struct TqCase {
 
 /// The orthogonal transform, by its definition.
 fn rotated(x: &[f64]) -> Vec<f64> {
-    let sign = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     let scale = 1.0 / (x.len() as f64).sqrt();
     (0..x.len()).map(|i| x.iter().enumerate().map(|(j, v)| sign(i, j) * v).sum::<f64>() * scale).collect()
 }

@@ -40,7 +40,7 @@ pub fn dispatch_gather_nibble(
     if capacity == 0 || head_dim == 0 {
         return Ok(());
     }
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return invalid!("{OP}: head_dim is {head_dim}, it must be even");
     }
     let (rows, dim) = (capacity as usize, head_dim as usize);

@@ -34,7 +34,7 @@ impl Case for HadamardCase {
         let dim = self.params.dim as usize;
         let scale = f64::from(self.params.scale);
         // By the definition: the sign of element (i, j) is the parity of the bits that i and j share.
-        let sign = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
         let row = |x: &[f64]| {
             let sum = |i: usize| x.iter().enumerate().map(|(j, v)| sign(i, j) * v).sum::<f64>();
             (0..dim).map(|i| sum(i) * scale).collect::<Vec<_>>()

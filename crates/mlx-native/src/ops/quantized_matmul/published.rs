@@ -54,7 +54,7 @@ impl QuantizedMatmulParams {
             8 => 256,
             _ => return false,
         };
-        self.n % 8 == 0 && self.k % wanted == 0
+        self.n.is_multiple_of(8) && self.k.is_multiple_of(wanted)
     }
 }
 

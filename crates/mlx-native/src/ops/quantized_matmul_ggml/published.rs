@@ -62,7 +62,7 @@ pub(crate) fn check_type(op: &str, ggml_type: GgmlType) -> Result<()> {
 /// Bytes of a row of `k` values.
 pub(crate) fn row_bytes(op: &str, ggml_type: GgmlType, k: u32) -> Result<usize> {
     let values = ggml_type.block_values();
-    if k % values != 0 {
+    if !k.is_multiple_of(values) {
         return invalid!("{op}: k {k} is not divisible by the {values} values of a block of {ggml_type}");
     }
     product(op, "a row of the weight", &[(k / values) as usize, ggml_type.block_bytes() as usize])

@@ -74,7 +74,7 @@ pub fn dispatch_rope(
     head_dim: u32,
 ) -> Result<()> {
     const OP: &str = "rope";
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return invalid!("{OP}: head_dim is {head_dim}, it must be even");
     }
     let params = HeadNormRopeParams {
@@ -142,7 +142,7 @@ pub fn dispatch_rope_neox_f32(
 }
 
 fn neox(op: &str, n_tokens: u32, n_heads: u32, head_dim: u32, rope_dim: u32) -> Result<HeadNormRopeParams> {
-    if rope_dim % 2 != 0 {
+    if !rope_dim.is_multiple_of(2) {
         return invalid!("{op}: rope_dim is {rope_dim}, it must be even");
     }
     if rope_dim > head_dim {

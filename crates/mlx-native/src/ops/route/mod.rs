@@ -170,7 +170,7 @@ fn check_params(p: &RouteParams) -> Result<()> {
             return invalid!("{OP_NAME}: {name} is {value}, it must be at most {most}");
         }
     }
-    if p.best_of == 0 || p.n_experts % p.n_groups != 0 {
+    if p.best_of == 0 || !p.n_experts.is_multiple_of(p.n_groups) {
         return invalid!("{OP_NAME}: best_of is {}, n_experts {}, n_groups {}", p.best_of, p.n_experts, p.n_groups);
     }
     if !p.factor.is_finite() || !p.sum_eps.is_finite() {
