@@ -6,7 +6,6 @@ use crate::config::FamilyInput;
 use crate::error::Result;
 use crate::spec::{Block, DecoderSpec, Delta, Matrix, MlpActivation};
 
-use super::experts;
 use super::qwen3_5::{self, DeltaSizes};
 use super::{qwen3_5_moe, qwen3_moe};
 
