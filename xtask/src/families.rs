@@ -5,7 +5,9 @@ use crate::shell::{Cmd, Result};
 
 /// The chore.
 pub fn main(args: &[String]) -> Result<()> {
-    let on_emulator = args.windows(2).any(|pair| pair[0] == "--device" && pair[1] == "emulator");
+    let on_emulator = args
+        .windows(2)
+        .any(|pair| pair[0] == "--device" && pair[1] == "emulator");
     let mut cmd = Cmd::line("cargo test --package mlx-native-lm --test families");
     if on_emulator {
         cmd = cmd.args(["--features", "emulator"]);

@@ -5,8 +5,9 @@
 
 mod bench;
 mod check_metal;
-mod families;
 mod cuda;
+mod cuda_wheels;
+mod families;
 mod features;
 mod golden;
 mod install;

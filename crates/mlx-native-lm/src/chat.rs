@@ -1,47 +1,32 @@
 //! Chat templates: from messages to the text that a model was trained on.
 //!
 //! A template is a Jinja program that comes with the model, so it is treated as the work of a stranger: it runs with a
-//! budget for time and memory, sees nothing but what it is given, and ends in one line of error at worst.
+//! budget for time, memory and depth, sees nothing but what it is given, and ends in one line of error at worst.
 
-mod json;
-mod python;
+mod jinja;
 mod time;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::Map;
 
 use crate::error::{LmError, Result, one_line};
+use crate::json::{self, FLOAT_TAG, INT_TAG};
+use jinja::{Budget, Dict, Error, Interp, Program, Res, Value};
 
 /// Longest template, in bytes. Those of today's models have at most some tens of thousands.
 const MAX_TEMPLATE: usize = 256 << 10;
 /// Longest text that a template may make, in bytes.
 const MAX_TEXT: usize = 16 << 20;
-/// Budget of one rendering: an instruction costs one, data that is made or looked through one for each 64 bytes. A chat of
-/// a hundred messages takes some ten thousand.
-const FUEL: u64 = 500_000;
-/// Longest time of one rendering. The budget above is spent in well under a second; but the engine does not charge for what
-/// printing and comparing meet inside lists, and a list that is in itself twice, forty times over, is without end.
-const TIME: Duration = Duration::from_secs(5);
-/// Stack of the thread that renders. A template can nest a list in a list as often as its budget allows, some 330,000 times,
-/// and printing or comparing that recurses, at up to a kilobyte a level. Only what is used takes memory.
-const STACK: usize = if cfg!(target_pointer_width = "64") {
-    768 << 20
-} else {
-    64 << 20
-};
-/// Name of the only template of an environment.
-const NAME: &str = "chat";
+/// Stack of the thread that renders: what the budget's depth takes, whatever thread asks for it. Only what is used takes
+/// memory, and little address space.
+const STACK: usize = 16 << 20;
 /// What is appended to a message that is to be continued, to find its end in the text: as in transformers, so that
 /// templates which strip the message are handled the same way.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+/// Names for what an assistant thought before it answered, of which the first is the one that templates read.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +35,8 @@ pub struct ChatMessage {
     pub role: String,
     /// What is said.
     pub content: String,
-    /// Other fields that the template may ask for, such as `tool_calls` or `reasoning_content`.
+    /// Other fields that the template may ask for, such as `tool_calls` or `reasoning_content`. A field `content` (or
+    /// `role`) in here takes the place of the one above: a list of parts, an object, or null for none at all.
     pub other: Map<String, serde_json::Value>,
 }
 
@@ -65,17 +51,47 @@ impl ChatMessage {
         }
     }
 
-    fn value(&self) -> Value {
-        let own = [("role", &self.role), ("content", &self.content)];
-        let own = own.map(|(key, text)| (key, Value::from(text.as_str())));
-        let other = self
-            .other
-            .iter()
-            .filter(|(key, _)| !matches!(key.as_str(), "role" | "content"));
-        Value::from_pairs(
-            own.into_iter()
-                .chain(other.map(|(key, value)| (key.as_str(), value_of(value)))),
-        )
+    /// A message as JSON has it: `content` may be a text, a list of parts, an object, null or absent.
+    #[must_use]
+    pub fn from_json(fields: Map<String, serde_json::Value>) -> Self {
+        let mut message = ChatMessage::new("", "");
+        for key in ["role", "content"] {
+            if !fields.contains_key(key) {
+                message.other.insert(key.to_owned(), serde_json::Value::Null);
+            }
+        }
+        for (key, value) in fields {
+            match (key.as_str(), value) {
+                ("role", serde_json::Value::String(text)) => message.role = text,
+                ("content", serde_json::Value::String(text)) => message.content = text,
+                (_, value) => {
+                    message.other.insert(key, value);
+                }
+            }
+        }
+        message
+    }
+
+    /// The fields as the template sees them: those that are null are absent, and what was thought has all its names, as
+    /// in transformers.
+    fn fields(&self) -> Map<String, serde_json::Value> {
+        let mut fields = Map::new();
+        for (key, text) in [("role", &self.role), ("content", &self.content)] {
+            if !self.other.contains_key(key) {
+                fields.insert(key.to_owned(), serde_json::Value::String(text.clone()));
+            }
+        }
+        for (key, value) in self.other.iter().filter(|(_, value)| !value.is_null()) {
+            fields.insert(key.clone(), value.clone());
+        }
+        let thought = REASONING.iter().find_map(|name| fields.get(*name).cloned());
+        if let Some(thought) = thought {
+            let [standard, first, _] = REASONING;
+            let own = fields.shift_remove(first);
+            fields.shift_insert(0, first.to_owned(), own.unwrap_or_else(|| thought.clone()));
+            fields.insert(standard.to_owned(), thought);
+        }
+        fields
     }
 }
 
@@ -94,7 +110,7 @@ pub struct ChatOptions {
 
 /// A chat template, compiled.
 pub struct ChatTemplate {
-    env: Arc<Environment<'static>>,
+    program: Arc<Program>,
     mentions_content: bool,
     special_tokens: Vec<(String, String)>,
     /// Variables that the caller's go before.
@@ -123,11 +139,9 @@ impl ChatTemplate {
                 source.len()
             )));
         }
-        let mut env = environment()?;
-        env.add_template_owned(NAME, generation_blocks(source))
-            .map_err(|e| describe(&e))?;
+        let program = on_own_stack(|| jinja::parse(source))?;
         Ok(ChatTemplate {
-            env: Arc::new(env),
+            program: Arc::new(program),
             mentions_content: source.contains("content"),
             special_tokens,
             defaults: Map::new(),
@@ -147,13 +161,11 @@ impl ChatTemplate {
 
     /// The text of a chat. Special tokens are spelled out in it: encode it without adding them again.
     ///
-    /// It is made on a thread of its own. After an error for want of time that thread goes on until it is done, which it may
-    /// never be: a server should not use such a template again.
-    ///
     /// # Errors
     /// [`LmError::ChatTemplate`], naming the line, when the template refuses the messages, does something impossible, or
-    /// takes more than its budget: 500,000 steps of one instruction or 64 bytes each, 5 seconds, 16 MiB of text;
-    /// [`LmError::InvalidArgument`] for a variable that has a meaning already, or a last message that cannot be continued.
+    /// takes more than its budget: 50 million steps of one operation or 64 bytes each (in any case seconds), 256 MiB of
+    /// values, 16 MiB of text; [`LmError::InvalidArgument`] for a chat without messages, a variable that has a meaning
+    /// already, or a last message that cannot be continued.
     pub fn render(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
         let tools = options
             .variables
@@ -162,25 +174,56 @@ impl ChatTemplate {
         if let Some(template) = self.for_tools.as_ref().filter(|_| tools) {
             return template.render(messages, options);
         }
+        if messages.is_empty() {
+            return Err(LmError::InvalidArgument(
+                "chat template: found no message, wanted one at least".to_owned(),
+            ));
+        }
         if !options.continue_final_message {
-            return self.run(messages, options);
+            return self.run(messages.iter().map(ChatMessage::fields).collect(), options);
         }
-        let Some((last, _)) = messages.split_last() else {
+        if options.add_generation_prompt {
             return Err(LmError::InvalidArgument(
-                "continue_final_message: there is no message".to_owned(),
+                "continue_final_message: found add_generation_prompt too, wanted one of them".to_owned(),
             ));
+        }
+        self.continued(messages, options)
+    }
+
+    fn continued(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
+        let failed = |what: &str| {
+            Err(LmError::InvalidArgument(format!(
+                "continue_final_message: {what}"
+            )))
         };
-        let mut marked = messages.to_vec();
-        if let Some(last) = marked.last_mut() {
-            last.content.push_str(CONTINUE_TAG);
+        let mut marked: Vec<Map<String, serde_json::Value>> =
+            messages.iter().map(ChatMessage::fields).collect();
+        let content = marked.last_mut().and_then(|last| last.get_mut("content"));
+        let said = match content {
+            Some(serde_json::Value::String(text)) => mark(text),
+            // Of several parts the last one that is text.
+            Some(serde_json::Value::Array(parts)) => {
+                let text = parts
+                    .iter_mut()
+                    .rev()
+                    .find_map(|part| match part.get_mut("text") {
+                        Some(serde_json::Value::String(text)) => Some(text),
+                        _ => None,
+                    });
+                match text {
+                    Some(text) => mark(text),
+                    None => return failed("the last message has no text"),
+                }
+            }
+            _ => return failed("the last message has no content"),
+        };
+        if !self.mentions_content {
+            return failed("the chat template does not look at the content of messages");
         }
-        let mut text = self.run(&marked, options)?;
+        let mut text = self.run(marked, options)?;
         let end = text.rfind(CONTINUE_TAG.trim_end());
-        let Some(end) = end.filter(|_| self.mentions_content && text.contains(last.content.trim())) else {
-            return Err(LmError::InvalidArgument(
-                "continue_final_message: the chat template leaves the last message out, or changes it"
-                    .to_owned(),
-            ));
+        let Some(end) = end.filter(|_| text.contains(said.trim())) else {
+            return failed("the chat template leaves the last message out, or changes it");
         };
         let kept = text[end..].starts_with(CONTINUE_TAG);
         text.truncate(end);
@@ -191,171 +234,118 @@ impl ChatTemplate {
         Ok(text)
     }
 
-    fn run(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
-        let context = Value::from(self.context(messages, options)?);
-        let env = Arc::clone(&self.env);
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let render = move || {
-            // The error holds values of the template, which may be nested deeply: they are dropped on the same thread.
-            let result = env
-                .get_template(NAME)
-                .and_then(|template| template.render(context))
-                .map_err(|e| describe(&e));
-            // Nobody listens any more where it took too long.
-            let _ = sender.send(result);
-        };
-        std::thread::Builder::new()
-            .name("chat template".to_owned())
-            .stack_size(STACK)
-            .spawn(render)
-            .map_err(|e| LmError::ChatTemplate(format!("no thread to render it on: {e}")))?;
-        let text = match receiver.recv_timeout(TIME) {
-            Ok(result) => result?,
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(LmError::ChatTemplate(format!(
-                    "takes more than {} seconds",
-                    TIME.as_secs()
-                )));
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(LmError::ChatTemplate("the template engine failed".to_owned()));
-            }
-        };
-        if text.len() > MAX_TEXT {
-            return Err(LmError::ChatTemplate(format!(
-                "made a text of {} bytes, allowed are {MAX_TEXT}",
-                text.len()
-            )));
-        }
-        Ok(text)
-    }
-
-    /// What the template sees.
-    fn context(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<BTreeMap<String, Value>> {
-        // Templates ask for tools and documents without asking first whether they are defined.
-        let mut context: BTreeMap<String, Value> = ["tools", "documents"]
-            .map(|name| (name.to_owned(), Value::from(())))
-            .into();
-        for (name, token) in &self.special_tokens {
-            context.insert(name.clone(), Value::from(token.as_str()));
-        }
-        for (name, value) in self.defaults.iter().chain(&options.variables) {
-            context.insert(name.clone(), value_of(value));
-        }
-        let now = options.local_time;
-        let given = [
-            ("messages", messages.iter().map(ChatMessage::value).collect()),
-            (
-                "add_generation_prompt",
-                Value::from(options.add_generation_prompt),
-            ),
-            (
-                "strftime_now",
-                Value::from_function(move |format: &str| time::strftime(format, now)),
-            ),
-        ];
-        for (name, value) in given {
+    fn run(&self, messages: Vec<Map<String, serde_json::Value>>, options: &ChatOptions) -> Result<String> {
+        for name in ["messages", "add_generation_prompt", "strftime_now"] {
             if options.variables.contains_key(name) {
                 return Err(LmError::InvalidArgument(format!(
                     "chat template variable {name}: found it among the further variables, wanted another name"
                 )));
             }
-            context.insert(name.to_owned(), value);
         }
-        Ok(context)
+        on_own_stack(|| {
+            let mut interp = Interp::new(&self.program, options.local_time, MAX_TEXT);
+            // Templates ask for tools and documents without asking first whether they are defined.
+            for name in ["tools", "documents"] {
+                interp.set_variable(name, |_| Ok(Value::None))?;
+            }
+            for (name, token) in &self.special_tokens {
+                interp.set_variable(name, |_| Ok(Value::text(token.as_str())))?;
+            }
+            for (name, value) in self.defaults.iter().chain(&options.variables) {
+                interp.set_variable(name, |budget| value_of(value, budget))?;
+            }
+            interp.set_variable("messages", |budget| {
+                let messages = messages.iter().map(|message| dict_of(message, budget));
+                Value::list(messages.collect::<Res<_>>()?)
+            })?;
+            let prompt = options.add_generation_prompt;
+            interp.set_variable("add_generation_prompt", |_| Ok(Value::Bool(prompt)))?;
+            interp.run()
+        })
     }
 }
 
-/// A value of JSON as one of the template engine; it keeps the order of keys.
-fn value_of(json: &serde_json::Value) -> Value {
+/// Puts the tag behind a text; what the text was before.
+fn mark(text: &mut String) -> String {
+    let before = text.clone();
+    text.push_str(CONTINUE_TAG);
+    before
+}
+
+/// Runs something on a thread whose stack is large enough for what a budget allows.
+fn on_own_stack<T: Send>(run: impl FnOnce() -> Res<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("chat template".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, run)
+            .map_err(|e| LmError::ChatTemplate(format!("no thread to run it on: {e}")))?;
+        match thread.join() {
+            Ok(result) => result.map_err(|e| describe(&e)),
+            Err(_) => Err(LmError::ChatTemplate("the template engine failed".to_owned())),
+        }
+    })
+}
+
+/// A value of JSON as one of the template; it keeps the order of keys.
+fn value_of(json: &serde_json::Value, budget: &Budget) -> Res<Value> {
     use serde_json::Value as Json;
+    budget.step()?;
     match json {
-        Json::Null => Value::from(()),
-        Json::Bool(b) => Value::from(*b),
-        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(n), _) => Value::from(n),
-            (None, Some(n)) => Value::from(n),
-            (None, None) => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        Json::Null => Ok(Value::None),
+        Json::Bool(b) => Ok(Value::Bool(*b)),
+        Json::Number(n) => Ok(number_of(n)),
+        Json::String(text) => {
+            budget.charge(text.len())?;
+            Ok(Value::text(text.as_str()))
+        }
+        Json::Array(list) => Value::list(list.iter().map(|v| value_of(v, budget)).collect::<Res<_>>()?),
+        Json::Object(map) => match json::number(json) {
+            Some(f) if map.contains_key(FLOAT_TAG) => Ok(Value::Float(f)),
+            Some(_) => match map.get(INT_TAG).and_then(Json::as_str) {
+                Some(digits) => Ok(whole_of(digits)),
+                None => dict_of(map, budget),
+            },
+            None => dict_of(map, budget),
         },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(list) => list.iter().map(value_of).collect(),
-        Json::Object(map) => {
-            Value::from_pairs(map.iter().map(|(key, value)| (key.as_str(), value_of(value))))
+    }
+}
+
+fn number_of(n: &serde_json::Number) -> Value {
+    match (n.as_i64(), n.as_u64()) {
+        (Some(n), _) => Value::Int(n.into()),
+        (None, Some(n)) => Value::Int(n.into()),
+        (None, None) => {
+            // Where the program that uses this library keeps the digits of numbers, they are there.
+            let text = n.to_string();
+            let digits = text.strip_prefix('-').unwrap_or(&text);
+            if digits.bytes().all(|b| b.is_ascii_digit()) {
+                return whole_of(&text);
+            }
+            Value::Float(n.as_f64().unwrap_or(f64::NAN))
         }
     }
 }
 
-/// Jinja as transformers sets it up.
-fn environment() -> Result<Environment<'static>> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
-    env.set_syntax(syntax.map_err(|e| describe(&e))?);
-    env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_undefined_behavior(UndefinedBehavior::Lenient);
-    env.set_unknown_method_callback(python::method);
-    env.set_fuel(Some(FUEL));
-    // Errors then name what is undefined.
-    env.set_debug(true);
-    env.add_filter("tojson", json::tojson);
-    env.add_test("sequence", python::is_sequence);
-    env.add_function(
-        "raise_exception",
-        |message: Value| -> std::result::Result<Value, Error> {
-            Err(Error::new(
-                ErrorKind::InvalidOperation,
-                RAISED.to_owned() + &message.to_string(),
-            ))
-        },
-    );
-    // Both are for those who write templates, and what they print of nested values grows with the square of the depth.
-    env.remove_global("debug");
-    env.remove_filter("pprint");
-    Ok(env)
+fn whole_of(digits: &str) -> Value {
+    digits
+        .parse()
+        .map_or_else(|_| Value::BigInt(digits.into()), Value::Int)
 }
 
-/// Marks an error as the template's own.
-const RAISED: &str = "the template says: ";
+fn dict_of(map: &Map<String, serde_json::Value>, budget: &Budget) -> Res<Value> {
+    let entries = map
+        .iter()
+        .map(|(key, value)| Ok((Value::text(key.as_str()), value_of(value, budget)?)));
+    Ok(Value::Dict(Dict::new(entries.collect::<Res<_>>()?, budget)?))
+}
 
 /// An error of the template engine as one line, with the template's line.
 fn describe(error: &Error) -> LmError {
     let line = error
         .line()
         .map_or(String::new(), |line| format!("line {line}: "));
-    let text = match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!("takes more than {FUEL} steps"),
-        (ErrorKind::InvalidOperation, Some(detail)) if detail.starts_with(RAISED) => detail.to_owned(),
-        (kind, Some(detail)) => format!("{kind}: {detail}"),
-        (kind, None) => kind.to_string(),
-    };
-    LmError::ChatTemplate(format!("{line}{}", one_line(&text)))
-}
-
-/// The template with `generation` blocks, which mark what to train on and print what is in them, as `with` blocks.
-fn generation_blocks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let inside = start + 2;
-        out.push_str(&rest[..inside]);
-        rest = &rest[inside..];
-        let Some(end) = rest.find("%}") else {
-            break;
-        };
-        let tag = &rest[..end];
-        let name = tag.trim_matches(['-', '+']).trim();
-        let replacement = match name {
-            "generation" => "with",
-            "endgeneration" => "endwith",
-            _ => continue,
-        };
-        out.push_str(&tag.replacen(name, replacement, 1));
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    out
+    LmError::ChatTemplate(format!("{line}{}", one_line(error.text())))
 }
 
 #[cfg(test)]

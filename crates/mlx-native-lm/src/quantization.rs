@@ -191,7 +191,22 @@ impl QuantizationConfig {
         let Some(section) = config.object("quantization_config", "quantization_config.")? else {
             return Ok(Self::default());
         };
+        let of = |mode: QuantMode| {
+            let (bits, group_size) = mode.fixed().unwrap_or((4, 64));
+            let default = Some(QuantSpec {
+                bits,
+                group_size,
+                mode,
+            });
+            Ok(QuantizationConfig {
+                default,
+                by_path: BTreeMap::new(),
+            })
+        };
         match section.str("quant_method")? {
+            // Names that mlx-lm maps to MLX's own formats.
+            Some("mxfp4") => of(QuantMode::Mxfp4),
+            Some("mxfp8") => of(QuantMode::Mxfp8),
             Some(method) => Err(LmError::Unsupported(format!(
                 "config.json: weights packed by quant_method {method:?}; MLX's are"
             ))),

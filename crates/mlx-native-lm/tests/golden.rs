@@ -291,9 +291,16 @@ fn the_iterator_gives_the_text_that_generate_gives() {
     let stop_ids = model.stop_ids(&[]).unwrap();
     let ids = model.tokenizer().encode(prompt).unwrap();
     let mut state = model.decoder().new_state(1).unwrap();
-    let options = GenerateOptions { max_tokens, sampling, stop_ids };
+    let options = GenerateOptions {
+        max_tokens,
+        sampling,
+        stop_ids,
+    };
     let (decoder, tokenizer) = model.parts();
-    let whole = generate(decoder, tokenizer, &mut state, &ids, &options, |_| ControlFlow::Continue(())).unwrap();
+    let whole = generate(decoder, tokenizer, &mut state, &ids, &options, |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(streamed, whole.text);
     assert!(!streamed.is_empty());
     assert!(model.generate("").is_err(), "a prompt without tokens is refused");
@@ -311,5 +318,9 @@ fn a_state_goes_back_and_forks() {
     decoder.forward(&[2, 6], &mut other).unwrap();
     other.truncate(5).unwrap();
     assert_eq!((state.len(), other.len()), (6, 5));
-    assert_eq!(decoder.forward(&[9], &mut other).unwrap(), wanted, "as if nothing had been between");
+    assert_eq!(
+        decoder.forward(&[9], &mut other).unwrap(),
+        wanted,
+        "as if nothing had been between"
+    );
 }

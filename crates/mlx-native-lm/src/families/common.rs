@@ -276,7 +276,11 @@ impl<'a> Config<'a> {
 
     /// `rope_theta` alone, `theta` where the file says none.
     pub fn plain_rope_from(&self, dims: usize, theta: f64, traditional: bool) -> Result<RopeConfig> {
-        Ok(RopeConfig::plain(dims, self.positive("rope_theta", theta)?, traditional))
+        Ok(RopeConfig::plain(
+            dims,
+            self.positive("rope_theta", theta)?,
+            traditional,
+        ))
     }
 
     /// `rope_theta` alone, whatever scaling the file names.

@@ -7,7 +7,13 @@ use crate::spec::{
 };
 
 /// `n` gated experts under `path`: stacked `gate_proj`, `up_proj`, `down_proj`.
-pub(super) fn experts(c: &Config<'_>, path: &str, n: usize, inner: usize, activation: MlpActivation) -> Experts {
+pub(super) fn experts(
+    c: &Config<'_>,
+    path: &str,
+    n: usize,
+    inner: usize,
+    activation: MlpActivation,
+) -> Experts {
     let stack = |name: &str, outputs, inputs| Stack {
         path: format!("{path}.{name}"),
         outputs,
@@ -27,7 +33,9 @@ pub(super) fn experts(c: &Config<'_>, path: &str, n: usize, inner: usize, activa
 /// A router of one matrix.
 pub(super) fn router(c: &Config<'_>, path: String, n: usize, top_k: usize, score: Score) -> Result<Router> {
     if top_k > n {
-        return Err(c.fields.invalid("experts of a token", top_k, &format!("at most the {n} there are")));
+        return Err(c
+            .fields
+            .invalid("experts of a token", top_k, &format!("at most the {n} there are")));
     }
     Ok(Router {
         matrix: Matrix::new(path, n, c.hidden),
@@ -78,29 +86,53 @@ pub(super) fn deepseek(c: &Config<'_>, path: &str, names: [&str; 2], score: Scor
 }
 
 /// The limit to some groups, where there is more than one.
-pub(super) fn groups(c: &Config<'_>, n: usize, groups: &str, top: &str, best_of: usize) -> Result<Option<GroupLimit>> {
+pub(super) fn groups(
+    c: &Config<'_>,
+    n: usize,
+    groups: &str,
+    top: &str,
+    best_of: usize,
+) -> Result<Option<GroupLimit>> {
     let n_groups = c.count_or(groups, 1)?;
     if n_groups == 1 {
         return Ok(None);
     }
     let top_groups = c.count_or(top, n_groups)?;
     if !n.is_multiple_of(n_groups) || top_groups > n_groups {
-        return Err(c.fields.invalid(groups, n_groups, &format!("a divisor of {n} experts, no less than {top}")));
+        return Err(c.fields.invalid(
+            groups,
+            n_groups,
+            &format!("a divisor of {n} experts, no less than {top}"),
+        ));
     }
-    Ok(Some(GroupLimit { n_groups, top_groups, best_of, others: 0.0 }))
+    Ok(Some(GroupLimit {
+        n_groups,
+        top_groups,
+        best_of,
+        others: 0.0,
+    }))
 }
 
 /// `n_shared_experts` as one wide expert.
 pub(super) fn shared_of(c: &Config<'_>, path: &str, inner: usize) -> Result<Option<SharedExpert>> {
     Ok(match c.fields.count("n_shared_experts", MAX_EXTENT)? {
         None => None,
-        Some(n) => Some(shared(c.mlp(&format!("{path}.shared_experts"), inner * n, MlpActivation::Silu, false))),
+        Some(n) => Some(shared(c.mlp(
+            &format!("{path}.shared_experts"),
+            inner * n,
+            MlpActivation::Silu,
+            false,
+        ))),
     })
 }
 
 /// Whether layer `i` has experts, by `first_k_dense_replace` and `moe_layer_freq`.
 pub(super) fn is_sparse(c: &Config<'_>, i: usize) -> Result<bool> {
     // Zero dense layers is a usual value.
-    let dense = c.fields.get("first_k_dense_replace").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    let dense = c
+        .fields
+        .get("first_k_dense_replace")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0) as usize;
     Ok(i >= dense && i.is_multiple_of(c.count_or("moe_layer_freq", 1)?))
 }

@@ -3,7 +3,7 @@
 use mlx_native::ops::step::KvState;
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
-use super::loader::u32_of;
+use super::number::u32_of;
 use super::state::BLOCK;
 use super::write_f32;
 use crate::error::{LmError, Result};
@@ -25,12 +25,20 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    pub fn new(device: &MlxDevice, dtype: DType, rows: usize, temperatures: usize, own: &[usize]) -> Result<Self> {
+    pub fn new(
+        device: &MlxDevice,
+        dtype: DType,
+        rows: usize,
+        temperatures: usize,
+        own: &[usize],
+    ) -> Result<Self> {
         let word = |n: usize| device.alloc_tensor(DType::U32, &[n]);
         let mut ids = Vec::new();
         for slots in own {
             let mut buffer = word(rows * slots)?;
-            let pattern: Vec<u32> = (0..rows * slots).map(|i| u32_of(i % slots)).collect::<Result<_>>()?;
+            let pattern: Vec<u32> = (0..rows * slots)
+                .map(|i| u32_of(i % slots))
+                .collect::<Result<_>>()?;
             buffer.write(0, &pattern)?;
             ids.push((*slots, buffer));
         }
@@ -94,7 +102,11 @@ impl Inputs {
 
     /// `0, 1, … slots - 1` for each row.
     pub fn own_ids(&self, slots: usize) -> Result<&MlxBuffer> {
-        let found = self.own.iter().find(|(n, _)| *n == slots).map(|(_, buffer)| buffer);
+        let found = self
+            .own
+            .iter()
+            .find(|(n, _)| *n == slots)
+            .map(|(_, buffer)| buffer);
         found.ok_or_else(|| LmError::InvalidArgument(format!("no ids for {slots} heads")))
     }
 }

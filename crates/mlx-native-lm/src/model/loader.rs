@@ -8,6 +8,7 @@ use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
 use super::linear::{Embedding, Linear};
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 use crate::spec::{Matrix, Rows, Stack};
@@ -253,7 +254,9 @@ impl<'a> Loader<'a> {
             true => Some(self.vector_as(&format!("{}.bias", spec.path), &[n, stored], dtype, 0.0)?),
             false => None,
         };
-        let Some((_, first)) = spec.rows else { return Ok(Arc::new(Linear { weight, bias })) };
+        let Some((_, first)) = spec.rows else {
+            return Ok(Arc::new(Linear { weight, bias }));
+        };
         // Some rows of each matrix: copied.
         let rows: Vec<u32> = (0..n * spec.outputs)
             .map(|r| u32_of(r / spec.outputs * stored + first + r % spec.outputs))
@@ -271,14 +274,24 @@ impl<'a> Loader<'a> {
         let mut planes: Vec<MlxBuffer> = Vec::new();
         let mut format = None;
         for i in 0..n {
-            let one = self.weight(&spec.path.replace("{}", &i.to_string()), spec.outputs, spec.inputs)?;
+            let one = self.weight(
+                &spec.path.replace("{}", &i.to_string()),
+                spec.outputs,
+                spec.inputs,
+            )?;
             if *format.get_or_insert(one.format()) != one.format() {
-                return Err(LmError::Weights(format!("{}: packed differently from expert to expert", spec.path)));
+                return Err(LmError::Weights(format!(
+                    "{}: packed differently from expert to expert",
+                    spec.path
+                )));
             }
             for (j, plane) in one.planes().iter().enumerate() {
                 let bytes = plane.byte_len();
                 if planes.len() == j {
-                    planes.push(self.device.alloc_tensor(plane.dtype(), &[n, plane.element_count()])?);
+                    planes.push(
+                        self.device
+                            .alloc_tensor(plane.dtype(), &[n, plane.element_count()])?,
+                    );
                 }
                 let mut contents = vec![0u8; bytes];
                 plane.read_into(0, &mut contents)?;
@@ -338,8 +351,4 @@ impl<'a> Loader<'a> {
 fn rows_of(buffer: &MlxBuffer, columns: usize, first: usize, rows: usize) -> Result<MlxBuffer> {
     let offset = first * columns * buffer.dtype().size_of();
     Ok(buffer.view(offset, buffer.dtype(), vec![rows, columns])?)
-}
-
-pub(super) fn u32_of(n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| LmError::InvalidArgument(format!("{n} exceeds 32 bits")))
 }

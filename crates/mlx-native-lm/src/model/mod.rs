@@ -4,6 +4,7 @@ mod build;
 mod inputs;
 mod linear;
 mod loader;
+mod number;
 mod plan;
 mod program;
 mod rotation;
@@ -167,7 +168,8 @@ impl Decoder {
         state.reserve(&self.device, state.len() + rows)?;
         let (start, room) = (state.len(), state.capacity());
         let temperatures = &self.built.temperatures;
-        self.inputs.write(&self.device, tokens, start, room, temperatures)?;
+        self.inputs
+            .write(&self.device, tokens, start, room, temperatures)?;
         let logit_rows = match wanted {
             Logits::None => 0,
             Logits::Last => 1,

@@ -16,9 +16,10 @@ use mlx_native::{DType, MlxBuffer, MlxDevice};
 
 use super::inputs::Inputs;
 use super::linear::{Linear, Recorder};
-use super::loader::u32_of;
+use super::number::u32_of;
 use super::program::{
-    AttendStep, ConvStep, Ids, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep, ScanStep, Source, Step, Value,
+    AttendStep, ConvStep, Ids, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep, ScanStep,
+    Source, Step, Value,
 };
 use super::state::{KvCache, SequenceState};
 use crate::error::{LmError, Result};
@@ -50,7 +51,9 @@ impl Pass<'_> {
         let rows = self.rows;
         let view = |v: Value| &self.program.views[v.0];
         match step {
-            Step::Embed { table, output } => table.look_up(&mut self.r, self.inputs.ids(), view(*output), rows),
+            Step::Embed { table, output } => {
+                table.look_up(&mut self.r, self.inputs.ids(), view(*output), rows)
+            }
             Step::Positions { table, output } => {
                 table.look_up(&mut self.r, self.inputs.positions(), view(*output), rows)
             }
@@ -63,19 +66,38 @@ impl Pass<'_> {
             Step::Append { k, v, state } => self.append(*k, *v, *state),
             Step::Attend(s) => self.attend(s),
             Step::Route(s) => self.route(s),
-            Step::Experts { stack, x, ids, y, slots, x_per_slot } => {
+            Step::Experts {
+                stack,
+                x,
+                ids,
+                y,
+                slots,
+                x_per_slot,
+            } => {
                 let ids = match ids {
                     Ids::Chosen(ids) => view(*ids),
                     Ids::Own => self.inputs.own_ids(*slots)?,
                 };
                 self.experts(stack, ids, [*x, *y], *slots, *x_per_slot)
             }
-            Step::WeightedSum { x, weights, y, slots, dim } => {
+            Step::WeightedSum {
+                x,
+                weights,
+                y,
+                slots,
+                dim,
+            } => {
                 let (terms, dim) = (u32_of(*slots)?, u32_of(*dim)?);
-                let params = WeightedSumParams { rows: u32_of(rows)?, terms, dim };
+                let params = WeightedSumParams {
+                    rows: u32_of(rows)?,
+                    terms,
+                    dim,
+                };
                 let r = &mut self.r;
                 let (x, weights, y) = (view(*x), view(*weights), view(*y));
-                Ok(weighted_sum(r.encoder, r.registry, r.device, x, weights, y, &params)?)
+                Ok(weighted_sum(
+                    r.encoder, r.registry, r.device, x, weights, y, &params,
+                )?)
             }
             Step::Conv(s) => self.conv(s),
             Step::Scan(s) => self.scan(s),
@@ -248,7 +270,11 @@ impl Pass<'_> {
         let end = self.sequence()?.len() + rows;
         let whole = self.view(s.x);
         let size = whole.dtype().size_of();
-        let x = whole.view(s.first * size, whole.dtype(), vec![whole.element_count() - s.first])?;
+        let x = whole.view(
+            s.first * size,
+            whole.dtype(),
+            vec![whole.element_count() - s.first],
+        )?;
         let seq_stride = u32_of(s.n_heads * s.head_stride)?;
         let params = RopeParams {
             n_heads: u32_of(s.n_heads)?,
@@ -256,7 +282,11 @@ impl Pass<'_> {
             head_dim: u32_of(s.dim)?,
             dims: u32_of(table.dims)?,
             traditional: table.traditional.into(),
-            base: if table.freqs.is_some() { 0.0 } else { table.base_at(end) },
+            base: if table.freqs.is_some() {
+                0.0
+            } else {
+                table.base_at(end)
+            },
             scale: table.scale,
             offset: 0,
             x_head_stride: u32_of(s.head_stride)?,
@@ -266,7 +296,9 @@ impl Pass<'_> {
         };
         let (periods, positions) = (s.rotation.periods.as_ref(), self.inputs.positions());
         let r = &mut self.r;
-        Ok(rope_at(r.encoder, r.registry, r.device, &x, periods, positions, &x, &params)?)
+        Ok(rope_at(
+            r.encoder, r.registry, r.device, &x, periods, positions, &x, &params,
+        )?)
     }
 
     fn temperature(&mut self, x: Value, index: usize) -> Result<()> {
@@ -295,8 +327,12 @@ impl Pass<'_> {
 
     fn append(&mut self, k: Value, v: Value, state: usize) -> Result<()> {
         let Some(sequence) = self.state else { return Ok(()) };
-        let Some(kv) = sequence.layer(state).kv() else { return Ok(()) };
-        let [_, n_heads, _, k_dim] = kv.keys().shape()[..] else { return Ok(()) };
+        let Some(kv) = sequence.layer(state).kv() else {
+            return Ok(());
+        };
+        let [_, n_heads, _, k_dim] = kv.keys().shape()[..] else {
+            return Ok(());
+        };
         let params = PagedAppendParams {
             pool: kv.pool()?,
             n_rows: u32_of(self.rows)?,
@@ -310,7 +346,15 @@ impl Pass<'_> {
         let step = self.inputs.step();
         let r = &mut self.r;
         Ok(kv_append_paged(
-            r.encoder, r.registry, r.device, k, v, kv.keys(), kv.values(), &step, &params,
+            r.encoder,
+            r.registry,
+            r.device,
+            k,
+            v,
+            kv.keys(),
+            kv.values(),
+            &step,
+            &params,
         )?)
     }
 
@@ -348,12 +392,23 @@ impl Pass<'_> {
             sinks: s.sinks.as_deref(),
             mask,
         };
-        let Some(kv) = sequence.layer(s.state).kv() else { return Ok(()) };
+        let Some(kv) = sequence.layer(s.state).kv() else {
+            return Ok(());
+        };
         let views = &self.program.views;
         let (q, output, step) = (&views[s.q.0], &views[s.output.0], self.inputs.step());
         let r = &mut self.r;
         attention(
-            r.encoder, r.registry, r.device, q, kv.keys(), kv.values(), output, &extras, &step, &params,
+            r.encoder,
+            r.registry,
+            r.device,
+            q,
+            kv.keys(),
+            kv.values(),
+            output,
+            &extras,
+            &step,
+            &params,
         )?;
         Ok(())
     }
@@ -366,10 +421,19 @@ impl Pass<'_> {
         let views = &self.program.views;
         let (logits, ids, weights) = (&views[s.logits.0], &views[s.ids.0], &views[s.weights.0]);
         let (r, correction) = (&mut self.r, s.correction.as_deref());
-        Ok(route(r.encoder, r.registry, r.device, logits, correction, ids, weights, &params)?)
+        Ok(route(
+            r.encoder, r.registry, r.device, logits, correction, ids, weights, &params,
+        )?)
     }
 
-    fn experts(&mut self, stack: &Linear, ids: &MlxBuffer, [x, y]: [Value; 2], slots: usize, x_per_slot: bool) -> Result<()> {
+    fn experts(
+        &mut self,
+        stack: &Linear,
+        ids: &MlxBuffer,
+        [x, y]: [Value; 2],
+        slots: usize,
+        x_per_slot: bool,
+    ) -> Result<()> {
         let rows = self.rows * slots;
         let params = GatherParams {
             m: u32_of(rows)?,
@@ -380,7 +444,16 @@ impl Pass<'_> {
         let (x, y) = (&self.program.views[x.0], &self.program.views[y.0]);
         let (r, bias) = (&mut self.r, stack.bias.as_deref());
         Ok(gather_linear(
-            r.encoder, r.registry, r.device, x, &stack.weight, bias, ids, None, y, &params,
+            r.encoder,
+            r.registry,
+            r.device,
+            x,
+            &stack.weight,
+            bias,
+            ids,
+            None,
+            y,
+            &params,
         )?)
     }
 }
@@ -388,7 +461,9 @@ impl Pass<'_> {
 /// 1 where row `i`, at position `len + i`, and a key are in the same chunk.
 fn chunk_mask(device: &MlxDevice, len: usize, rows: usize, chunk: usize) -> Result<MlxBuffer> {
     let end = len + rows;
-    let bits: Vec<u8> = (len..end).flat_map(|p| (0..end).map(move |key| u8::from(key / chunk == p / chunk))).collect();
+    let bits: Vec<u8> = (len..end)
+        .flat_map(|p| (0..end).map(move |key| u8::from(key / chunk == p / chunk)))
+        .collect();
     let mut mask = device.alloc_tensor(DType::U8, &[rows, end])?;
     mask.write(0, &bits)?;
     Ok(mask)

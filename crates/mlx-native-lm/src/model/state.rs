@@ -6,7 +6,7 @@ use mlx_native::ops::copy::{CopyParams, copy};
 use mlx_native::ops::step::KvPool;
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
 
-use super::loader::u32_of;
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 
 /// Capacity is a multiple of this many positions.
@@ -228,7 +228,11 @@ impl LayerState for KvCache {
 
     fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
         let (keys, values) = self.copied(device, self.n_blocks)?;
-        Ok(Box::new(KvCache { keys, values, ..*self }))
+        Ok(Box::new(KvCache {
+            keys,
+            values,
+            ..*self
+        }))
     }
 
     fn advance(&mut self, len: usize) {

@@ -6,7 +6,7 @@ use mlx_native::ops::rowwise::Function;
 
 use super::{Builder, whole};
 use crate::error::{LmError, Result};
-use crate::model::loader::u32_of;
+use crate::model::number::u32_of;
 use crate::model::program::{Ids, RouteStep, Step, Value};
 use crate::spec::{Experts, Moe, Router, Score, Stack};
 
@@ -21,18 +21,33 @@ impl Builder<'_, '_> {
         let width = self.width(input);
         if m.weights_before {
             if k != 1 {
-                return Err(LmError::Unsupported(format!("{k} experts a token whose inputs are weighted")));
+                return Err(LmError::Unsupported(format!(
+                    "{k} experts a token whose inputs are weighted"
+                )));
             }
             let weighted = self.value(width);
             let operands = [whole(input, width), whole(weights, 1).each(width)];
-            self.rowwise_into(Function::Mul, &operands, whole(weighted, width), 1, width, [1.0; 4]);
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(weighted, width),
+                1,
+                width,
+                [1.0; 4],
+            );
             (input, per_slot) = (weighted, true);
         }
         let slots = self.experts(&m.experts, input, ids, k, per_slot)?;
         let mut y = slots;
         if !m.weights_before {
             y = self.value(width);
-            self.push(Step::WeightedSum { x: slots, weights, y, slots: k, dim: width });
+            self.push(Step::WeightedSum {
+                x: slots,
+                weights,
+                y,
+                slots: k,
+                dim: width,
+            });
         }
         if let Some((_, norm, up)) = &m.latent {
             if let Some(norm) = norm {
@@ -66,7 +81,10 @@ impl Builder<'_, '_> {
             self.map_in_place(Function::Cap, logits, [cap, 0.0, 0.0, 0.0]);
         }
         if r.expert_scale.is_some() || self.width(logits) != n_experts {
-            return Err(LmError::Unsupported(format!("{}: a router with scales of experts", r.matrix.path)));
+            return Err(LmError::Unsupported(format!(
+                "{}: a router with scales of experts",
+                r.matrix.path
+            )));
         }
         let score = match r.score {
             Score::Softmax => route::Score::Softmax,
@@ -95,12 +113,25 @@ impl Builder<'_, '_> {
             factor: r.factor,
             unused: 0,
         };
-        self.push(Step::Route(Box::new(RouteStep { logits, correction, ids, weights, params })));
+        self.push(Step::Route(Box::new(RouteStep {
+            logits,
+            correction,
+            ids,
+            weights,
+            params,
+        })));
         Ok((ids, weights))
     }
 
     /// Outputs of the chosen experts, `slots` rows a token.
-    fn experts(&mut self, e: &Experts, x: Value, ids: Value, slots: usize, x_per_slot: bool) -> Result<Value> {
+    fn experts(
+        &mut self,
+        e: &Experts,
+        x: Value,
+        ids: Value,
+        slots: usize,
+        x_per_slot: bool,
+    ) -> Result<Value> {
         let n = e.n_experts;
         let up = self.expert_product(&e.up, n, x, ids, slots, x_per_slot)?;
         let gate = match &e.gate {
@@ -123,7 +154,14 @@ impl Builder<'_, '_> {
         let y = self.value(slots * stack.outputs);
         let stack = self.l.stack(stack, n)?;
         let ids = Ids::Chosen(ids);
-        self.push(Step::Experts { stack, x, ids, y, slots, x_per_slot });
+        self.push(Step::Experts {
+            stack,
+            x,
+            ids,
+            y,
+            slots,
+            x_per_slot,
+        });
         Ok(y)
     }
 }

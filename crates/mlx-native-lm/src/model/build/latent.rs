@@ -42,22 +42,45 @@ impl Builder<'_, '_> {
         self.linear(&a.o, y)
     }
 
-    fn scale_part(&mut self, v: Value, n_heads: usize, stride: usize, first: usize, dims: usize, factor: f32) {
+    fn scale_part(
+        &mut self,
+        v: Value,
+        n_heads: usize,
+        stride: usize,
+        first: usize,
+        dims: usize,
+        factor: f32,
+    ) {
         if factor != 1.0 {
             let x = part_of(v, first, stride);
-            self.rowwise_into(Function::Scale, &[x.clone()], x, n_heads, dims, [factor, 0.0, 0.0, 0.0]);
+            self.rowwise_into(
+                Function::Scale,
+                &[x.clone()],
+                x,
+                n_heads,
+                dims,
+                [factor, 0.0, 0.0, 0.0],
+            );
         }
     }
 
     /// Copies `cols` elements of each of `rows` parts of a token.
-    fn copy_parts(&mut self, from: (Value, usize, usize), to: (Value, usize, usize), rows: usize, cols: usize) {
+    fn copy_parts(
+        &mut self,
+        from: (Value, usize, usize),
+        to: (Value, usize, usize),
+        rows: usize,
+        cols: usize,
+    ) {
         let (source, target) = (part_of(from.0, from.1, from.2), part_of(to.0, to.1, to.2));
         self.rowwise_into(Function::Scale, &[source], target, rows, cols, COPY);
     }
 
     /// The key that all heads share, turned; `copies` of it.
     fn rope_key(&mut self, a: &Latent, x: Value, copies: usize) -> Result<Value> {
-        let repeated: Vec<u32> = (0..copies * a.rope_dim).map(|r| (r % a.rope_dim) as u32).collect();
+        let repeated: Vec<u32> = (0..copies * a.rope_dim)
+            .map(|r| (r % a.rope_dim) as u32)
+            .collect();
         let matrix = match copies {
             1 => a.k_rope.clone(),
             // Rows once more for each head.
@@ -67,7 +90,9 @@ impl Builder<'_, '_> {
                     _ => (0, a.k_rope.outputs),
                 };
                 let rows = repeated.iter().map(|r| first + r).collect();
-                Matrix::new(a.k_rope.path.clone(), 0, a.k_rope.inputs).with_bias(a.k_rope.bias).picked(rows, of)
+                Matrix::new(a.k_rope.path.clone(), 0, a.k_rope.inputs)
+                    .with_bias(a.k_rope.bias)
+                    .picked(rows, of)
             }
         };
         let k = self.linear(&matrix, x)?;
@@ -142,7 +167,14 @@ impl Builder<'_, '_> {
     }
 
     /// `y[h] = W[h] x[h]` for each head.
-    fn head_product(&mut self, path: &str, n: usize, outputs: usize, inputs: usize, x: Value) -> Result<Value> {
+    fn head_product(
+        &mut self,
+        path: &str,
+        n: usize,
+        outputs: usize,
+        inputs: usize,
+        x: Value,
+    ) -> Result<Value> {
         let spec = Stack {
             path: path.to_owned(),
             outputs,
@@ -152,7 +184,14 @@ impl Builder<'_, '_> {
         };
         let stack = self.l.stack(&spec, n)?;
         let y = self.value(n * outputs);
-        self.push(Step::Experts { stack, x, ids: Ids::Own, y, slots: n, x_per_slot: true });
+        self.push(Step::Experts {
+            stack,
+            x,
+            ids: Ids::Own,
+            y,
+            slots: n,
+            x_per_slot: true,
+        });
         Ok(y)
     }
 }

@@ -85,7 +85,13 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
     }
     let logits = b.head(spec, x)?;
     let head = b.take_program(&[(head_input, true), (logits, false)]);
-    let Builder { states, temperatures, own_ids, l, .. } = b;
+    let Builder {
+        states,
+        temperatures,
+        own_ids,
+        l,
+        ..
+    } = b;
     l.finish(&spec.dropped)?;
     Ok(Built {
         body,
