@@ -537,14 +537,6 @@ impl Attention {
         self
     }
 
-    /// The norms, after the rotation.
-    pub(super) fn norms_after_rope(mut self) -> Self {
-        for norm in [&mut self.q_norm, &mut self.k_norm].into_iter().flatten() {
-            norm.after_rope = true;
-        }
-        self
-    }
-
     /// With a rotation.
     pub(super) fn turned(mut self, rope: Option<RopeConfig>) -> Self {
         self.rope = rope;

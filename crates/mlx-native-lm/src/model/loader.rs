@@ -57,11 +57,6 @@ impl<'a> Loader<'a> {
         Ok(self.tensors.load_as(name, dtypes, shape)?)
     }
 
-    /// Whether the checkpoint has a tensor.
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.weights().contains(name)
-    }
-
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors
