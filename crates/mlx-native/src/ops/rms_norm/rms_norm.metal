@@ -107,7 +107,6 @@ template <typename T, typename W>
                               device const float *eps_buffer [[buffer(4), function_constant(has_eps_buffer)]],
                               device const T *factor [[buffer(5), function_constant(has_factor)]],
                               device T *normed [[buffer(6), function_constant(has_normed)]],
-                         device T *normed [[buffer(6), function_constant(has_normed)]],
                               uint group [[threadgroup_position_in_grid]],
                               uint lane [[thread_index_in_simdgroup]],
                               uint simdgroup [[simdgroup_index_in_threadgroup]],
