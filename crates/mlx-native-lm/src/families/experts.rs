@@ -115,12 +115,14 @@ pub(super) fn groups(
 
 /// `n_shared_experts` as one wide expert.
 pub(super) fn shared_of(c: &Config<'_>, path: &str, inner: usize) -> Result<Option<SharedExpert>> {
-    Ok(c.fields.count("n_shared_experts", MAX_EXTENT)?.map(|n| shared(c.mlp(
+    Ok(c.fields.count("n_shared_experts", MAX_EXTENT)?.map(|n| {
+        shared(c.mlp(
             &format!("{path}.shared_experts"),
             inner * n,
             MlpActivation::Silu,
             false,
-        ))))
+        ))
+    }))
 }
 
 /// Whether layer `i` has experts, by `first_k_dense_replace` and `moe_layer_freq`.

@@ -48,7 +48,6 @@ pub fn run(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Outco
     let options = ModelOptions {
         dtype: Some(DType::F32),
         prefill_step: 64,
-        ..ModelOptions::default()
     };
     let text = |e: mlx_native_lm::LmError| e.to_string();
     let mut decoder = open_decoder(device, folder.path(), &options).map_err(text)?;

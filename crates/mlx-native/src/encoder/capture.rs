@@ -8,6 +8,7 @@ use crate::label::CapturedOpKind;
 use crate::metal::{self, MTLSize};
 
 /// What is bound to an argument of a captured dispatch.
+#[allow(clippy::large_enum_variant, reason = "nearly all are buffers")]
 #[derive(Debug)]
 pub enum RecordedBinding {
     /// A buffer from a byte offset on; its memory is kept alive.

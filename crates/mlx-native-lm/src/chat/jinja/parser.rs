@@ -669,10 +669,7 @@ impl Parser {
     fn binary(&mut self, operators: &[(&str, Operator)], operand: fn(&mut Self) -> Res<Expr>) -> Res<Expr> {
         let first = operand(self)?;
         let mut more = Vec::new();
-        loop {
-            let Kind::Sign(sign) = self.kind() else {
-                break;
-            };
+        while let Kind::Sign(sign) = self.kind() {
             let Some((_, operator)) = operators.iter().find(|(s, _)| s == sign) else {
                 break;
             };

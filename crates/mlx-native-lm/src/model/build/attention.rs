@@ -161,8 +161,8 @@ impl Builder<'_, '_> {
             let x = part_of(v, 0, head_dim);
             self.rowwise_into(
                 Function::Scale,
-                &[x.clone()],
-                x,
+                std::slice::from_ref(&x),
+                x.clone(),
                 n_heads,
                 dims,
                 [factor, 0.0, 0.0, 0.0],

@@ -55,8 +55,8 @@ impl Builder<'_, '_> {
             let x = part_of(v, first, stride);
             self.rowwise_into(
                 Function::Scale,
-                &[x.clone()],
-                x,
+                std::slice::from_ref(&x),
+                x.clone(),
                 n_heads,
                 dims,
                 [factor, 0.0, 0.0, 0.0],

@@ -246,8 +246,8 @@ impl Primary {
     /// The functions, with the context current on this thread.
     fn enter(&self) -> Result<&Functions, Failure> {
         // SAFETY: a context that was retained and not yet released.
-        self.driver
-            .check(unsafe { self.driver.functions.cuCtxSetCurrent(self.context) })?;
+        let status = unsafe { self.driver.functions.cuCtxSetCurrent(self.context) };
+        self.driver.check(status)?;
         Ok(&self.driver.functions)
     }
 

@@ -210,12 +210,12 @@ impl Owned<'_> {
     ) -> Result<Vec<u8>, String> {
         let mut len = 0;
         // SAFETY: the program lives, `len` is a place to write to.
-        self.nvrtc
-            .check(unsafe { size(&self.nvrtc.functions, self.program, &mut len) })?;
+        let status = unsafe { size(&self.nvrtc.functions, self.program, &mut len) };
+        self.nvrtc.check(status)?;
         let mut out = vec![0u8; len];
         // SAFETY: `out` has as many bytes as the compiler asked for.
-        self.nvrtc
-            .check(unsafe { get(&self.nvrtc.functions, self.program, out.as_mut_ptr().cast()) })?;
+        let status = unsafe { get(&self.nvrtc.functions, self.program, out.as_mut_ptr().cast()) };
+        self.nvrtc.check(status)?;
         Ok(out)
     }
 

@@ -416,7 +416,12 @@ impl Commands<Recording> for Recorder {
     }
 
     fn fill_buffer(&mut self, buffer: &Buffer, range: std::ops::Range<usize>, value: u8) {
-        assert!(self.copies && range.end <= buffer.byte_len && range.start.is_multiple_of(4) && range.end.is_multiple_of(4));
+        assert!(
+            self.copies
+                && range.end <= buffer.byte_len
+                && range.start.is_multiple_of(4)
+                && range.end.is_multiple_of(4)
+        );
         self.call(Call::Fill(buffer.number, range, value));
     }
 

@@ -269,8 +269,10 @@ mod refusals {
     fn a_table_that_names_a_block_twice_is_the_later_row_s_for_any_number_of_threads() {
         let mut contents = Vec::new();
         for threads in [1, 3] {
-            let mut config = crate::Config::default();
-            config.threads = Some(threads);
+            let config = crate::Config {
+                threads: Some(threads),
+                ..crate::Config::default()
+            };
             let device = crate::MlxDevice::with_config(crate::DeviceKind::Cpu, &config).expect("a cpu opens");
             let mut registry = crate::KernelRegistry::new();
             let buffer = |values: &[u32]| {

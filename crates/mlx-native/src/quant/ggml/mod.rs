@@ -180,7 +180,10 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], values: &mut [f32]) -> Result<()> 
         return Err(MlxError::Unsupported(format!("dequantize: GGML type {ty}")));
     };
     let (n, size) = (ty.block_values() as usize, ty.block_bytes() as usize);
-    if !values.len().is_multiple_of(n) || !bytes.len().is_multiple_of(size) || values.len() / n != bytes.len() / size {
+    if !values.len().is_multiple_of(n)
+        || !bytes.len().is_multiple_of(size)
+        || values.len() / n != bytes.len() / size
+    {
         return invalid!(
             "dequantize: {} bytes of {ty} for {} values; a block has {size} bytes and {n} values",
             bytes.len(),

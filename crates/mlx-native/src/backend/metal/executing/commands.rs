@@ -29,6 +29,7 @@ pub(super) struct Encoder {
 }
 
 /// One step of an encoder.
+#[allow(clippy::large_enum_variant, reason = "nearly all are launches")]
 pub(super) enum Step {
     Launch(Launch),
     Barrier,
