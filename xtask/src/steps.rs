@@ -151,7 +151,7 @@ pub const STEPS: &[Step] = &[
         name: "aarch64",
         what: "the CPU's bodies for aarch64, under qemu",
         in_quick: false,
-        only_when_named: false,
+        only_when_named: true,
         counts: Counts::AtLeastOneTest,
         plan: aarch64,
     },
