@@ -37,6 +37,7 @@ pub fn run(options: &Generate) -> Result<()> {
         stop_ids,
     };
     let context = model.context_length();
+    let unknown = model.unknown_fields().join(", ");
     note_on_context(&progress, context, prompt_ids.len(), 0);
     let mut cache = model.decoder().new_state(prompt_ids.len())?;
     let (decoder, tokenizer) = model.parts();
@@ -72,6 +73,9 @@ pub fn run(options: &Generate) -> Result<()> {
         return Err(error).context("standard output");
     }
     note_on_context(&progress, context, prompt_ids.len(), generation.token_ids.len());
+    if !unknown.is_empty() {
+        report::note(&format!("these fields are not known and have no effect: {unknown}"));
+    }
     finish(options, &prompt_ids, &generation)
 }
 

@@ -53,6 +53,11 @@ impl ConfigFile {
         QuantizationConfig::read(&self.fields())
     }
 
+    /// The fields that nobody has read so far and that are not known to change nothing.
+    pub(crate) fn unknown(&self) -> Vec<String> {
+        unread::unknown(&self.document, unread::CONFIG_FIELDS)
+    }
+
     /// The ids of the tokens that end a text; empty when the file names none.
     ///
     /// # Errors

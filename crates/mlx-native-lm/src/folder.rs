@@ -95,10 +95,16 @@ impl ModelFolder {
         })
     }
 
-    /// Fields of `generation_config.json` that this library does not know: they have no effect.
+    /// Fields that this library does not know, each with its file: of `config.json` those that its family did not read, once
+    /// [`decoder_spec`](Self::decoder_spec) was called. They have no effect.
     #[must_use]
-    pub fn unknown_fields(&self) -> &[String] {
-        &self.unknown
+    pub fn unknown_fields(&self) -> Vec<String> {
+        let of = |file: &'static str, fields: &[String]| -> Vec<String> {
+            fields.iter().map(|field| format!("{file}: {field}")).collect()
+        };
+        let mut all = of("config.json", &self.config.unknown());
+        all.extend(of("generation_config.json", &self.unknown));
+        all
     }
 
     /// `config.json`.

@@ -37,6 +37,7 @@ pub struct Model {
     tokenizer: Tokenizer,
     eos_ids: HashSet<u32>,
     generation_config: GenerationConfig,
+    unknown: Vec<String>,
 }
 
 impl Model {
@@ -65,11 +66,15 @@ impl Model {
         let tokenizer = folder.tokenizer()?;
         let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
+        let mut unknown = folder.unknown_fields();
+        let of_tokenizer = tokenizer.unknown_fields().iter();
+        unknown.extend(of_tokenizer.map(|field| format!("tokenizer_config.json: {field}")));
         Ok(Model {
             decoder,
             tokenizer,
             eos_ids,
             generation_config,
+            unknown,
         })
     }
 
@@ -122,6 +127,12 @@ impl Model {
         let of_decoder = self.decoder.spec().max_context;
         let of_tokenizer = self.tokenizer.model_max_length();
         of_decoder.into_iter().chain(of_tokenizer).min()
+    }
+
+    /// Fields of the configuration files that this library does not know, each with its file. They have no effect.
+    #[must_use]
+    pub fn unknown_fields(&self) -> &[String] {
+        &self.unknown
     }
 
     /// What the model's makers recommend for generation.

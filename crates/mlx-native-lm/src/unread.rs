@@ -104,6 +104,64 @@ pub(crate) const TOKENIZER_FIELDS: Unread = &[
     ),
 ];
 
+/// Of `config.json`, beside those that the model's family reads.
+pub(crate) const CONFIG_FIELDS: Unread = &[
+    (
+        "says where the model comes from, or names classes of other libraries",
+        &[
+            "_*", "architectures", "auto_map", "custom_pipelines", "is_bert_config", "model_name", "model_version", "name_or_path", "task_specific_params",
+            "transformers_version", "transformers.js_config", "unsloth_*", "mlx_*", "license", "language", "library_name", "base_model", "finetuning_task",
+            "chat_format", "onnx", "tensor_namespace", "schema_version", "hf_url", "id2label", "label2id", "num_labels", "problem_type",
+        ],
+    ),
+    (
+        "matters in training only",
+        &[
+            "attention_dropout", "attention_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "dropout",
+            "classifier_dropout", "embedding_dropout", "ffn_dropout", "initializer_range", "init_*", "router_aux_loss_coef", "router_z_loss_coef",
+            "output_router_logits", "aux_loss_alpha", "seq_aux", "router_jitter_noise", "input_jitter_noise", "ep_size", "gradient_checkpointing",
+            "rescale_prenorm_residual", "summary_*", "z_loss", "residual_dropout", "embedding_initializer_range", "router_dtype",
+        ],
+    ),
+    (
+        "a way to compute the same, or what to return beside logits",
+        &[
+            "use_cache", "pretraining_tp", "attn_implementation", "use_flash_attn", "use_flash_attention*", "return_dict", "return_dict_in_generate",
+            "output_attentions", "output_hidden_states", "torchscript", "use_bfloat16", "fp32_residual*", "bf16", "fp16", "fp32", "use_mamba_kernels",
+            "use_fused_*", "use_cache_*", "kv_channels", "tp_degree", "fused_*", "chunk_size_feed_forward", "is_decoder", "is_encoder_decoder",
+            "tie_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size", "pruned_heads", "use_dynamic_ntk", "use_logn_attn_cache",
+        ],
+    ),
+    (
+        "MLX writes how weights are packed twice, and the first counts",
+        &["quantization_config"],
+    ),
+    (
+        "the tensors have their dtype, and a flag sets that of activations",
+        &["torch_dtype", "dtype", "params_dtype", "compute_dtype"],
+    ),
+    (
+        "how a text begins, ends and is filled up is the tokenizer's, or read elsewhere",
+        &[
+            "bos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "forced_*",
+            "tokenizer_class", "prefix", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "tokenizer_*", "image_token_*", "video_token_*",
+            "vision_*_token_id", "audio_token_*", "boi_token_*", "eoi_token_*", "boa_token_*", "eoa_token_*",
+        ],
+    ),
+    (
+        "mlx-lm's generate reads how to sample from its flags",
+        &[
+            "do_sample", "temperature", "top_p", "top_k", "typical_p", "num_beams", "num_beam_groups", "length_penalty", "repetition_penalty",
+            "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "max_length", "min_length", "early_stopping", "diversity_penalty",
+            "num_return_sequences", "output_scores", "remove_invalid_values", "exponential_decay_length_penalty",
+        ],
+    ),
+    (
+        "of parts of the model that make no text: images, sounds, layers that guess several tokens ahead",
+        &["vision_config", "audio_config", "num_nextn_predict_layers", "mtp_*", "num_mtp_*", "vision_*", "mm_*", "projector_*", "multimodal_*"],
+    ),
+];
+
 /// Of `generation_config.json`, beside those that are read.
 pub(crate) const GENERATION_FIELDS: Unread = &[
     (
