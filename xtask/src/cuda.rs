@@ -3,21 +3,13 @@
 //! Compiler (NVRTC) and assembler (ptxas) come from PyPI, of one pinned version. It makes machine code for every
 //! architecture that is named here, and its intermediate code runs on every driver of CUDA 12.9 or later.
 
+use crate::cuda_wheels::{PACKAGES, packages};
 use crate::install::{self, Need};
 use crate::shell::{Cmd, Result, root, target_dir, write_file};
 use std::path::{Path, PathBuf};
 
 /// What the offline part needs.
 pub const OFFLINE_NEEDS: &[Need] = &[Need::Nvrtc];
-
-/// Packages of PyPI with what is used of them.
-const PACKAGES: [(&str, &str); 2] = [
-    (
-        "nvidia-cuda-nvrtc-cu12==12.9.86",
-        "nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
-    ),
-    ("nvidia-cuda-nvcc-cu12==12.9.86", "nvidia/cuda_nvcc/bin/ptxas"),
-];
 
 /// Architectures that every kernel must compile for: A100, H100 and the RTX 50 series.
 const CAPABILITIES: [&str; 3] = ["80", "90", "120"];
@@ -37,36 +29,6 @@ pub fn main(args: &[String]) -> Result<()> {
         [] => on_gpu_commands().iter().try_for_each(Cmd::run),
         _ => Err("cuda takes --offline, --pack FOLDER or nothing".into()),
     }
-}
-
-/// Where the packages are unpacked.
-fn packages() -> PathBuf {
-    target_dir().join("cuda/packages")
-}
-
-/// Whether compiler and assembler are there.
-pub fn is_installed() -> bool {
-    PACKAGES.iter().all(|(_, file)| packages().join(file).is_file())
-}
-
-/// Fetches them.
-pub fn install() -> Result<()> {
-    let names = PACKAGES.iter().map(|p| p.0);
-    let (wheels, to) = (target_dir().join("cuda/wheels"), packages());
-    Cmd::line("python3 -m pip download --quiet --no-deps --only-binary=:all: --dest")
-        .args([wheels.to_string_lossy()])
-        .args(names)
-        .run()?;
-    for entry in std::fs::read_dir(&wheels)? {
-        let wheel = entry?.path();
-        Cmd::line("python3 -m zipfile -e")
-            .args([wheel.to_string_lossy(), to.to_string_lossy()])
-            .run()?;
-    }
-    // Unpacked files lose the right to be run.
-    Cmd::line("chmod +x")
-        .args([to.join(PACKAGES[1].1).to_string_lossy()])
-        .run()
 }
 
 /// Compiles every kernel of the library for every architecture.

@@ -2,7 +2,7 @@
 //!
 //! Everything comes from package registries: Debian's by `apt-get`, crates.io by `cargo install`, PyPI by `pip`.
 
-use crate::cuda;
+use crate::cuda_wheels;
 use crate::shell::{Cmd, Result, on_path};
 use std::path::Path;
 
@@ -76,7 +76,7 @@ impl Need {
                     .capture();
                 folder.is_ok_and(|(ok, folder)| ok && Path::new(folder.trim()).is_dir())
             }
-            Self::Nvrtc => cuda::is_installed(),
+            Self::Nvrtc => cuda_wheels::is_installed(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Need {
             Self::Aarch64Std => Cmd::line("rustup target add").args([AARCH64]).run(),
             Self::Nvrtc => {
                 ensure(&[Self::Pip], true)?;
-                cuda::install()
+                cuda_wheels::install()
             }
         }
     }

@@ -6,6 +6,8 @@
 mod bench;
 mod check_metal;
 mod cuda;
+mod cuda_wheels;
+mod families;
 mod features;
 mod golden;
 mod install;
@@ -35,6 +37,10 @@ Usage: cargo xtask COMMAND
         --offline      compiles every kernel for NVIDIA GPUs instead, without one (NVRTC and ptxas from PyPI)
         --pack FOLDER  builds the programs that do it, for a machine with a GPU and no Rust
 
+  families [DIR] [--family NAME]... [--device D] [--variant f32|q4]
+        Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
+        folder loader; a table family x variant with the largest error in parts of the tolerance.
+
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
 
@@ -62,6 +68,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "test" => test::run(&test::Options::parse(rest)?),
         "check-metal" => check_metal::main(rest),
         "cuda" => cuda::main(rest),
+        "families" => families::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

@@ -191,7 +191,11 @@ impl ChatTemplate {
     }
 
     fn continued(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<String> {
-        let failed = |what: &str| Err(LmError::InvalidArgument(format!("continue_final_message: {what}")));
+        let failed = |what: &str| {
+            Err(LmError::InvalidArgument(format!(
+                "continue_final_message: {what}"
+            )))
+        };
         let mut marked: Vec<Map<String, serde_json::Value>> =
             messages.iter().map(ChatMessage::fields).collect();
         let content = marked.last_mut().and_then(|last| last.get_mut("content"));
@@ -199,10 +203,13 @@ impl ChatTemplate {
             Some(serde_json::Value::String(text)) => mark(text),
             // Of several parts the last one that is text.
             Some(serde_json::Value::Array(parts)) => {
-                let text = parts.iter_mut().rev().find_map(|part| match part.get_mut("text") {
-                    Some(serde_json::Value::String(text)) => Some(text),
-                    _ => None,
-                });
+                let text = parts
+                    .iter_mut()
+                    .rev()
+                    .find_map(|part| match part.get_mut("text") {
+                        Some(serde_json::Value::String(text)) => Some(text),
+                        _ => None,
+                    });
                 match text {
                     Some(text) => mark(text),
                     None => return failed("the last message has no text"),
@@ -227,11 +234,7 @@ impl ChatTemplate {
         Ok(text)
     }
 
-    fn run(
-        &self,
-        messages: Vec<Map<String, serde_json::Value>>,
-        options: &ChatOptions,
-    ) -> Result<String> {
+    fn run(&self, messages: Vec<Map<String, serde_json::Value>>, options: &ChatOptions) -> Result<String> {
         for name in ["messages", "add_generation_prompt", "strftime_now"] {
             if options.variables.contains_key(name) {
                 return Err(LmError::InvalidArgument(format!(

@@ -1,4 +1,18 @@
-//! Language models.
+//! Language models: text from a folder in MLX's format.
+//!
+//! ```no_run
+//! use std::io::Write;
+//!
+//! use mlx_native_lm::{Model, ModelOptions};
+//!
+//! let device = mlx_native::MlxDevice::new()?;
+//! let mut model = Model::open(&device, "path/to/folder", &ModelOptions::default())?;
+//! for piece in model.generate("Once upon a time")? {
+//!     print!("{}", piece?.text);
+//!     std::io::stdout().flush()?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! What to read first:
 //! - [`ModelFolder`] opens a folder in MLX's format, or the same files in memory;
@@ -23,6 +37,7 @@ mod quantization;
 mod rope;
 mod sampling;
 pub mod spec;
+mod stream;
 mod tokenizer;
 mod unread;
 
@@ -33,10 +48,11 @@ pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
-pub use model::{Decoder, KvState, LayerState, RecurrentState, SequenceState};
+pub use model::{Decoder, KvCache, LayerState, RecurrentState, SequenceState};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
 pub use sampling::{Sampler, SamplingParams};
 pub use spec::DecoderSpec;
+pub use stream::{Piece, Pieces, PromptOptions};
 pub use tokenizer::Tokenizer;

@@ -191,7 +191,22 @@ impl QuantizationConfig {
         let Some(section) = config.object("quantization_config", "quantization_config.")? else {
             return Ok(Self::default());
         };
+        let of = |mode: QuantMode| {
+            let (bits, group_size) = mode.fixed().unwrap_or((4, 64));
+            let default = Some(QuantSpec {
+                bits,
+                group_size,
+                mode,
+            });
+            Ok(QuantizationConfig {
+                default,
+                by_path: BTreeMap::new(),
+            })
+        };
         match section.str("quant_method")? {
+            // Names that mlx-lm maps to MLX's own formats.
+            Some("mxfp4") => of(QuantMode::Mxfp4),
+            Some("mxfp8") => of(QuantMode::Mxfp8),
             Some(method) => Err(LmError::Unsupported(format!(
                 "config.json: weights packed by quant_method {method:?}; MLX's are"
             ))),
@@ -278,9 +293,10 @@ impl<'a> Packed<'a> {
                 .ok_or_else(|| LmError::Weights(format!("{name} is missing")))
         };
         let (weight, scales) = (get("weight")?, get("scales")?);
-        if weight.dtype != TensorType::U32 || weight.shape.len() != 2 || scales.shape.len() != 2 {
+        let rank = weight.shape.len();
+        if weight.dtype != TensorType::U32 || !(2..=3).contains(&rank) || scales.shape.len() != rank {
             return Err(LmError::Weights(format!(
-                "{path}: weight is {} {:?} with scales {:?}, wanted U32 of rank 2 with scales of rank 2",
+                "{path}: weight is {} {:?} with scales {:?}, wanted U32 of rank 2, or 3 for a stack, with scales of that rank",
                 weight.dtype, weight.shape, scales.shape
             )));
         }
@@ -293,7 +309,8 @@ impl<'a> Packed<'a> {
 
     /// Bits, group size and mode that these shapes and the dtype of the scales leave.
     fn infer(&self, path: &str, in_dims: usize) -> Result<QuantSpec> {
-        let (words, groups) = (self.weight.shape[1], self.scales.shape[1]);
+        let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
+        let (words, groups) = (last(self.weight), last(self.scales));
         let cannot = || {
             LmError::Weights(format!(
                 "{path}: {words} words and {groups} scales for rows of {in_dims} fit no packing"
@@ -325,7 +342,7 @@ impl<'a> Packed<'a> {
     /// Whether the tensors are what `spec` makes of rows of `in_dims`.
     fn check(&self, path: &str, in_dims: usize, spec: &QuantSpec) -> Result<()> {
         let (bits, group_size) = (spec.bits as usize, spec.group_size as usize);
-        let rows = self.weight.shape[0];
+        let lead = &self.weight.shape[..self.weight.shape.len() - 1];
         let row_bits = in_dims.checked_mul(bits).filter(|b| b.is_multiple_of(32));
         let (Some(row_bits), true) = (row_bits, in_dims.is_multiple_of(group_size)) else {
             return Err(LmError::Weights(format!(
@@ -333,11 +350,12 @@ impl<'a> Packed<'a> {
             )));
         };
         let fit = |name: &str, found: &TensorInfo, columns: usize, dtype_fits: bool| {
-            if found.shape == [rows, columns] && dtype_fits {
+            let wanted = [lead, &[columns]].concat();
+            if found.shape == wanted && dtype_fits {
                 return Ok(());
             }
             Err(LmError::Weights(format!(
-                "{path}.{name}: found {} {:?}, wanted [{rows}, {columns}] for {spec}",
+                "{path}.{name}: found {} {:?}, wanted {wanted:?} for {spec}",
                 found.dtype, found.shape
             )))
         };

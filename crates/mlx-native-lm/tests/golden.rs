@@ -274,3 +274,53 @@ fn misuse_of_a_decoder_is_an_error() {
     assert!(decoder.new_state(usize::MAX).is_err());
     assert_eq!(decoder.forward(&[1, 2], &mut cache).unwrap().len(), 131);
 }
+
+#[test]
+fn the_iterator_gives_the_text_that_generate_gives() {
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let mut model = Model::from_files(&device, mlx_native_demo::files(), &options()).unwrap();
+    let (prompt, max_tokens) = ("Returns the number of", 24);
+    let sampling = SamplingParams::default();
+    let asked = mlx_native_lm::PromptOptions {
+        max_tokens,
+        sampling: Some(sampling.clone()),
+        ..mlx_native_lm::PromptOptions::default()
+    };
+    let pieces = model.generate_with(prompt, &asked).unwrap();
+    let streamed: String = pieces.map(|piece| piece.unwrap().text).collect();
+    let stop_ids = model.stop_ids(&[]).unwrap();
+    let ids = model.tokenizer().encode(prompt).unwrap();
+    let mut state = model.decoder().new_state(1).unwrap();
+    let options = GenerateOptions {
+        max_tokens,
+        sampling,
+        stop_ids,
+    };
+    let (decoder, tokenizer) = model.parts();
+    let whole = generate(decoder, tokenizer, &mut state, &ids, &options, |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(streamed, whole.text);
+    assert!(!streamed.is_empty());
+    assert!(model.generate("").is_err(), "a prompt without tokens is refused");
+}
+
+#[test]
+fn a_state_goes_back_and_forks() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models/qwen3-f32");
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
+    let mut state = decoder.new_state(1).unwrap();
+    decoder.feed(&[3, 1, 4, 1, 5], &mut state).unwrap();
+    let mut other = state.fork(&device).unwrap();
+    let wanted = decoder.forward(&[9], &mut state).unwrap();
+    decoder.forward(&[2, 6], &mut other).unwrap();
+    other.truncate(5).unwrap();
+    assert_eq!((state.len(), other.len()), (6, 5));
+    assert_eq!(
+        decoder.forward(&[9], &mut other).unwrap(),
+        wanted,
+        "as if nothing had been between"
+    );
+}

@@ -17,6 +17,7 @@ use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::{ComputePipelineState, ConstantValue, Kernel};
+use crate::metal::CommandQueue;
 
 /// A device without its handle: what the registry and the published interface's `metal_device()` speak of.
 pub struct DeviceRef {
@@ -115,6 +116,9 @@ impl MlxDevice {
     /// # Errors
     /// As `new`; also [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
     pub fn best(config: &Config) -> Result<Self> {
+        if cfg!(feature = "default-emulator") {
+            return Self::with_config(DeviceKind::Emulator, config);
+        }
         let best = if cfg!(target_vendor = "apple") {
             DeviceKind::Metal
         } else if cfg!(feature = "cuda") {
@@ -242,6 +246,13 @@ impl MlxDevice {
     #[must_use]
     pub fn metal_device(&self) -> &DeviceRef {
         &self.shared
+    }
+
+    /// What the published interface calls the queue.
+    #[must_use]
+    pub fn metal_queue(&self) -> &CommandQueue {
+        static QUEUE: CommandQueue = CommandQueue::new();
+        &QUEUE
     }
 
     /// The name of the processor or GPU.

@@ -90,6 +90,7 @@ pub mod gguf;
 pub mod graph;
 mod isa;
 pub mod kernel;
+mod label;
 mod library;
 pub mod metal;
 pub mod ops;
@@ -99,7 +100,9 @@ mod recorder;
 mod registry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod turboquant;
 mod vector;
+pub mod weight;
 pub mod weights;
 
 pub use backend::Allocation;
@@ -115,10 +118,30 @@ pub use encoder::{
 };
 pub use error::{MlxError, Result};
 pub use gguf::{GgufFile, GgufModel, MetadataValue, TensorInfo};
-pub use graph::{ComputeGraph, GraphExecutor, GraphSession, PreparedGraph, Replay};
+pub use graph::{ComputeGraph, GraphExecutor, GraphSession, OpKind, PreparedGraph, Replay};
 pub use isa::{Isa, IsaToken};
 pub use kernel::ConstantValue;
 pub use metal::MTLSize;
+pub use ops::quantized_matmul::{QuantizedMatmulParams, quantized_matmul, quantized_matmul_simd};
+pub use ops::quantized_matmul_ggml::{GgmlQuantizedMatmulParams, GgmlType, quantized_matmul_ggml};
+pub use ops::quantized_matmul_id::{QuantizedMatmulIdParams, quantized_matmul_id};
+pub use ops::quantized_matmul_id_ggml::{GgmlQuantizedMatmulIdParams, quantized_matmul_id_ggml};
 pub use profile::{Bandwidth, DeviceProfile, Execution, MatrixUnits};
 pub use recorder::Recorder;
 pub use registry::KernelRegistry;
+pub use weight::{
+    QuantizationConfig, QuantizedWeight, SafetensorsFile, TensorQuantConfig, load_quantized_weights,
+    safetensors_to_metal_buffer,
+};
+
+/// Fails to compile unless the type is `Send` and `Sync`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! static_assertions_send_sync {
+    ($type:ty) => {
+        const _: () = {
+            const fn is_send_and_sync<T: Send + Sync>() {}
+            is_send_and_sync::<$type>()
+        };
+    };
+}

@@ -1,13 +1,15 @@
-//! Where the layers meet: the operators' kernels go into the registry, and sessions get the operators' names.
+//! Where the layers meet: the operators' kernels go into the registry, sessions get the operators' names, and graphs the pass
+//! that knows operators.
+
+mod fuse;
+mod session;
 
 use std::sync::{Arc, OnceLock};
 
-use crate::buffer::MlxBuffer;
-use crate::device::MlxDevice;
+use crate::device::DeviceRef;
 use crate::error::Result;
-use crate::graph::GraphSession;
+use crate::graph::ComputeGraph;
 use crate::ops;
-use crate::ops::sdpa::{SdpaParams, sdpa};
 use crate::registry::{KernelRegistry, KernelTable};
 
 impl Default for KernelRegistry {
@@ -23,39 +25,24 @@ impl KernelRegistry {
         static TABLE: OnceLock<Arc<KernelTable>> = OnceLock::new();
         Self::with_base(
             TABLE
-                .get_or_init(|| Arc::new(KernelTable::of(ops::all())))
+                .get_or_init(|| Arc::new(KernelTable::of(ops::all()).with_names(ops::published_names::NAMES)))
                 .clone(),
         )
     }
 }
 
-impl GraphSession<'_> {
-    /// Records scaled dot-product attention: [`sdpa`].
+impl ComputeGraph {
+    /// Puts an RMS norm and the elementwise product behind it, with barriers between them, into one dispatch, and returns how many
+    /// pairs it found. The norm's own output is still written: nobody who reads it sees a difference, and results differ by at
+    /// most the rounding of the product.
+    ///
+    /// A pair fits when the product is one of all elements of the norm's output with another buffer.
     ///
     /// # Errors
-    /// As [`sdpa`].
-    #[allow(clippy::too_many_arguments)]
-    pub fn sdpa(
-        &mut self,
-        registry: &mut KernelRegistry,
-        device: &MlxDevice,
-        q: &MlxBuffer,
-        k: &MlxBuffer,
-        v: &MlxBuffer,
-        output: &MlxBuffer,
-        params: &SdpaParams,
-        batch_size: u32,
-    ) -> Result<()> {
-        sdpa(
-            self.encoder_mut(),
-            registry,
-            device,
-            q,
-            k,
-            v,
-            output,
-            params,
-            batch_size,
-        )
+    /// What making the pipeline ends with; the graph is then as it was.
+    pub fn fuse(&mut self, registry: &mut KernelRegistry, device: &DeviceRef) -> Result<u32> {
+        let (nodes, fused) = fuse::fuse(self.nodes(), registry, device)?;
+        *self = ComputeGraph::from_nodes(nodes);
+        Ok(fused)
     }
 }

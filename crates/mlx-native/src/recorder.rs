@@ -76,7 +76,7 @@ impl Recorder {
     /// index. The recorder chooses the threadgroup: along x, up to 256 threads.
     ///
     /// # Errors
-    /// As [`KernelRegistry::get_pipeline`] and [`CommandEncoder::encode_with_args`];
+    /// As [`KernelRegistry::get_pipeline`] and [`CommandEncoder::try_encode_with_args`];
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when there are more arguments than the kernel has.
     pub fn dispatch(&mut self, name: &str, threads: [u64; 3], args: &[KernelArg<'_>]) -> Result<()> {
         let pipeline = self.pipeline(name)?;
@@ -97,7 +97,7 @@ impl Recorder {
         let [x, y, z] = threads;
         let group = MTLSize::new(x.clamp(1, most), 1, 1);
         self.encoder
-            .encode_with_args(&pipeline, &bindings, MTLSize::new(x, y, z), group)
+            .try_encode_with_args(&pipeline, &bindings, MTLSize::new(x, y, z), group)
     }
 
     /// Captures what `record` records, and makes it ready for replays. What was recorded before stays recorded.
@@ -122,10 +122,10 @@ impl Recorder {
     /// Hands the list to the device and begins a new one. The encoder that was committed is given, to wait on.
     ///
     /// # Errors
-    /// As [`CommandEncoder::commit`]; the list stays recorded then.
+    /// As [`CommandEncoder::try_commit`]; the list stays recorded then.
     pub fn commit(&mut self) -> Result<CommandEncoder> {
         let next = self.device.command_encoder()?;
-        self.encoder.commit()?;
+        self.encoder.try_commit()?;
         Ok(std::mem::replace(&mut self.encoder, next))
     }
 

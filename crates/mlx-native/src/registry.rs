@@ -52,9 +52,23 @@ pub struct KernelRegistry {
     scratch: Vec<(Arc<dyn Backend>, MlxBuffer)>,
 }
 
-/// Kernels by name.
+/// Kernels by name, and further names for them.
 #[derive(Debug, Default)]
-pub(crate) struct KernelTable(HashMap<Arc<str>, Entry>);
+pub(crate) struct KernelTable {
+    kernels: HashMap<Arc<str>, Entry>,
+    names: HashMap<&'static str, &'static KernelName>,
+}
+
+/// A further name for a kernel.
+#[derive(Debug)]
+pub(crate) struct KernelName {
+    /// The name.
+    pub name: &'static str,
+    /// The kernel; none for an empty text.
+    pub kernel: Option<&'static str>,
+    /// The function constants that the name stands for, in ascending order of index.
+    pub constants: &'static [(u32, ConstantValue)],
+}
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -95,7 +109,17 @@ impl Entry {
 impl KernelTable {
     /// The kernels of `ops`.
     pub(crate) fn of(ops: impl Iterator<Item = &'static Op>) -> Self {
-        KernelTable(ops.flat_map(Entry::of_op).map(|e| (e.name.clone(), e)).collect())
+        let kernels = ops.flat_map(Entry::of_op).map(|e| (e.name.clone(), e)).collect();
+        KernelTable {
+            kernels,
+            names: HashMap::new(),
+        }
+    }
+
+    /// The same with further names. Asked for without constants, a name gives the kernel with those that it stands for.
+    pub(crate) fn with_names(mut self, names: &'static [KernelName]) -> Self {
+        self.names = names.iter().map(|n| (n.name, n)).collect();
+        self
     }
 }
 
@@ -159,7 +183,7 @@ impl KernelRegistry {
     fn entry(&self, name: &str) -> Result<&Entry> {
         self.own
             .get(name)
-            .or_else(|| self.base.0.get(name))
+            .or_else(|| self.base.kernels.get(name))
             .ok_or_else(|| MlxError::KernelNotFound(name.to_owned()))
     }
 
@@ -220,6 +244,10 @@ impl KernelRegistry {
         device: &(impl AsRef<DeviceRef> + ?Sized),
         constants: &[(u32, ConstantValue)],
     ) -> Result<ComputePipelineState> {
+        let (name, constants) = match self.further_name(name).filter(|_| constants.is_empty()) {
+            Some(further) => (kernel_of(further)?, further.constants),
+            None => (name, constants),
+        };
         let entry = self.entry(name)?;
         let device = device.as_ref();
         device.cached_pipeline(entry.number, constants, || build(entry, device, constants))
@@ -253,12 +281,25 @@ impl KernelRegistry {
     /// Whether a text is registered under `name`.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.entry(name).is_ok()
+        self.entry(name).is_ok() || self.further_name(name).is_some()
+    }
+
+    /// What a further name stands for, unless a text of one's own has taken its place.
+    fn further_name(&self, name: &str) -> Option<&'static KernelName> {
+        self.base
+            .names
+            .get(name)
+            .copied()
+            .filter(|_| !self.own.contains_key(name))
     }
 
     /// The registered names, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let base = self.base.0.keys().filter(|name| !self.own.contains_key(&***name));
+        let base = self
+            .base
+            .kernels
+            .keys()
+            .filter(|name| !self.own.contains_key(&***name));
         self.own.keys().chain(base).map(|k| &**k)
     }
 
@@ -268,7 +309,10 @@ impl KernelRegistry {
     /// [`MlxError::KernelNotFound`]; [`MlxError::ShaderCompilationError`] when the text cannot be parsed or does not
     /// define the kernel.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
-        describe(self.entry(name)?)
+        match (self.entry(name), self.further_name(name)) {
+            (Err(_), Some(further)) => describe(self.entry(kernel_of(further)?)?),
+            (entry, _) => describe(entry?),
+        }
     }
 
     /// Whether some pipeline of kernel `name` was handed out by [`get_pipeline`](Self::get_pipeline).
@@ -283,11 +327,25 @@ impl KernelRegistry {
         self.pipelines.values().map(Vec::len).sum()
     }
 
-    /// Number of registered names.
+    /// Number of registered names, further names of kernels included.
     #[must_use]
     pub fn source_count(&self) -> usize {
-        self.names().count()
+        let further = self
+            .base
+            .names
+            .keys()
+            .filter(|name| self.entry(name).is_err())
+            .count();
+        self.names().count() + further
     }
+}
+
+/// The kernel behind a further name.
+fn kernel_of(further: &KernelName) -> Result<&'static str> {
+    further.kernel.ok_or_else(|| MlxError::ShaderCompilationError {
+        name: further.name.to_owned(),
+        message: "its text is empty".to_owned(),
+    })
 }
 
 fn describe(entry: &Entry) -> Result<Kernel> {

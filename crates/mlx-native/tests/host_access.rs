@@ -56,7 +56,7 @@ fn a_commit_while_a_guard_lives_names_the_buffer_and_succeeds_afterwards() {
         let mut encoder = device.command_encoder().unwrap();
         sum(&mut encoder, &device, &x, &x, &y);
         let guard = y.host_read::<f32>().unwrap();
-        let error = text(encoder.commit());
+        let error = text(encoder.try_commit());
         assert!(
             error.contains("host_read") && error.contains("f32 [2]"),
             "{error}"
@@ -129,7 +129,7 @@ fn a_commit_is_refused_while_a_mutable_slice_may_live() {
         let mut encoder = device.command_encoder().unwrap();
         sum(&mut encoder, &device, &x, &x, &y);
         let slice = x.as_mut_slice::<f32>().unwrap();
-        let error = text(encoder.commit());
+        let error = text(encoder.try_commit());
         assert!(error.contains("as_mut_slice"), "{error}");
         slice[0] = 7.0;
         assert_eq!(x.read::<f32>().unwrap(), [7.0, 2.0]);
@@ -178,7 +178,7 @@ fn work_of_two_queues_on_one_allocation_is_ordered() {
         let device = if i % 2 == 0 { &one } else { &two };
         let mut encoder = device.command_encoder().unwrap();
         add(&mut encoder, &mut registry, device, &x, &x, &x, &params).unwrap();
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
     }
     assert!(x.read::<f32>().unwrap().iter().all(|v| *v == 1_048_576.0));
 }
@@ -194,7 +194,7 @@ fn two_queues_that_cross_do_not_wait_for_each_other_for_ever() {
                     let mut encoder = device.command_encoder().unwrap();
                     sum(&mut encoder, device, a, a, b);
                     sum(&mut encoder, device, b, b, a);
-                    encoder.commit().unwrap();
+                    encoder.try_commit().unwrap();
                 }
             });
         }
@@ -264,7 +264,7 @@ fn the_last_handle_of_a_device_may_go_on_a_thread_of_the_device() {
         let mut encoder = device.command_encoder().unwrap();
         sum(&mut encoder, &device, &x, &x, &y);
         drop((x, device));
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
         // Nothing but the work holds the device now.
         let (send, receive) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -292,7 +292,7 @@ fn committing_while_capturing_is_an_error() {
     let mut encoder = device.command_encoder().unwrap();
     encoder.start_capture();
     sum(&mut encoder, &device, &x, &x, &x);
-    let error = text(encoder.commit());
+    let error = text(encoder.try_commit());
     assert!(
         error.contains("capturing") && error.contains("1 captured"),
         "{error}"

@@ -89,7 +89,7 @@ fn buffers_may_be_dropped_before_the_commit() {
     let mut encoder = rig.encoder();
     rig.add(&mut encoder, &x, &x, &y).unwrap();
     drop((x, y));
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     drop(encoder);
     assert!(
         view.as_slice::<f32>().unwrap().iter().all(|v| *v == 3.0),
@@ -104,7 +104,7 @@ fn misuse_of_an_encoder_is_an_error() {
     let mut encoder = rig.encoder();
     assert!(encoder.wait_until_completed().is_err(), "nothing was committed");
     encoder.commit_and_wait().expect("an empty commit succeeds");
-    assert!(matches!(encoder.commit(), Err(MlxError::InvalidArgument(_))));
+    assert!(matches!(encoder.try_commit(), Err(MlxError::InvalidArgument(_))));
     let error = rig.add(&mut encoder, &x, &x, &x).unwrap_err().to_string();
     assert!(error.contains("committed"), "{error}");
     // A refused operator leaves the encoder usable.
@@ -187,7 +187,7 @@ fn bindings_are_held_against_the_signature() {
     for (bindings, grid, group, words) in refused {
         let error = rig
             .encoder()
-            .encode_with_args(&pipeline, bindings, *grid, *group)
+            .try_encode_with_args(&pipeline, bindings, *grid, *group)
             .unwrap_err()
             .to_string();
         assert!(
@@ -197,13 +197,13 @@ fn bindings_are_held_against_the_signature() {
     }
     let memory =
         rig.encoder()
-            .encode_threadgroups_with_args_and_shared(&pipeline, &all, &[(0, 64)], one, one);
+            .try_encode_threadgroups_with_args_and_shared(&pipeline, &all, &[(0, 64)], one, one);
     assert!(memory.unwrap_err().to_string().contains("threadgroup memory"));
     let other = MlxDevice::open(DeviceKind::Null)
         .unwrap()
         .command_encoder()
         .unwrap()
-        .encode_with_args(&pipeline, &all, one, one);
+        .try_encode_with_args(&pipeline, &all, one, one);
     assert!(other.unwrap_err().to_string().contains("another device"));
 }
 
@@ -216,14 +216,14 @@ fn too_few_parameter_bytes_fail_the_work_and_later_work_runs() {
     let one = MTLSize::new(1, 1, 1);
     let mut encoder = rig.encoder();
     encoder
-        .encode_with_args(
+        .try_encode_with_args(
             &pipeline,
             &[(0, b), (1, b), (2, b), (3, KernelArg::Bytes(&[1; 4]))],
             one,
             one,
         )
         .unwrap();
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     let seen = x.as_slice::<f32>().unwrap_err();
     assert!(
         !seen.is_transient() && seen.to_string().contains("add_f32") && seen.to_string().contains("4 bytes"),
@@ -314,7 +314,7 @@ fn hazards_give_the_sequential_result() {
                 .collect();
             model[o][at_o..at_o + len].copy_from_slice(&sum);
         }
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
     }
     for (b, m) in buffers.iter().zip(&model) {
         assert!(b.as_slice::<f32>().unwrap() == m, "a hazard was missed");
@@ -358,7 +358,7 @@ fn bytes_that_are_written_are_bound_to_nothing_else() {
     let n = [4u32];
     let mut encoder = rig.encoder();
     let error = encoder
-        .encode_with_args(
+        .try_encode_with_args(
             &pipeline,
             &[
                 (0, KernelArg::Buffer(&x)),

@@ -88,7 +88,9 @@ fn snippets_equal_those_of_transformers() {
         let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
         let tokens = tokens.map(|(name, text)| (name.to_owned(), text.to_owned()));
         let options = ChatOptions {
-            variables: case.get("variables").map_or(Map::new(), |v| v.as_object().unwrap().clone()),
+            variables: case
+                .get("variables")
+                .map_or(Map::new(), |v| v.as_object().unwrap().clone()),
             local_time: Some(1_760_000_000),
             ..Default::default()
         };
@@ -101,11 +103,19 @@ fn snippets_equal_those_of_transformers() {
             _ => false,
         };
         if !right {
-            wrong.push(format!("{source}: found {found:?}, wanted {:?}", case.get("text")));
+            wrong.push(format!(
+                "{source}: found {found:?}, wanted {:?}",
+                case.get("text")
+            ));
         }
     }
     assert!(count > 1000);
-    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -123,7 +133,10 @@ fn the_last_message_is_continued() {
     assert_eq!(text, "<s>[INST] Hi[/INST] Sure,");
 
     let failed = |chat: &[ChatMessage], options: &ChatOptions| {
-        named("chatml.jinja").render(chat, options).unwrap_err().to_string()
+        named("chatml.jinja")
+            .render(chat, options)
+            .unwrap_err()
+            .to_string()
     };
     assert!(failed(&[], &options).contains("no message"));
     let both = ChatOptions {
@@ -135,9 +148,11 @@ fn the_last_message_is_continued() {
     let silent = ChatMessage::from_json(silent.as_object().unwrap().clone());
     assert!(failed(&[silent], &options).contains("no content"));
     // Of a content in parts the last text is continued.
-    let parts = json!([{"role": "assistant", "content": [{"type": "text", "text": "Sure, "}, {"type": "image"}]}]);
+    let parts =
+        json!([{"role": "assistant", "content": [{"type": "text", "text": "Sure, "}, {"type": "image"}]}]);
     let parts = messages(&parts);
-    let shown = template("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}").render(&parts, &options);
+    let shown =
+        template("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}").render(&parts, &options);
     assert_eq!(shown.unwrap(), "[Sure, ");
     let error = template("{{ messages[0].content }}")
         .render(&chat, &options)
@@ -200,7 +215,10 @@ fn hostile_templates_run_out_of_steps() {
 
 #[test]
 fn hostile_templates_run_out_of_memory_that_they_may_take() {
-    refused("{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}", &["16777216 bytes"]);
+    refused(
+        "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
+        &["16777216 bytes"],
+    );
     refused("{{ 'x' * 99999999999 }}", &["bytes"]);
     refused("{{ [1] * 99999999999 }}", &["bytes"]);
     refused("{{ [] * 99999999999999999999 }}", &["too large"]);
@@ -237,14 +255,32 @@ fn deep_recursion_ends_in_an_error() {
     nested("{% if 1 %}", "", "{% endif %}");
     nested("{% for x in [1] %}", "", "{% endfor %}");
     for (open, inside, close) in [
-        ("(", "1", ")"), ("[", "1", "]"), ("{1:", "1", "}"), ("not ", "1", ""), ("-", "1", ""), ("a[", "1", "]"),
-        ("a(", "1", ")"), ("1 if 1 else ", "1", ""), ("1|default(", "1", ")"), ("1 is eq(", "1", ")"),
+        ("(", "1", ")"),
+        ("[", "1", "]"),
+        ("{1:", "1", "}"),
+        ("not ", "1", ""),
+        ("-", "1", ""),
+        ("a[", "1", "]"),
+        ("a(", "1", ")"),
+        ("1 if 1 else ", "1", ""),
+        ("1|default(", "1", ")"),
+        ("1 is eq(", "1", ")"),
     ] {
-        let source = format!("{{{{ {}{inside}{} }}}}", open.repeat(10_000), close.repeat(10_000));
+        let source = format!(
+            "{{{{ {}{inside}{} }}}}",
+            open.repeat(10_000),
+            close.repeat(10_000)
+        );
         refused(&source, &["line 1", "nesting"]);
     }
     // What stands in a row is no nesting.
-    for (link, times) in [("+1", 60_000), ("~1", 60_000), (" or 1", 40_000), ("|abs", 40_000), (" == 1", 40_000)] {
+    for (link, times) in [
+        ("+1", 60_000),
+        ("~1", 60_000),
+        (" or 1", 40_000),
+        ("|abs", 40_000),
+        (" == 1", 40_000),
+    ] {
         let source = format!("{{{{ 1{} }}}}", link.repeat(times));
         assert!(render(&source).is_ok(), "{link}");
     }
@@ -259,20 +295,39 @@ fn deep_values_do_not_end_the_process() {
             "{{% set ns = namespace(x={start}, y={start}) %}}{{% for i in range({rounds}) %}}{{% set ns.x = {more} %}}{{% endfor %}}{show}"
         ))
     };
-    for more in ["[ns.x]", "{'a': ns.x}", "(ns.x,)", "[ns.x]|map('list')", "{'a': ns.x}.items()", "[ns.x]|reverse"] {
-        for show in ["{{ ns.x == ns.x }}", "{{ ns.x|string|length }}", "{{ [ns.x] == [ns.x] }}", "{{ ns.x in [1] }}"] {
+    for more in [
+        "[ns.x]",
+        "{'a': ns.x}",
+        "(ns.x,)",
+        "[ns.x]|map('list')",
+        "{'a': ns.x}.items()",
+        "[ns.x]|reverse",
+    ] {
+        for show in [
+            "{{ ns.x == ns.x }}",
+            "{{ ns.x|string|length }}",
+            "{{ [ns.x] == [ns.x] }}",
+            "{{ ns.x in [1] }}",
+        ] {
             assert!(grow(60, "[]", more, "a").is_ok(), "{more} {show}");
             let _ = grow(60, "[]", more, show);
         }
         let error = grow(5000, "[]", more, "").unwrap_err().to_string();
-        assert!(error.contains("levels") || error.contains("iterable"), "{more}: {error}");
+        assert!(
+            error.contains("levels") || error.contains("iterable"),
+            "{more}: {error}"
+        );
     }
     // Namespaces and macros may hold each other in chains of any length, and themselves.
     assert!(grow(20_000, "1", "namespace(x=ns.x)", "").is_ok());
     assert!(render("{% set ns = namespace() %}{% set ns.x = ns %}a").is_ok());
-    refused("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", &["recursion"]);
+    refused(
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        &["recursion"],
+    );
     assert!(render("{% macro m() %}{% endmacro %}{% set ns = namespace(m=m) %}{% for i in range(9999) %}{% macro n() %}{{ i }}{% endmacro %}{% set ns.m = n %}{% endfor %}{{ ns.m() }}").is_ok());
-    let chain = "{% set ns = namespace(x=1) %}{% for i in range(9999) %}{% set ns.x = cycler(ns.x) %}{% endfor %}";
+    let chain =
+        "{% set ns = namespace(x=1) %}{% for i in range(9999) %}{% set ns.x = cycler(ns.x) %}{% endfor %}";
     refused(chain, &["levels"]);
 }
 
@@ -307,9 +362,14 @@ fn long_prompts_fit_the_budget() {
         assert!(shown.len() >= text.trim().len());
     }
     // Loops over all messages in each, over a long chat.
-    let chat: Vec<ChatMessage> = (0..400).map(|i| ChatMessage::new(["user", "assistant"][i % 2], &text[..1250])).collect();
+    let chat: Vec<ChatMessage> = (0..400)
+        .map(|i| ChatMessage::new(["user", "assistant"][i % 2], &text[..1250]))
+        .collect();
     let quadratic = "{% for m in messages %}{% for n in messages %}{% if n.content == m.content and loop.last %}{{ m.content }}{% endif %}{% endfor %}{% endfor %}";
-    assert_eq!(template(quadratic).render(&chat, &options).unwrap().len(), 500_000);
+    assert_eq!(
+        template(quadratic).render(&chat, &options).unwrap().len(),
+        500_000
+    );
 }
 
 #[test]

@@ -144,7 +144,8 @@ pub(super) fn strftime(format: &str, local: Option<i64>) -> Res<String> {
         let digits = inside.bytes().take_while(u8::is_ascii_digit).count();
         if digits > 0 {
             let width = inside[..digits].parse().ok().filter(|w| *w <= MAX_WIDTH);
-            let width = width.ok_or_else(|| Error::new(format!("strftime_now: a width is above {MAX_WIDTH}")))?;
+            let width =
+                width.ok_or_else(|| Error::new(format!("strftime_now: a width is above {MAX_WIDTH}")))?;
             flags.width = Some(width);
             inside = &inside[digits..];
         }

@@ -77,6 +77,16 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// Reads the keys of a decoder with latent attention, whose heads have sizes of their own.
+    pub fn read_latent(input: &'a FamilyInput<'a>) -> Result<Self> {
+        let keys = Keys {
+            kv_heads: "none",
+            head_dim: "qk_nope_head_dim",
+            ..KEYS
+        };
+        Self::read_keys(input, input.fields, keys)
+    }
+
     /// Reads the usual keys, the vocabulary being said elsewhere.
     pub fn read_with_vocab(input: &'a FamilyInput<'a>, vocab: usize) -> Result<Self> {
         let fields = input.fields;
@@ -262,6 +272,15 @@ impl<'a> Config<'a> {
     pub fn rotary_dims(&self, head_dim: usize, default: f64) -> Result<usize> {
         let share = share(&self.fields, "partial_rotary_factor")?.unwrap_or(default);
         Ok((head_dim as f64 * share) as usize)
+    }
+
+    /// `rope_theta` alone, `theta` where the file says none.
+    pub fn plain_rope_from(&self, dims: usize, theta: f64, traditional: bool) -> Result<RopeConfig> {
+        Ok(RopeConfig::plain(
+            dims,
+            self.positive("rope_theta", theta)?,
+            traditional,
+        ))
     }
 
     /// `rope_theta` alone, whatever scaling the file names.

@@ -29,13 +29,15 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         dt_limits: limits(c, (0.0, f32::INFINITY))?,
     };
     let eps = c.positive("layer_norm_epsilon", 1e-5)? as f32;
-    c.decoder_named("backbone", ["embeddings", "layers", "norm_f"], head, |_, path| {
+    let mut spec = c.decoder_named("backbone", ["embeddings", "layers", "norm_f"], head, |_, path| {
         let own = format!("{path}.mixer");
         let mut mamba = layer(c, &own, &sizes);
         mamba.norm = Some(GroupedNorm { norm: Norm::rms(format!("{own}.norm.weight"), sizes.inner(), eps), gate_first: true });
         let branch = Branch::pre(c.rms(&format!("{path}.norm")), Block::Mamba2(Box::new(mamba)));
         Ok(Layer { branches: vec![branch] })
-    })
+    })?;
+    spec.norm = Some(Norm { eps, ..c.rms("backbone.norm_f") });
+    Ok(spec)
 }
 
 /// Sizes of a mixer.

@@ -6,7 +6,7 @@ use crate::config::FamilyInput;
 use crate::error::Result;
 use crate::spec::DecoderSpec;
 
-use super::{llama, ministral3};
+use super::{llama, ministral3, mistral4};
 
 pub(super) const FAMILY: Family = Family {
     name: "mistral3",
@@ -16,6 +16,10 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let input = input.within("text_config", "text_config.")?;
+    if input.fields.str("model_type")? == Some("mistral4") {
+        let c = Config::read_latent(&input)?;
+        return Ok(mistral4::decoder(&c, "language_model.")?.language_half());
+    }
     let c = Config::read(&input)?;
     let spec = match input.fields.str("model_type")? {
         Some("ministral3") => ministral3::decoder(&c, "language_model.")?,

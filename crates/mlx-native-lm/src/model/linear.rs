@@ -7,7 +7,7 @@ use mlx_native::ops::linear::{LinearParams, linear};
 use mlx_native::quant::Weight;
 use mlx_native::{CommandEncoder, KernelRegistry, MlxBuffer, MlxDevice};
 
-use super::loader::u32_of;
+use super::number::u32_of;
 use crate::error::Result;
 
 /// What records work: an encoder with what every operator asks for.

@@ -8,9 +8,10 @@ use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
 use super::linear::{Embedding, Linear};
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
-use crate::spec::{Matrix, Rows};
+use crate::spec::{Matrix, Rows, Stack};
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
@@ -216,7 +217,12 @@ impl<'a> Loader<'a> {
 
     /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
     fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
-        let shape = [rows, columns];
+        self.weight_of(path, &[rows], columns)
+    }
+
+    /// The same with all extents but the last in `lead`.
+    fn weight_of(&mut self, path: &str, lead: &[usize], columns: usize) -> Result<Weight> {
+        let shape = [lead, &[columns]].concat();
         let weights = self.tensors.weights();
         let Some(spec) = self.quantization.for_module(path, columns, weights)? else {
             let values = self.load(&format!("{path}.weight"), FLOATS, &shape)?;
@@ -229,11 +235,84 @@ impl<'a> Loader<'a> {
             // One for the whole matrix is a scalar, or a list of one.
             let stored = match plane.row {
                 0 => self.shape(&name).map_or(vec![], <[usize]>::to_vec),
-                row => vec![rows, row],
+                row => [lead, &[row]].concat(),
             };
             planes.push(self.load(&name, &[plane.dtype], &stored)?);
         }
         Ok(Weight::new(format, planes, &shape)?)
+    }
+
+    /// Matrices of `n` experts or heads, stacked in one tensor, with their biases.
+    pub fn stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
+        if spec.path.contains("{}") {
+            return self.gathered_stack(spec, n);
+        }
+        let stored = spec.rows.map_or(spec.outputs, |(of, _)| of);
+        let weight = self.weight_of(&spec.path, &[n, stored], spec.inputs)?;
+        let dtype = self.dtype;
+        let bias = match spec.bias {
+            true => Some(self.vector_as(&format!("{}.bias", spec.path), &[n, stored], dtype, 0.0)?),
+            false => None,
+        };
+        let Some((_, first)) = spec.rows else {
+            return Ok(Arc::new(Linear { weight, bias }));
+        };
+        // Some rows of each matrix: copied.
+        let rows: Vec<u32> = (0..n * spec.outputs)
+            .map(|r| u32_of(r / spec.outputs * stored + first + r % spec.outputs))
+            .collect::<Result<_>>()?;
+        let weight = self.picked(&weight, &rows, &[n, spec.outputs, spec.inputs])?;
+        let bias = match bias {
+            Some(bias) => Some(Arc::new(self.pick(&bias, 1, &rows)?)),
+            None => None,
+        };
+        Ok(Arc::new(Linear { weight, bias }))
+    }
+
+    /// A stack of matrices that are stored one by one: copied together.
+    fn gathered_stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
+        let mut planes: Vec<MlxBuffer> = Vec::new();
+        let mut format = None;
+        for i in 0..n {
+            let one = self.weight(
+                &spec.path.replace("{}", &i.to_string()),
+                spec.outputs,
+                spec.inputs,
+            )?;
+            if *format.get_or_insert(one.format()) != one.format() {
+                return Err(LmError::Weights(format!(
+                    "{}: packed differently from expert to expert",
+                    spec.path
+                )));
+            }
+            for (j, plane) in one.planes().iter().enumerate() {
+                let bytes = plane.byte_len();
+                if planes.len() == j {
+                    planes.push(
+                        self.device
+                            .alloc_tensor(plane.dtype(), &[n, plane.element_count()])?,
+                    );
+                }
+                let mut contents = vec![0u8; bytes];
+                plane.read_into(0, &mut contents)?;
+                planes[j].write(i * bytes, &contents)?;
+            }
+        }
+        let format = format.ok_or_else(|| LmError::Config(format!("{}: no experts", spec.path)))?;
+        let weight = Weight::new(format, planes, &[n, spec.outputs, spec.inputs])?;
+        Ok(Arc::new(Linear { weight, bias: None }))
+    }
+
+    /// Rows of a weight, copied, as a weight of `shape`.
+    fn picked(&self, weight: &Weight, rows: &[u32], shape: &[usize]) -> Result<Weight> {
+        let planes = weight.format().planes(weight.columns() as usize)?;
+        let picked = (planes.iter().zip(weight.planes())).map(|(plane, buffer)| match plane.row {
+            // One for the whole matrix.
+            0 => Ok(buffer.view(0, plane.dtype, vec![1])?),
+            _ => self.pick(buffer, plane.row, rows),
+        });
+        let picked = picked.collect::<Result<Vec<_>>>()?;
+        Ok(Weight::new(weight.format(), picked, shape)?)
     }
 
     /// Every tensor of the checkpoint was read, or is listed in `dropped`.
@@ -272,8 +351,4 @@ impl<'a> Loader<'a> {
 fn rows_of(buffer: &MlxBuffer, columns: usize, first: usize, rows: usize) -> Result<MlxBuffer> {
     let offset = first * columns * buffer.dtype().size_of();
     Ok(buffer.view(offset, buffer.dtype(), vec![rows, columns])?)
-}
-
-pub(super) fn u32_of(n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| LmError::InvalidArgument(format!("{n} exceeds 32 bits")))
 }

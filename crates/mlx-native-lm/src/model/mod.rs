@@ -1,8 +1,10 @@
 //! The decoder: a specification lowered to a program, and executed for every device and every family alike.
 
 mod build;
+mod inputs;
 mod linear;
 mod loader;
+mod number;
 mod plan;
 mod program;
 mod rotation;
@@ -13,10 +15,11 @@ use mlx_native::weights::ModelWeights;
 use mlx_native::{DType, KernelRegistry, MlxBuffer, MlxDevice};
 
 use build::Built;
+use inputs::Inputs;
 use linear::Recorder;
 use loader::Loader;
 use run::Pass;
-pub use state::{KvState, LayerState, RecurrentState, SequenceState};
+pub use state::{KvCache, LayerState, RecurrentState, SequenceState};
 
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
@@ -35,9 +38,7 @@ pub struct Decoder {
     built: Built,
     /// Tokens of a chunk.
     rows: usize,
-    ids: MlxBuffer,
-    positions: MlxBuffer,
-    temperatures: Vec<MlxBuffer>,
+    inputs: Inputs,
 }
 
 /// Rows of logits that a caller wants.
@@ -75,20 +76,15 @@ impl Decoder {
         let rows = prefill_step.clamp(1, affordable.max(1));
         built.body.allocate(device, rows)?;
         built.head.allocate(device, 1)?;
-        let word = |rows: usize| device.alloc_tensor(DType::U32, &[rows]);
-        let temperatures = (built.temperatures.iter())
-            .map(|_| Ok(device.alloc_tensor(dtype, &[rows])?))
-            .collect::<Result<_>>()?;
+        let inputs = Inputs::new(device, dtype, rows, built.temperatures.len(), &built.own_ids)?;
         Ok(Decoder {
             spec,
             device: device.clone(),
             registry,
             dtype,
-            ids: word(rows)?,
-            positions: word(rows)?,
             built,
             rows,
-            temperatures,
+            inputs,
         })
     }
 
@@ -170,7 +166,10 @@ impl Decoder {
         let rows = tokens.len();
         self.check(tokens, state)?;
         state.reserve(&self.device, state.len() + rows)?;
-        self.write_inputs(tokens, state.len())?;
+        let (start, room) = (state.len(), state.capacity());
+        let temperatures = &self.built.temperatures;
+        self.inputs
+            .write(&self.device, tokens, start, room, temperatures)?;
         let logit_rows = match wanted {
             Logits::None => 0,
             Logits::Last => 1,
@@ -187,9 +186,7 @@ impl Decoder {
                 device: &self.device,
             },
             program: &self.built.body,
-            ids: &self.ids,
-            positions: &self.positions,
-            temperatures: &self.temperatures,
+            inputs: &self.inputs,
             state: Some(state),
             rows,
         };
@@ -231,20 +228,6 @@ impl Decoder {
                 "a context of {} tokens, the model has {rows_of_positions} positions",
                 state.len() + rows
             )));
-        }
-        Ok(())
-    }
-
-    /// What the steps read besides values: ids, positions, and factors that follow from positions.
-    fn write_inputs(&mut self, tokens: &[u32], start: usize) -> Result<()> {
-        self.ids.write(0, tokens)?;
-        let positions = start..start + tokens.len();
-        let words: Vec<u32> = positions.clone().map(loader::u32_of).collect::<Result<_>>()?;
-        self.positions.write(0, &words)?;
-        for (t, buffer) in self.built.temperatures.iter().zip(&mut self.temperatures) {
-            let factor = |p: usize| 1.0 + t.scale * (1.0 + ((p + t.shift) / t.every) as f32).ln();
-            let factors: Vec<f32> = positions.clone().map(factor).collect();
-            write_f32(buffer, &factors)?;
         }
         Ok(())
     }

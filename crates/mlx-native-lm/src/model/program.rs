@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use mlx_native::ops::linear_scan::{Decay, Rule};
+use mlx_native::ops::route::RouteParams;
 use mlx_native::ops::rowwise::Function;
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
@@ -85,6 +86,24 @@ pub(super) enum Step {
         state: usize,
     },
     Attend(AttendStep),
+    Route(Box<RouteStep>),
+    /// A product with the matrix that each slot's id names: `slots` a token; `x` has one row a token, or one a slot.
+    Experts {
+        stack: Arc<Linear>,
+        x: Value,
+        ids: Ids,
+        y: Value,
+        slots: usize,
+        x_per_slot: bool,
+    },
+    /// `y = Σ weight · x` over the slots of a token.
+    WeightedSum {
+        x: Value,
+        weights: Value,
+        y: Value,
+        slots: usize,
+        dim: usize,
+    },
     Conv(ConvStep),
     Scan(Box<ScanStep>),
     /// A value in another dtype.
@@ -133,8 +152,6 @@ pub(super) struct RopeStep {
 pub(super) struct AttendStep {
     pub q: Value,
     pub output: Value,
-    /// Room for queries and outputs with heads outermost, for kernels that want them so.
-    pub by_head: (Value, Value),
     pub state: usize,
     pub n_heads: usize,
     pub n_kv_heads: usize,
@@ -145,6 +162,26 @@ pub(super) struct AttendStep {
     pub window: Option<usize>,
     pub chunk: Option<usize>,
     pub sinks: Option<Arc<MlxBuffer>>,
+}
+
+/// Which matrix of a stack a slot takes.
+#[derive(Debug, Clone)]
+pub(super) enum Ids {
+    /// As the router chose.
+    Chosen(Value),
+    /// Slot `i` takes matrix `i`.
+    Own,
+}
+
+/// From logits to experts and weights.
+#[derive(Debug)]
+pub(super) struct RouteStep {
+    pub logits: Value,
+    pub correction: Option<Arc<MlxBuffer>>,
+    pub ids: Value,
+    pub weights: Value,
+    /// Its rows are those of a pass.
+    pub params: RouteParams,
 }
 
 /// A convolution over tokens, its last inputs in a plane of a state.
@@ -214,6 +251,15 @@ impl Step {
                     .for_each(f);
             }
             Step::Conv(s) => [s.x, s.y].into_iter().for_each(f),
+            Step::Route(s) => [s.logits, s.ids, s.weights].into_iter().for_each(f),
+            Step::Experts { x, ids, y, .. } => {
+                let chosen = match ids {
+                    Ids::Chosen(v) => Some(*v),
+                    Ids::Own => None,
+                };
+                [*x, *y].into_iter().chain(chosen).for_each(f);
+            }
+            Step::WeightedSum { x, weights, y, .. } => [*x, *weights, *y].into_iter().for_each(f),
             Step::Cast { x, y } => [*x, *y].into_iter().for_each(f),
             Step::Embed { output, .. } | Step::Positions { output, .. } => f(*output),
             Step::Linear { x, y, .. } | Step::TiedHead { x, y, .. } => [*x, *y].into_iter().for_each(f),
@@ -221,7 +267,7 @@ impl Step {
             Step::Rope(s) => f(s.x),
             Step::Temperature { x, .. } => f(*x),
             Step::Append { k, v, .. } => [*k, *v].into_iter().for_each(f),
-            Step::Attend(s) => [s.q, s.output, s.by_head.0, s.by_head.1].into_iter().for_each(f),
+            Step::Attend(s) => [s.q, s.output].into_iter().for_each(f),
         }
     }
 }

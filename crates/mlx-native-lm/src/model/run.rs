@@ -1,23 +1,27 @@
 //! Recording a program's steps for a number of tokens.
 
-use mlx_native::MlxBuffer;
+use mlx_native::ops::attention::{AttentionParams, Extras, Family, Mask, attention};
 use mlx_native::ops::copy::{CopyParams, copy};
-use mlx_native::ops::kv_append::{KvAppendParams, kv_append};
+use mlx_native::ops::kv_append::{PagedAppendParams, kv_append_paged};
 use mlx_native::ops::layer_norm::{LayerNormParams, layer_norm};
+use mlx_native::ops::linear::{GatherParams, gather_linear};
 use mlx_native::ops::linear_scan::{LinearScanParams, ScanInputs, linear_scan};
 use mlx_native::ops::rms_norm::{RmsNormParams, rms_norm};
-use mlx_native::ops::rope::{RopeParams, rope};
+use mlx_native::ops::rope::{RopeParams, rope_at};
+use mlx_native::ops::route::{RouteParams, route};
 use mlx_native::ops::rowwise::{RowwiseParams, rowwise};
-use mlx_native::ops::sdpa::{MAX_HEAD_DIM, SdpaParams, sdpa};
-
 use mlx_native::ops::short_conv::{ShortConvParams, short_conv};
+use mlx_native::ops::weighted_sum::{WeightedSumParams, weighted_sum};
+use mlx_native::{DType, MlxBuffer, MlxDevice};
 
-use super::linear::Recorder;
-use super::loader::u32_of;
+use super::inputs::Inputs;
+use super::linear::{Linear, Recorder};
+use super::number::u32_of;
 use super::program::{
-    AttendStep, ConvStep, NormStep, Operand, Program, RopeStep, RowwiseStep, ScanStep, Source, Step, Value,
+    AttendStep, ConvStep, Ids, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep, ScanStep,
+    Source, Step, Value,
 };
-use super::state::{KvState, SequenceState};
+use super::state::{KvCache, SequenceState};
 use crate::error::{LmError, Result};
 use crate::spec::NormKind;
 
@@ -25,11 +29,8 @@ use crate::spec::NormKind;
 pub(super) struct Pass<'a> {
     pub r: Recorder<'a>,
     pub program: &'a Program,
-    /// Token ids and their positions, u32.
-    pub ids: &'a MlxBuffer,
-    pub positions: &'a MlxBuffer,
-    /// A factor for each row, one buffer a temperature.
-    pub temperatures: &'a [MlxBuffer],
+    /// What is written before each pass.
+    pub inputs: &'a Inputs,
     /// `None` in the head's program, which has no use for it.
     pub state: Option<&'a SequenceState>,
     pub rows: usize,
@@ -50,9 +51,11 @@ impl Pass<'_> {
         let rows = self.rows;
         let view = |v: Value| &self.program.views[v.0];
         match step {
-            Step::Embed { table, output } => table.look_up(&mut self.r, self.ids, view(*output), rows),
+            Step::Embed { table, output } => {
+                table.look_up(&mut self.r, self.inputs.ids(), view(*output), rows)
+            }
             Step::Positions { table, output } => {
-                table.look_up(&mut self.r, self.positions, view(*output), rows)
+                table.look_up(&mut self.r, self.inputs.positions(), view(*output), rows)
             }
             Step::Linear { matrix, x, y } => matrix.apply(&mut self.r, view(*x), view(*y), rows),
             Step::TiedHead { table, x, y } => table.as_linear(&mut self.r, view(*x), view(*y), rows),
@@ -62,6 +65,40 @@ impl Pass<'_> {
             Step::Temperature { x, index } => self.temperature(*x, *index),
             Step::Append { k, v, state } => self.append(*k, *v, *state),
             Step::Attend(s) => self.attend(s),
+            Step::Route(s) => self.route(s),
+            Step::Experts {
+                stack,
+                x,
+                ids,
+                y,
+                slots,
+                x_per_slot,
+            } => {
+                let ids = match ids {
+                    Ids::Chosen(ids) => view(*ids),
+                    Ids::Own => self.inputs.own_ids(*slots)?,
+                };
+                self.experts(stack, ids, [*x, *y], *slots, *x_per_slot)
+            }
+            Step::WeightedSum {
+                x,
+                weights,
+                y,
+                slots,
+                dim,
+            } => {
+                let (terms, dim) = (u32_of(*slots)?, u32_of(*dim)?);
+                let params = WeightedSumParams {
+                    rows: u32_of(rows)?,
+                    terms,
+                    dim,
+                };
+                let r = &mut self.r;
+                let (x, weights, y) = (view(*x), view(*weights), view(*y));
+                Ok(weighted_sum(
+                    r.encoder, r.registry, r.device, x, weights, y, &params,
+                )?)
+            }
             Step::Conv(s) => self.conv(s),
             Step::Scan(s) => self.scan(s),
             Step::Cast { x, y } => self.cast(*x, *y),
@@ -146,7 +183,7 @@ impl Pass<'_> {
             .ok_or_else(|| LmError::InvalidArgument("a step that needs the state of a sequence".to_owned()))
     }
 
-    fn kv(&self, state: usize) -> Result<(&KvState, usize)> {
+    fn kv(&self, state: usize) -> Result<(&KvCache, usize)> {
         let sequence = self.sequence()?;
         let kv = sequence.layer(state).kv();
         let kv = kv.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no keys")))?;
@@ -230,15 +267,15 @@ impl Pass<'_> {
 
     fn rope(&mut self, s: &RopeStep) -> Result<()> {
         let (table, rows) = (&s.rotation.table, self.rows);
-        let position = self.sequence()?.len();
-        let size = self.view(s.x).dtype().size_of();
+        let end = self.sequence()?.len() + rows;
         let whole = self.view(s.x);
+        let size = whole.dtype().size_of();
         let x = whole.view(
             s.first * size,
             whole.dtype(),
             vec![whole.element_count() - s.first],
         )?;
-        let seq_stride = s.n_heads * s.head_stride;
+        let seq_stride = u32_of(s.n_heads * s.head_stride)?;
         let params = RopeParams {
             n_heads: u32_of(s.n_heads)?,
             seq_len: u32_of(rows)?,
@@ -248,24 +285,19 @@ impl Pass<'_> {
             base: if table.freqs.is_some() {
                 0.0
             } else {
-                table.base_at(position + rows)
+                table.base_at(end)
             },
             scale: table.scale,
-            offset: u32_of(position)?,
+            offset: 0,
             x_head_stride: u32_of(s.head_stride)?,
-            x_seq_stride: u32_of(seq_stride)?,
+            x_seq_stride: seq_stride,
             out_head_stride: u32_of(s.head_stride)?,
-            out_seq_stride: u32_of(seq_stride)?,
+            out_seq_stride: seq_stride,
         };
+        let (periods, positions) = (s.rotation.periods.as_ref(), self.inputs.positions());
         let r = &mut self.r;
-        Ok(rope(
-            r.encoder,
-            r.registry,
-            r.device,
-            &x,
-            s.rotation.periods.as_ref(),
-            &x,
-            &params,
+        Ok(rope_at(
+            r.encoder, r.registry, r.device, &x, periods, positions, &x, &params,
         )?)
     }
 
@@ -277,7 +309,7 @@ impl Pass<'_> {
             b_div: u32_of(cols)?,
             ..RowwiseParams::dense(u32_of(self.rows)?, u32_of(cols)?)
         };
-        let (r, factors) = (&mut self.r, &self.temperatures[index]);
+        let (r, factors) = (&mut self.r, &self.inputs.temperatures[index]);
         let function = mlx_native::ops::rowwise::Function::Mul;
         rowwise(
             r.encoder,
@@ -294,109 +326,145 @@ impl Pass<'_> {
     }
 
     fn append(&mut self, k: Value, v: Value, state: usize) -> Result<()> {
-        let rows = self.rows;
-        let (k, v) = (&self.program.views[k.0], &self.program.views[v.0]);
         let Some(sequence) = self.state else { return Ok(()) };
-        let len = sequence.len();
         let Some(kv) = sequence.layer(state).kv() else {
             return Ok(());
         };
-        for (x, cache) in [(k, kv.keys()), (v, kv.values())] {
-            let (n_heads, dim) = (cache.shape()[0], cache.shape()[2]);
-            let mut done = 0;
-            // At the end of a ring the rest goes to its beginning.
-            while done < rows {
-                let slot = (len + done) % kv.capacity();
-                let run = (kv.capacity() - slot).min(rows - done);
-                let width = n_heads * dim;
-                let part = x.view(done * width * x.dtype().size_of(), x.dtype(), vec![run * width])?;
-                let params = KvAppendParams {
-                    n_kv_heads: u32_of(n_heads)?,
-                    head_dim: u32_of(dim)?,
-                    n_tokens: u32_of(run)?,
-                    capacity: u32_of(kv.capacity())?,
-                    position: u32_of(slot)?,
-                };
-                let r = &mut self.r;
-                kv_append(r.encoder, r.registry, r.device, &part, cache, &params)?;
-                done += run;
-            }
-        }
-        Ok(())
-    }
-
-    fn attend(&mut self, s: &AttendStep) -> Result<()> {
-        let (kv, len) = self.kv(s.state)?;
-        let end = len + self.rows;
-        let sees_all = s.window.is_none_or(|w| end <= w) && s.chunk.is_none_or(|c| end <= c);
-        let plain = sees_all
-            && s.k_dim == s.v_dim
-            && s.k_dim <= MAX_HEAD_DIM as usize
-            && s.cap.is_none()
-            && s.sinks.is_none()
-            && !kv.has_wrapped(end);
-        if !plain {
-            return Err(LmError::Unsupported(
-                "attention with windows, caps or sinks".to_owned(),
-            ));
-        }
-        let (capacity, rows) = (kv.capacity(), self.rows);
-        let params = SdpaParams {
-            n_heads: u32_of(s.n_heads)?,
-            n_kv_heads: u32_of(s.n_kv_heads)?,
-            head_dim: u32_of(s.k_dim)?,
-            seq_len: u32_of(rows)?,
-            kv_seq_len: u32_of(end)?,
-            scale: s.scale,
-            kv_capacity: u32_of(capacity)?,
+        let [_, n_heads, _, k_dim] = kv.keys().shape()[..] else {
+            return Ok(());
         };
-        // One row lies the same with tokens or heads outermost.
-        let (q, output) = if rows == 1 { (s.q, s.output) } else { s.by_head };
-        if rows > 1 {
-            self.transpose(s.q, q, rows, s.n_heads, s.k_dim)?;
-        }
-        let views = &self.program.views;
-        let (kv, _) = self.kv(s.state)?;
-        let (keys, values) = (
-            kv.keys().view(0, kv.keys().dtype(), kv.keys().shape().to_vec())?,
-            kv.values()
-                .view(0, kv.values().dtype(), kv.values().shape().to_vec())?,
-        );
+        let params = PagedAppendParams {
+            pool: kv.pool()?,
+            n_rows: u32_of(self.rows)?,
+            n_kv_heads: u32_of(n_heads)?,
+            k_dim: u32_of(k_dim)?,
+            v_dim: u32_of(kv.values().shape()[3])?,
+            k_row_stride: 0,
+            v_row_stride: 0,
+        };
+        let (k, v) = (&self.program.views[k.0], &self.program.views[v.0]);
+        let step = self.inputs.step();
         let r = &mut self.r;
-        sdpa(
+        Ok(kv_append_paged(
             r.encoder,
             r.registry,
             r.device,
-            &views[q.0],
-            &keys,
-            &values,
-            &views[output.0],
-            &params,
-            1,
-        )?;
-        if rows > 1 {
-            self.transpose(output, s.output, s.n_heads, rows, s.v_dim)?;
-        }
-        Ok(())
-    }
-
-    /// `[outer, inner, dim]` to `[inner, outer, dim]`.
-    fn transpose(&mut self, x: Value, y: Value, outer: usize, inner: usize, dim: usize) -> Result<()> {
-        let params = KvAppendParams {
-            n_kv_heads: u32_of(inner)?,
-            head_dim: u32_of(dim)?,
-            n_tokens: u32_of(outer)?,
-            capacity: u32_of(outer)?,
-            position: 0,
-        };
-        let (r, views) = (&mut self.r, &self.program.views);
-        Ok(kv_append(
-            r.encoder,
-            r.registry,
-            r.device,
-            &views[x.0],
-            &views[y.0],
+            k,
+            v,
+            kv.keys(),
+            kv.values(),
+            &step,
             &params,
         )?)
     }
+
+    fn attend(&mut self, s: &AttendStep) -> Result<()> {
+        let Some(sequence) = self.state else { return Ok(()) };
+        let (kv, len) = self.kv(s.state)?;
+        let end = len + self.rows;
+        let params = AttentionParams {
+            pool: kv.pool()?,
+            n_rows: u32_of(self.rows)?,
+            n_heads: u32_of(s.n_heads)?,
+            n_kv_heads: u32_of(s.n_kv_heads)?,
+            head_dim: u32_of(s.k_dim)?,
+            v_dim: u32_of(s.v_dim)?,
+            scale: s.scale,
+            softcap: s.cap.unwrap_or(0.0),
+            window: u32_of(s.window.unwrap_or(0))?,
+            causal: true,
+            max_rows_per_seq: u32_of(self.rows)?,
+            max_kv_len: u32_of(end)?,
+            q_row_stride: 0,
+            family: Family::Auto,
+        };
+        let chunks = match s.chunk.filter(|c| end > *c) {
+            Some(chunk) => Some(chunk_mask(self.r.device, len, self.rows, chunk)?),
+            None => None,
+        };
+        let mask = chunks.as_ref().map(|buffer| Mask {
+            buffer,
+            seq_stride: 0,
+            head_stride: 0,
+            row_stride: params.max_kv_len,
+        });
+        let extras = Extras {
+            sinks: s.sinks.as_deref(),
+            mask,
+        };
+        let Some(kv) = sequence.layer(s.state).kv() else {
+            return Ok(());
+        };
+        let views = &self.program.views;
+        let (q, output, step) = (&views[s.q.0], &views[s.output.0], self.inputs.step());
+        let r = &mut self.r;
+        attention(
+            r.encoder,
+            r.registry,
+            r.device,
+            q,
+            kv.keys(),
+            kv.values(),
+            output,
+            &extras,
+            &step,
+            &params,
+        )?;
+        Ok(())
+    }
+
+    fn route(&mut self, s: &RouteStep) -> Result<()> {
+        let params = RouteParams {
+            rows: u32_of(self.rows)?,
+            ..s.params
+        };
+        let views = &self.program.views;
+        let (logits, ids, weights) = (&views[s.logits.0], &views[s.ids.0], &views[s.weights.0]);
+        let (r, correction) = (&mut self.r, s.correction.as_deref());
+        Ok(route(
+            r.encoder, r.registry, r.device, logits, correction, ids, weights, &params,
+        )?)
+    }
+
+    fn experts(
+        &mut self,
+        stack: &Linear,
+        ids: &MlxBuffer,
+        [x, y]: [Value; 2],
+        slots: usize,
+        x_per_slot: bool,
+    ) -> Result<()> {
+        let rows = self.rows * slots;
+        let params = GatherParams {
+            m: u32_of(rows)?,
+            x_rows: u32_of(if x_per_slot { rows } else { self.rows })?,
+            rows_per_x: u32_of(if x_per_slot { 1 } else { slots })?,
+            sorted: false,
+        };
+        let (x, y) = (&self.program.views[x.0], &self.program.views[y.0]);
+        let (r, bias) = (&mut self.r, stack.bias.as_deref());
+        Ok(gather_linear(
+            r.encoder,
+            r.registry,
+            r.device,
+            x,
+            &stack.weight,
+            bias,
+            ids,
+            None,
+            y,
+            &params,
+        )?)
+    }
+}
+
+/// 1 where row `i`, at position `len + i`, and a key are in the same chunk.
+fn chunk_mask(device: &MlxDevice, len: usize, rows: usize, chunk: usize) -> Result<MlxBuffer> {
+    let end = len + rows;
+    let bits: Vec<u8> = (len..end)
+        .flat_map(|p| (0..end).map(move |key| u8::from(key / chunk == p / chunk)))
+        .collect();
+    let mut mask = device.alloc_tensor(DType::U8, &[rows, end])?;
+    mask.write(0, &bits)?;
+    Ok(mask)
 }

@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 
 use mlx_native::ops::copy::{CopyParams, copy};
+use mlx_native::ops::step::KvPool;
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
 
-use super::loader::u32_of;
+use super::number::u32_of;
 use crate::error::{LmError, Result};
 
 /// Capacity is a multiple of this many positions.
@@ -76,7 +77,7 @@ pub trait LayerState: Debug + Send {
     fn advance(&mut self, len: usize);
 
     /// Keys and values, where it has them.
-    fn kv(&self) -> Option<&KvState> {
+    fn kv(&self) -> Option<&KvCache> {
         None
     }
 
@@ -86,90 +87,88 @@ pub trait LayerState: Debug + Send {
     }
 }
 
-/// Keys and values of one layer: `[n_heads, capacity, dim]` each. Position `p` is in slot `p mod capacity`: with a window the
-/// buffers become a ring once they hold the window and a chunk.
+/// Positions of a block.
+pub(super) const BLOCK: usize = 64;
+
+/// Keys and values of one layer: pools of blocks, `[n_blocks, n_heads, 64, dim]` each. Position `p` is in block `p / 64 mod n_blocks`:
+/// with a window the pool becomes a ring once it holds the window and a chunk.
 #[derive(Debug)]
-pub struct KvState {
+pub struct KvCache {
     keys: MlxBuffer,
     values: MlxBuffer,
     n_heads: usize,
     k_dim: usize,
     v_dim: usize,
-    capacity: usize,
+    n_blocks: usize,
     window: Option<usize>,
     /// Positions ever held, up to the last truncation: what is behind the ring's tail is gone.
     written: usize,
 }
 
-impl KvState {
+impl KvCache {
     fn new(
         device: &MlxDevice,
         dtype: DType,
         [n_heads, k_dim, v_dim]: [usize; 3],
         window: Option<usize>,
     ) -> Result<Self> {
-        Ok(KvState {
-            keys: device.alloc_tensor(dtype, &[n_heads, STEP, k_dim])?,
-            values: device.alloc_tensor(dtype, &[n_heads, STEP, v_dim])?,
+        let n_blocks = STEP / BLOCK;
+        Ok(KvCache {
+            keys: device.alloc_tensor(dtype, &[n_blocks, n_heads, BLOCK, k_dim])?,
+            values: device.alloc_tensor(dtype, &[n_blocks, n_heads, BLOCK, v_dim])?,
             n_heads,
             k_dim,
             v_dim,
-            capacity: STEP,
+            n_blocks,
             window,
             written: 0,
         })
     }
 
-    /// Keys, `[n_heads, capacity, k_dim]`.
+    /// Keys, `[n_blocks, n_heads, 64, k_dim]`.
     #[must_use]
     pub fn keys(&self) -> &MlxBuffer {
         &self.keys
     }
 
-    /// Values, `[n_heads, capacity, v_dim]`.
+    /// Values, `[n_blocks, n_heads, 64, v_dim]`.
     #[must_use]
     pub fn values(&self) -> &MlxBuffer {
         &self.values
     }
 
-    /// Slots.
+    /// Sizes of a pool for one sequence.
+    pub(super) fn pool(&self) -> Result<KvPool> {
+        let n_blocks = u32_of(self.n_blocks)?;
+        Ok(KvPool {
+            n_blocks,
+            block_size: BLOCK as u32,
+            n_seqs: 1,
+            blocks_per_seq: n_blocks,
+        })
+    }
+
+    /// Positions that fit.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.n_blocks * BLOCK
     }
 
-    /// Whether slots have been used again.
-    #[must_use]
-    pub fn has_wrapped(&self, positions: usize) -> bool {
-        positions > self.capacity
-    }
-
-    /// Copies `held` slots of each head into buffers of another capacity.
-    fn copied(&self, device: &MlxDevice, capacity: usize) -> Result<(MlxBuffer, MlxBuffer)> {
-        let held = self.written.min(self.capacity);
+    /// Pools of `n_blocks` that begin as these.
+    fn copied(&self, device: &MlxDevice, n_blocks: usize) -> Result<(MlxBuffer, MlxBuffer)> {
         let dtype = self.keys.dtype();
+        let held = self.written.min(self.capacity()).div_ceil(BLOCK);
         let mut encoder = device.command_encoder()?;
         let mut registry = KernelRegistry::new();
-        let mut both = Vec::new();
-        for (from, dim) in [(&self.keys, self.k_dim), (&self.values, self.v_dim)] {
-            let to = device.alloc_tensor(dtype, &[self.n_heads, capacity, dim])?;
-            for head in 0..self.n_heads {
-                let at = |slots: usize| head * slots * dim * dtype.size_of();
-                let (source, target) = (
-                    from.view(at(self.capacity), dtype, vec![self.capacity * dim])?,
-                    to.view(at(capacity), dtype, vec![capacity * dim])?,
-                );
-                copy_elements(&mut encoder, &mut registry, device, &source, &target, held * dim)?;
-            }
-            both.push(to);
-        }
+        let mut grown = |from: &MlxBuffer, dim: usize| {
+            let to = device.alloc_tensor(dtype, &[n_blocks, self.n_heads, BLOCK, dim])?;
+            let n = held * self.n_heads * BLOCK * dim;
+            copy_elements(&mut encoder, &mut registry, device, from, &to, n)?;
+            Ok::<_, LmError>(to)
+        };
+        let (keys, values) = (grown(&self.keys, self.k_dim)?, grown(&self.values, self.v_dim)?);
         encoder.commit_and_wait()?;
-        let values = both.pop();
-        let keys = both.pop();
-        match (keys, values) {
-            (Some(keys), Some(values)) => Ok((keys, values)),
-            _ => Err(LmError::InvalidArgument("a cache without keys".to_owned())),
-        }
+        Ok((keys, values))
     }
 }
 
@@ -190,7 +189,7 @@ fn copy_elements(
     Ok(copy(encoder, registry, device, from, to, &params)?)
 }
 
-impl LayerState for KvState {
+impl LayerState for KvCache {
     fn byte_len(&self) -> usize {
         self.keys.byte_len() + self.values.byte_len()
     }
@@ -200,20 +199,21 @@ impl LayerState for KvState {
             Some(window) => rounded(window.saturating_add(chunk))?,
             None => usize::MAX,
         };
-        if positions <= self.capacity || self.capacity >= ring {
+        if positions <= self.capacity() || self.capacity() >= ring {
             return Ok(());
         }
         // By half at least, so that a long text is not moved again and again.
-        let capacity = rounded(positions.max(self.capacity + self.capacity / 2))?.min(ring);
-        let (keys, values) = self.copied(device, capacity)?;
-        (self.keys, self.values, self.capacity) = (keys, values, capacity);
+        let capacity = rounded(positions.max(self.capacity() + self.capacity() / 2))?.min(ring);
+        let n_blocks = capacity / BLOCK;
+        (self.keys, self.values) = self.copied(device, n_blocks)?;
+        self.n_blocks = n_blocks;
         Ok(())
     }
 
     fn can_truncate(&self, len: usize, kept: usize) -> Result<()> {
         let Some(window) = self.window else { return Ok(()) };
         // The window before `kept` must not have been overwritten.
-        let oldest = self.written.max(len).saturating_sub(self.capacity);
+        let oldest = self.written.max(len).saturating_sub(self.capacity());
         if kept.saturating_sub(window.saturating_sub(1)) >= oldest {
             return Ok(());
         }
@@ -227,8 +227,8 @@ impl LayerState for KvState {
     }
 
     fn fork(&self, device: &MlxDevice) -> Result<Box<dyn LayerState>> {
-        let (keys, values) = self.copied(device, self.capacity)?;
-        Ok(Box::new(KvState {
+        let (keys, values) = self.copied(device, self.n_blocks)?;
+        Ok(Box::new(KvCache {
             keys,
             values,
             ..*self
@@ -239,7 +239,7 @@ impl LayerState for KvState {
         self.written = self.written.max(len);
     }
 
-    fn kv(&self) -> Option<&KvState> {
+    fn kv(&self) -> Option<&KvCache> {
         Some(self)
     }
 }
@@ -340,7 +340,7 @@ impl SequenceState {
                         k_dim,
                         v_dim,
                         window,
-                    } => Box::new(KvState::new(device, dtype, [n_heads, k_dim, v_dim], window)?),
+                    } => Box::new(KvCache::new(device, dtype, [n_heads, k_dim, v_dim], window)?),
                 };
                 Ok(layer)
             })

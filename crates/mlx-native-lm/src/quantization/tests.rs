@@ -119,6 +119,13 @@ fn foreign_formats_are_refused_by_name() {
     let legacy = read(json!({"quantization_config": {"bits": 8, "group_size": 32}})).unwrap();
     assert_eq!(legacy.default_spec(), Some(affine(8, 32)));
     assert_eq!(read(json!({})).unwrap().default_spec(), None);
+    let mxfp8 = read(json!({"quantization_config": {"quant_method": "mxfp8"}})).unwrap();
+    assert_eq!(
+        mxfp8
+            .default_spec()
+            .map(|spec| (spec.mode, spec.bits, spec.group_size)),
+        Some((QuantMode::Mxfp8, 8, 32))
+    );
 }
 
 #[test]

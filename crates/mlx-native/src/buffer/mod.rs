@@ -8,7 +8,7 @@ mod host;
 use std::ffi::c_void;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
@@ -17,6 +17,7 @@ pub use host::{HostRead, HostWrite};
 use crate::backend::Allocation;
 use crate::dtype::DType;
 use crate::error::{MlxError, Result, invalid};
+use crate::metal;
 use host::HostState;
 
 /// A byte range of an allocation as a pair of numbers, `(first, one past the last)`: the unit in which hazards are found.
@@ -55,6 +56,8 @@ pub struct MlxBuffer {
     element_count: usize,
     /// What `as_slice` and `as_mut_slice` of this handle have lent.
     host: HostState,
+    /// What `metal_buffer` gave.
+    metal: OnceLock<Box<metal::Buffer>>,
 }
 
 impl MlxBuffer {
@@ -72,6 +75,7 @@ impl MlxBuffer {
             shape: SmallVec::from_slice(shape),
             element_count: element_count_of(dtype, shape)?,
             host: HostState::default(),
+            metal: OnceLock::new(),
         })
     }
 
@@ -86,6 +90,7 @@ impl MlxBuffer {
             shape: self.shape.clone(),
             element_count: self.element_count,
             host: HostState::default(),
+            metal: OnceLock::new(),
         }
     }
 
@@ -107,6 +112,28 @@ impl MlxBuffer {
         self.offset == 0
             && self.byte_len == self.allocation.byte_len()
             && Arc::strong_count(&self.allocation) == 1
+    }
+
+    /// A buffer over memory that [`metal_buffer`](Self::metal_buffer) gave: no copy, the same bytes. A shape whose number of
+    /// elements overflows is left out, and the buffer is one of bytes.
+    #[must_use]
+    pub fn from_raw(inner: metal::Buffer, dtype: DType, shape: Vec<usize>) -> Self {
+        let handle = inner.handle();
+        match handle.share().relabel(dtype, &shape) {
+            Ok(buffer) => buffer,
+            Err(_) => {
+                let mut bytes = handle.share();
+                (bytes.dtype, bytes.element_count) = (DType::U8, bytes.byte_len);
+                bytes.shape = SmallVec::from_slice(&[bytes.byte_len]);
+                bytes
+            }
+        }
+    }
+
+    /// The memory by itself, without dtype and shape.
+    #[must_use]
+    pub fn metal_buffer(&self) -> &metal::Buffer {
+        self.metal.get_or_init(|| Box::new(metal::Buffer::of(self)))
     }
 
     /// The element type.
@@ -188,6 +215,7 @@ impl MlxBuffer {
             element_count: element_count_of(dtype, &shape)?,
             shape: SmallVec::from_vec(shape),
             host: HostState::default(),
+            metal: OnceLock::new(),
         })
     }
 

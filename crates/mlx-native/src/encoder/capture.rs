@@ -2,17 +2,18 @@
 
 use super::KernelArg;
 use crate::backend::{CopyBytes, FillBytes, Place};
-use crate::buffer::{MemRange, MlxBuffer};
+use crate::buffer::MemRange;
 use crate::kernel::ComputePipelineState;
-use crate::metal::MTLSize;
+use crate::label::CapturedOpKind;
+use crate::metal::{self, MTLSize};
 
 /// What is bound to an argument of a captured dispatch.
 #[derive(Debug)]
 pub enum RecordedBinding {
     /// A buffer from a byte offset on; its memory is kept alive.
     Buffer {
-        /// The buffer.
-        buffer: MlxBuffer,
+        /// The memory, from the first byte of the buffer or view that was bound.
+        metal_buffer: metal::Buffer,
         /// First byte in it.
         offset: u64,
     },
@@ -24,11 +25,11 @@ impl RecordedBinding {
     pub(crate) fn of(arg: &KernelArg<'_>) -> Self {
         match arg {
             KernelArg::Buffer(b) => RecordedBinding::Buffer {
-                buffer: b.share(),
+                metal_buffer: metal::Buffer::of(b),
                 offset: 0,
             },
             KernelArg::BufferWithOffset(b, offset) => RecordedBinding::Buffer {
-                buffer: b.share(),
+                metal_buffer: metal::Buffer::of(b),
                 offset: *offset,
             },
             KernelArg::Bytes(bytes) => RecordedBinding::Bytes(bytes.to_vec()),
@@ -37,7 +38,9 @@ impl RecordedBinding {
 
     pub(crate) fn as_arg(&self) -> KernelArg<'_> {
         match self {
-            RecordedBinding::Buffer { buffer, offset } => KernelArg::BufferWithOffset(buffer, *offset),
+            RecordedBinding::Buffer { metal_buffer, offset } => {
+                KernelArg::BufferWithOffset(metal_buffer.handle(), *offset)
+            }
             RecordedBinding::Bytes(bytes) => KernelArg::Bytes(bytes),
         }
     }
@@ -56,31 +59,6 @@ pub enum DispatchKind {
     Threads,
     /// In threadgroups.
     ThreadGroups,
-}
-
-/// What a captured dispatch is, as far as the graph's passes care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CapturedOpKind {
-    /// RMS norm.
-    RmsNorm,
-    /// Elementwise multiplication.
-    ElemMul,
-    /// Elementwise addition.
-    ElemAdd,
-    /// Scaled dot-product attention.
-    Sdpa,
-    /// Softmax.
-    Softmax,
-    /// Anything else.
-    Other,
-}
-
-impl CapturedOpKind {
-    /// Whether the reorder pass may move it forward past others.
-    #[must_use]
-    pub fn is_reorderable(&self) -> bool {
-        !matches!(self, CapturedOpKind::Sdpa | CapturedOpKind::Softmax)
-    }
 }
 
 /// One step of a captured list.

@@ -18,7 +18,7 @@ impl CommandEncoder {
     /// Holds a request against the kernel's signature and the device's limits, and gives the byte ranges that it reads
     /// and writes.
     pub(super) fn check(&self, request: &Request<'_>) -> Result<(Ranges, Ranges)> {
-        let pipeline = request.pipeline;
+        let pipeline = &request.pipeline;
         let name = pipeline.label();
         if self.submission.is_some() {
             return invalid!("{name}: the encoder was committed, nothing more can be recorded");

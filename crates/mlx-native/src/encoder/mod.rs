@@ -1,6 +1,6 @@
 //! Recording work for a device.
 //!
-//! A [`CommandEncoder`] collects dispatches; nothing runs before [`commit`](CommandEncoder::commit). Inline bytes are
+//! A [`CommandEncoder`] collects dispatches; nothing runs before [`try_commit`](CommandEncoder::try_commit). Inline bytes are
 //! copied when they are recorded; buffers are kept alive, and their contents are read when the work runs. Between two
 //! dispatches the encoder puts a barrier exactly where one touches bytes that an earlier, unfenced one wrote, or writes
 //! bytes that one read: kernels say by their signature what they write. Everything else may overlap.
@@ -9,6 +9,7 @@ mod capture;
 mod check;
 mod counters;
 mod hazards;
+mod published;
 mod transfer;
 
 use std::fmt;
@@ -16,15 +17,17 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-pub use capture::{CapturedNode, CapturedOpKind, DispatchKind, RecordedBinding, Transfer};
+pub use crate::label::CapturedOpKind;
+pub use capture::{CapturedNode, DispatchKind, RecordedBinding, Transfer};
 pub use counters::{dispatch_count, reset_counters, sync_count};
 pub(crate) use hazards::HazardTracker;
 
 use crate::backend::{Arg, Backend, Binding, Command, Dispatch, Grid, Submission, Timing, Work, begin};
 use crate::buffer::{MemRange, MlxBuffer};
 use crate::error::{Result, invalid};
-use crate::kernel::ComputePipelineState;
+use crate::kernel::{ComputePipelineState, ComputePipelineStateRef};
 use crate::metal::MTLSize;
+use published::Held;
 
 /// One argument of a dispatch.
 #[derive(Debug, Clone, Copy)]
@@ -65,13 +68,15 @@ pub struct CommandEncoder {
     op_kind: CapturedOpKind,
     pending: (Vec<MemRange>, Vec<MemRange>),
     submission: Option<Arc<Submission>>,
+    /// The first error of the published methods, which return none.
+    held: Held,
     dispatches: usize,
     barriers: usize,
 }
 
 /// A dispatch as it comes in, before it is checked.
 struct Request<'a> {
-    pipeline: &'a ComputePipelineState,
+    pipeline: ComputePipelineState,
     bindings: &'a [(u64, KernelArg<'a>)],
     grid: Grid,
     group: [u32; 3],
@@ -88,6 +93,7 @@ impl CommandEncoder {
             op_kind: CapturedOpKind::Other,
             pending: Default::default(),
             submission: None,
+            held: Held::default(),
             dispatches: 0,
             barriers: 0,
         }
@@ -101,9 +107,9 @@ impl CommandEncoder {
     /// # Errors
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the kernel, when the encoder was committed,
     /// an argument is missing, unknown, out of bounds or read-only where the kernel writes, or grid or group do not fit.
-    pub fn encode_with_args(
+    pub fn try_encode_with_args(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         grid: MTLSize,
         group: MTLSize,
@@ -111,13 +117,13 @@ impl CommandEncoder {
         self.record(pipeline, bindings, &[], grid, group, DispatchKind::Threads)
     }
 
-    /// Like [`encode_with_args`](Self::encode_with_args), with the grid in threadgroups.
+    /// Like [`try_encode_with_args`](Self::try_encode_with_args), with the grid in threadgroups.
     ///
     /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_args(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_encode_threadgroups_with_args(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroups: MTLSize,
         group: MTLSize,
@@ -132,14 +138,14 @@ impl CommandEncoder {
         )
     }
 
-    /// Like [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args), with dynamic threadgroup memory:
+    /// Like [`try_encode_threadgroups_with_args`](Self::try_encode_threadgroups_with_args), with dynamic threadgroup memory:
     /// `(index, bytes)`.
     ///
     /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_args_and_shared(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_encode_threadgroups_with_args_and_shared(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroup_memory: &[(u64, u64)],
         threadgroups: MTLSize,
@@ -152,55 +158,6 @@ impl CommandEncoder {
             threadgroups,
             group,
             DispatchKind::ThreadGroups,
-        )
-    }
-
-    /// [`encode_with_args`](Self::encode_with_args) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        grid: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_with_args(pipeline, &whole(buffers), grid, group)
-    }
-
-    /// [`encode_threadgroups_with_args`](Self::encode_threadgroups_with_args) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        threadgroups: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_threadgroups_with_args(pipeline, &whole(buffers), threadgroups, group)
-    }
-
-    /// [`encode_threadgroups_with_args_and_shared`](Self::encode_threadgroups_with_args_and_shared) for whole buffers.
-    ///
-    /// # Errors
-    /// As `encode_with_args`.
-    pub fn encode_threadgroups_with_shared(
-        &mut self,
-        pipeline: &ComputePipelineState,
-        buffers: &[(u64, &MlxBuffer)],
-        threadgroup_memory: &[(u64, u64)],
-        threadgroups: MTLSize,
-        group: MTLSize,
-    ) -> Result<()> {
-        self.encode_threadgroups_with_args_and_shared(
-            pipeline,
-            &whole(buffers),
-            threadgroup_memory,
-            threadgroups,
-            group,
         )
     }
 
@@ -264,10 +221,10 @@ impl CommandEncoder {
     /// Records a captured dispatch; its hazards are found anew.
     ///
     /// # Errors
-    /// As [`encode_with_args`](Self::encode_with_args).
-    pub fn replay_dispatch(
+    /// As [`try_encode_with_args`](Self::try_encode_with_args).
+    pub fn try_replay_dispatch(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, RecordedBinding)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
@@ -290,9 +247,12 @@ impl CommandEncoder {
     /// # Errors
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when it was committed before, when it is capturing
     /// (take or drop the capture first: captured work would not run), or when the host holds bytes that the work uses,
-    /// naming the buffer. What goes wrong in the work itself is reported by
+    /// naming the buffer; the first error of the methods that return none, which is then forgotten. What goes wrong in the work itself is reported by
     /// [`wait_until_completed`](Self::wait_until_completed) and by the buffers it writes.
-    pub fn commit(&mut self) -> Result<()> {
+    pub fn try_commit(&mut self) -> Result<()> {
+        if let Some(error) = self.held.take() {
+            return Err(error);
+        }
         if self.submission.is_some() {
             return invalid!("commit: this encoder was committed before");
         }
@@ -317,7 +277,7 @@ impl CommandEncoder {
     /// The list as it stands, for somebody who submits it himself.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit), for an encoder that was committed or is capturing.
+    /// As [`try_commit`](Self::try_commit), for an encoder that was committed or is capturing.
     pub(crate) fn into_work(self) -> Result<(Arc<dyn Backend>, Work)> {
         if self.submission.is_some() || self.capture.is_some() {
             return invalid!("prepare: the encoder was committed, or is capturing");
@@ -325,13 +285,13 @@ impl CommandEncoder {
         Ok((self.backend, self.work))
     }
 
-    /// [`commit`](Self::commit), then [`wait_until_completed`](Self::wait_until_completed).
+    /// [`try_commit`](Self::try_commit), then [`wait_until_completed`](Self::wait_until_completed).
     ///
     /// # Errors
     /// As the two.
     pub fn commit_and_wait(&mut self) -> Result<()> {
         counters::count_sync();
-        self.commit()?;
+        self.try_commit()?;
         self.wait_until_completed()
     }
 
@@ -341,6 +301,9 @@ impl CommandEncoder {
     /// [`MlxError::CommandBufferError`](crate::MlxError::CommandBufferError) when it failed;
     /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) when nothing was committed.
     pub fn wait_until_completed(&self) -> Result<()> {
+        if let Some(error) = self.held.get() {
+            return Err(error);
+        }
         match &self.submission {
             Some(submission) => submission.wait(),
             None => invalid!("wait_until_completed: this encoder was not committed"),
@@ -357,7 +320,7 @@ impl CommandEncoder {
 
     fn record(
         &mut self,
-        pipeline: &ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &[(u64, KernelArg<'_>)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
@@ -375,7 +338,7 @@ impl CommandEncoder {
         reads.extend(pending.0);
         writes.extend(pending.1);
         let node = CapturedNode::Dispatch {
-            pipeline: pipeline.clone(),
+            pipeline: request.pipeline.clone(),
             bindings: bindings
                 .iter()
                 .map(|(i, arg)| (*i, RecordedBinding::of(arg)))
@@ -447,13 +410,14 @@ impl CommandEncoder {
 
 impl<'a> Request<'a> {
     fn new(
-        pipeline: &'a ComputePipelineState,
+        pipeline: &ComputePipelineStateRef,
         bindings: &'a [(u64, KernelArg<'a>)],
         threadgroup_memory: &[(u64, u64)],
         grid: MTLSize,
         group: MTLSize,
         kind: DispatchKind,
     ) -> Result<Self> {
+        let pipeline = pipeline.handle()?;
         let name = pipeline.label();
         let extents = |size: MTLSize| -> Result<[u32; 3]> {
             let all = [size.width, size.height, size.depth];
@@ -469,7 +433,7 @@ impl<'a> Request<'a> {
                 _ => return invalid!("{name}: threadgroup memory {index} of {bytes} bytes"),
             }
         }
-        let grid = extents(grid)?;
+        let (grid, group) = (extents(grid)?, extents(group)?);
         let grid = match kind {
             DispatchKind::Threads => Grid::Threads(grid),
             DispatchKind::ThreadGroups => Grid::Threadgroups(grid),
@@ -478,7 +442,7 @@ impl<'a> Request<'a> {
             pipeline,
             bindings,
             grid,
-            group: extents(group)?,
+            group,
             threadgroup_memory: memory,
         })
     }

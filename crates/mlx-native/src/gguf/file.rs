@@ -5,8 +5,9 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::cursor::{Cursor, ValueType};
 use super::metadata::{Entry, MetadataValue};
-use super::parse::{self, Cursor, Header, ValueType};
+use super::parse::{self, Header};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
 use crate::dtype::DType;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::parse::{Cursor, ValueType};
+use super::cursor::{Cursor, ValueType};
 
 /// A value of a GGUF file's metadata.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@
 //! hold. Data is mapped and stays where it is; arrays of metadata (a vocabulary has some hundred thousand strings) are
 //! kept as ranges of the file until they are asked for.
 
+mod cursor;
 mod file;
 mod metadata;
 mod model;

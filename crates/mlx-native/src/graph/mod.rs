@@ -6,11 +6,16 @@
 
 mod prepared;
 mod session;
+mod tracker;
 
 use std::borrow::Cow;
 
 pub use prepared::{PreparedGraph, Replay};
 pub use session::{GraphExecutor, GraphSession};
+pub use tracker::ConflictTracker;
+
+pub use crate::buffer::MlxBuffer;
+pub use crate::dtype::DType;
 
 use crate::backend::Place;
 use crate::buffer::MemRange;
@@ -19,6 +24,47 @@ use crate::error::Result;
 
 /// How far the reorder pass looks ahead.
 const WINDOW: usize = 64;
+
+/// Dispatches of the first of two encoders, at least.
+const MIN_FIRST: usize = 64;
+
+/// What kind of work an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpKind {
+    /// A product of matrices.
+    MatMul,
+    /// A product with a matrix chosen for each row.
+    MatMulId,
+    /// A norm.
+    Norm,
+    /// A rotary embedding.
+    Rope,
+    /// An elementwise operation.
+    Elementwise,
+    /// A copy.
+    Copy,
+    /// A look-up of rows.
+    Gather,
+    /// Attention.
+    Sdpa,
+    /// Softmax.
+    Softmax,
+    /// The routing of tokens to experts.
+    MoeGate,
+    /// Anything else.
+    Other,
+}
+
+impl OpKind {
+    /// Whether operations of the kind may be moved past others.
+    #[must_use]
+    pub fn is_reorderable(&self) -> bool {
+        !matches!(
+            self,
+            OpKind::Sdpa | OpKind::Softmax | OpKind::MoeGate | OpKind::Other
+        )
+    }
+}
 
 /// A list of captured dispatches and barriers.
 ///
@@ -106,21 +152,31 @@ impl ComputeGraph {
         self.nodes
     }
 
-    /// Records every node, explicit barriers included. Returns the number of explicit barriers.
-    ///
-    /// # Errors
-    /// As [`CommandEncoder::encode_with_args`].
-    pub fn encode_sequential(&self, encoder: &mut CommandEncoder) -> Result<u32> {
+    /// Number of dispatches of which nothing is known that they read, or nothing that they write. Captured dispatches carry the
+    /// ranges that their kernels' signatures tell; there are none unless nodes were made by hand.
+    #[must_use]
+    pub fn unannotated_dispatch_count(&self) -> usize {
+        let is_unannotated = |node: &&CapturedNode| match node {
+            CapturedNode::Dispatch { reads, writes, .. } => reads.is_empty() || writes.is_empty(),
+            _ => false,
+        };
+        self.nodes.iter().filter(is_unannotated).count()
+    }
+
+    /// Records every node, explicit barriers included. Returns the number of explicit barriers. What a dispatch is refused for is
+    /// held by the encoder until the commit.
+    pub fn encode_sequential(&self, encoder: &mut CommandEncoder) -> u32 {
         for node in &self.nodes {
-            replay(node, encoder)?;
+            let result = replay(node, encoder);
+            encoder.hold(result);
         }
-        Ok(u32::try_from(self.barrier_count()).unwrap_or(u32::MAX))
+        saturated(self.barrier_count())
     }
 
     /// Records the dispatches; the encoder puts barriers where they are needed, explicit ones are left out.
     ///
     /// # Errors
-    /// As [`CommandEncoder::encode_with_args`].
+    /// As [`CommandEncoder::try_encode_with_args`].
     pub fn encode(&self, encoder: &mut CommandEncoder) -> Result<()> {
         self.nodes
             .iter()
@@ -128,14 +184,35 @@ impl ComputeGraph {
             .try_for_each(|n| replay(n, encoder))
     }
 
-    /// [`encode`](Self::encode); returns the number of barriers that the encoder had to put.
-    ///
-    /// # Errors
-    /// As [`CommandEncoder::encode_with_args`].
-    pub fn encode_with_barriers(&self, encoder: &mut CommandEncoder) -> Result<u32> {
-        let before = encoder.recorded_barriers();
-        self.encode(encoder)?;
-        Ok(u32::try_from(encoder.recorded_barriers() - before).unwrap_or(u32::MAX))
+    /// Records the dispatches with a barrier before each that conflicts with what came since the last one, by the ranges of the
+    /// nodes, and for each explicit barrier. Returns their number. What a dispatch is refused for is held by the encoder until the
+    /// commit.
+    pub fn encode_with_barriers(&self, encoder: &mut CommandEncoder) -> u32 {
+        encode_range(&self.nodes, encoder)
+    }
+
+    /// [`encode_with_barriers`](Self::encode_with_barriers) of the first tenth of the dispatches, but 64 at least, into `encoder0`,
+    /// which is committed, and of the others into `encoder1`, which the caller commits. Returns the barriers of both.
+    pub fn encode_dual_buffer(
+        &self,
+        encoder0: &mut CommandEncoder,
+        encoder1: &mut CommandEncoder,
+    ) -> (u32, u32) {
+        let first = (self.dispatch_count() / 10).max(MIN_FIRST);
+        let is_dispatch = |node: &CapturedNode| matches!(node, CapturedNode::Dispatch { .. });
+        let places = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| is_dispatch(node));
+        let split = places
+            .map(|(i, _)| i + 1)
+            .nth(first - 1)
+            .unwrap_or(self.nodes.len());
+        let (head, tail) = self.nodes.split_at(split);
+        let barriers0 = encode_range(head, encoder0);
+        encoder0.commit();
+        (barriers0, encode_range(tail, encoder1))
     }
 
     /// Moves dispatches forward, past others that they do not depend on, to where the unfenced group before them still
@@ -156,6 +233,32 @@ impl ComputeGraph {
         self.nodes = order.into_iter().filter_map(|i| slots[i].take()).collect();
         u32::try_from(moved).unwrap_or(u32::MAX)
     }
+}
+
+fn saturated(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Records `nodes` with the barriers that their ranges ask for.
+fn encode_range(nodes: &[CapturedNode], encoder: &mut CommandEncoder) -> u32 {
+    let mut tracker = HazardTracker::default();
+    let mut barriers = 0;
+    for node in nodes {
+        let (reads, writes) = ranges(node);
+        let conflicts = tracker.conflicts(&reads, &writes);
+        if conflicts || matches!(node, CapturedNode::Barrier) {
+            encoder.memory_barrier();
+            tracker.clear();
+            barriers += 1;
+        }
+        if matches!(node, CapturedNode::Barrier) {
+            continue;
+        }
+        tracker.add(&reads, &writes);
+        let result = replay(node, encoder);
+        encoder.hold(result);
+    }
+    barriers
 }
 
 /// The order in which the reorder pass puts the nodes, as indices.
@@ -235,7 +338,7 @@ fn replay(node: &CapturedNode, encoder: &mut CommandEncoder) -> Result<()> {
             threadgroup_memory,
             dispatch_kind,
             ..
-        } => encoder.replay_dispatch(
+        } => encoder.try_replay_dispatch(
             pipeline,
             bindings,
             threadgroup_memory,

@@ -39,9 +39,7 @@ fn two_chains(bench: &mut Bench, kind: CapturedOpKind) -> (ComputeGraph, Vec<Mlx
 }
 
 fn barriers(graph: &ComputeGraph, device: &MlxDevice) -> u32 {
-    graph
-        .encode_with_barriers(&mut device.command_encoder().unwrap())
-        .unwrap()
+    graph.encode_with_barriers(&mut device.command_encoder().unwrap())
 }
 
 #[test]
@@ -104,5 +102,11 @@ fn a_recorded_session_runs_at_finish_and_a_dropped_one_never() {
     assert_eq!(buffers[1].read::<f32>().unwrap(), [2.0, 4.0, 6.0, 8.0]);
     let mut session = executor.begin_recorded().unwrap();
     record(&mut session, &mut registry);
-    assert_eq!(session.finish_optimized().unwrap(), Default::default());
+    let device = session.device().clone();
+    assert_eq!(
+        session
+            .finish_optimized(&mut registry, device.metal_device())
+            .unwrap(),
+        (0, 0, 0, 0)
+    );
 }

@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::constant::{ConstantValue, Constants};
 use super::definition::Kernel;
 use super::msl::Access;
+use crate::error::{MlxError, Result};
 
 /// What a backend made of a kernel.
 pub trait PipelineBody: Send + Sync + 'static {
@@ -25,6 +26,8 @@ pub struct ComputePipelineState(Arc<ComputePipelineStateRef>);
 
 /// What a [`ComputePipelineState`] points to.
 pub struct ComputePipelineStateRef {
+    /// What owns it.
+    this: Weak<ComputePipelineStateRef>,
     kernel: Kernel,
     constants: Constants,
     /// Bit `i` is set when argument `i` is declared; when it must be bound; when the kernel may write it.
@@ -58,7 +61,8 @@ impl ComputePipelineState {
             .signature
             .max_threads
             .map_or(max_threads, |m| m.min(max_threads));
-        ComputePipelineState(Arc::new(ComputePipelineStateRef {
+        ComputePipelineState(Arc::new_cyclic(|this| ComputePipelineStateRef {
+            this: this.clone(),
             kernel,
             constants,
             declared,
@@ -72,6 +76,15 @@ impl ComputePipelineState {
 }
 
 impl ComputePipelineStateRef {
+    /// A handle of this pipeline.
+    pub(crate) fn handle(&self) -> Result<ComputePipelineState> {
+        // Whoever has a reference got it from a handle.
+        self.this
+            .upgrade()
+            .map(ComputePipelineState)
+            .ok_or_else(|| MlxError::KernelNotFound(self.label().to_owned()))
+    }
+
     /// The kernel's name.
     #[must_use]
     pub fn label(&self) -> &str {

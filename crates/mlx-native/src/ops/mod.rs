@@ -10,6 +10,8 @@
 
 pub(crate) mod check;
 pub(crate) mod coding;
+pub(crate) mod published;
+pub(crate) mod published_names;
 
 pub(crate) use crate::registry::Op;
 
@@ -35,14 +37,27 @@ macro_rules! operators {
 operators! {
     add,
     argmax,
+    argsort,
     attention,
     copy,
+    decoded_matmul,
+    elementwise,
     embed,
+    flash_attn_vec_tq,
+    fused_head_norm_rope,
+    fused_norm_add,
+    gather,
+    gelu,
+    hadamard,
+    hadamard_quantize_kv,
     kv_append,
+    kv_cache_copy,
     layer_norm,
     linear,
     linear_scan,
     matmul,
+    moe_dispatch,
+    moe_gate,
     rms_norm,
     rope,
     route,
@@ -51,7 +66,48 @@ operators! {
     sdpa,
     short_conv,
     silu_mul,
+    softcap,
     softmax,
+    softmax_sample,
     step,
     weighted_sum,
+}
+
+/// Modules of 0.1 that have no operator of their own: adapters of others, in a folder of that name.
+macro_rules! published_modules {
+    ($($(#[$doc:meta])* $module:ident),* $(,)?) => {
+        $($(#[$doc])* pub mod $module {
+            mod published;
+            pub use published::*;
+        })*
+    };
+}
+
+published_modules! {
+    /// 0.1's dense products: [`matmul`].
+    dense_gemm,
+    /// 0.1's look-up of quantised rows: [`decoded_matmul`].
+    embedding,
+    /// 0.1's encoder methods as functions.
+    encode_helpers,
+    /// 0.1's attention of one query: [`sdpa`].
+    flash_attn_vec,
+    /// 0.1's Walsh-Hadamard transform for two lengths: [`hadamard`].
+    fwht_standalone,
+    /// 0.1's norm of a sum, in bf16: [`fused_norm_add`].
+    fused_residual_norm,
+    /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
+    gather_bench,
+    /// 0.1's products with affine codes: [`decoded_matmul`].
+    quantized_matmul,
+    /// 0.1's routed products with affine codes: [`decoded_matmul`].
+    quantized_matmul_id,
+    /// 0.1's products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_ggml,
+    /// 0.1's routed products with blocks of GGML: [`decoded_matmul`].
+    quantized_matmul_id_ggml,
+    /// 0.1's attention over a sliding window: [`sdpa`].
+    sdpa_sliding,
+    /// 0.1's transposes: [`copy`] with strides.
+    transpose,
 }

@@ -184,7 +184,12 @@ fn one_group<S: Element, const N: usize>(
         _ => power_of_two(ratio, S::DTYPE),
     };
     for v in &mut wide {
-        *v /= scale;
+        // Zero over zero is a NaN whose sign is the processor's choice; that of MLX's x86 is taken.
+        *v = if scale == 0.0 && *v == 0.0 {
+            f32::from_bits(0xFFC0_0000)
+        } else {
+            *v / scale
+        };
     }
     S::narrow(&wide, &mut narrow);
     S::widen(&narrow, &mut wide);
@@ -195,7 +200,15 @@ fn one_group<S: Element, const N: usize>(
     }
     if format == FloatFormat::Mxfp8 {
         for (word, four) in weight.iter_mut().zip(wide.chunks_exact(4)) {
-            *word = (0..4).fold(0, |w, i| w | u32::from(encode_float8(four[i])) << (8 * i));
+            // Rounding to bf16 makes every NaN the positive one.
+            let number = |v: f32| {
+                if S::DTYPE == DType::BF16 && v.is_nan() {
+                    f32::NAN
+                } else {
+                    v
+                }
+            };
+            *word = (0..4).fold(0, |w, i| w | u32::from(encode_float8(number(four[i]))) << (8 * i));
         }
         return byte;
     }

@@ -183,7 +183,10 @@ impl Interp<'_> {
         if let Some(more) = &arguments.more_named {
             let more = self.eval(more)?;
             let Value::Dict(dict) = &more else {
-                return Err(Error::new(format!("argument after ** must be a mapping, not {}", more.type_name())));
+                return Err(Error::new(format!(
+                    "argument after ** must be a mapping, not {}",
+                    more.type_name()
+                )));
             };
             for (key, value) in &dict.entries {
                 let Some(name) = key.as_str() else {
@@ -235,7 +238,10 @@ impl Interp<'_> {
             let found = match &**object {
                 Object::Namespace(attributes) => {
                     let attributes = attributes.borrow();
-                    attributes.iter().find(|(n, _)| **n == *name).map(|(_, v)| v.clone())
+                    attributes
+                        .iter()
+                        .find(|(n, _)| **n == *name)
+                        .map(|(_, v)| v.clone())
                 }
                 Object::Loop(state) => state.attribute(name),
                 Object::Range { start, stop, step } => match name {
@@ -291,7 +297,10 @@ impl Interp<'_> {
                 name: name.into(),
             }))),
             methods::Found::Changes => Ok(Some(Value::Undefined(Rc::new(super::value::Undefined {
-                hint: format!("access to attribute '{name}' of '{}' object is unsafe", value.type_name()),
+                hint: format!(
+                    "access to attribute '{name}' of '{}' object is unsafe",
+                    value.type_name()
+                ),
                 forbidden: true,
             })))),
             methods::Found::Nothing => Ok(None),
@@ -312,7 +321,10 @@ impl Interp<'_> {
             }
             return Ok(no_attribute(value, name));
         }
-        Ok(Value::undefined(format!("{} has no such element", shown_type(value))))
+        Ok(Value::undefined(format!(
+            "{} has no such element",
+            shown_type(value)
+        )))
     }
 
     fn own_item(&self, value: &Value, key: &Value) -> Res<Option<Value>> {
@@ -321,7 +333,10 @@ impl Interp<'_> {
                 return Ok(dict.get_str(name).cloned());
             }
             // What cannot be a key is not there.
-            return Ok(key.key(&self.budget).ok().and(dict.get(key, &self.budget)?.cloned()));
+            return Ok(key
+                .key(&self.budget)
+                .ok()
+                .and(dict.get(key, &self.budget)?.cloned()));
         }
         let Some(at) = key.as_int() else {
             return Ok(None);
@@ -384,7 +399,10 @@ impl Interp<'_> {
                 self.budget.charge(text.len())?;
                 let chars: Vec<char> = text.chars().collect();
                 let at = picked(chars.len())?;
-                Ok(Value::text_like(value, at.into_iter().map(|i| chars[i]).collect::<String>()))
+                Ok(Value::text_like(
+                    value,
+                    at.into_iter().map(|i| chars[i]).collect::<String>(),
+                ))
             }
             Value::Object(object) if object.range_len().is_some() => {
                 let Object::Range { start, step, .. } = &**object else {
@@ -398,7 +416,10 @@ impl Interp<'_> {
                     step: step * by,
                 }))
             }
-            other => Err(Error::new(format!("'{}' object is not subscriptable", other.type_name()))),
+            other => Err(Error::new(format!(
+                "'{}' object is not subscriptable",
+                other.type_name()
+            ))),
         }
     }
 
@@ -417,11 +438,16 @@ impl Interp<'_> {
             Object::Method { of, name } => methods::call(self, of, name, given),
             Object::Joiner { separator, used } => {
                 given.bind("joiner", [])?;
-                Ok(if used.replace(true) { separator.clone() } else { Value::text("") })
+                Ok(if used.replace(true) {
+                    separator.clone()
+                } else {
+                    Value::text("")
+                })
             }
             Object::Loop(state) => {
                 let [items] = given.bind("loop", ["iterable"])?;
-                let items = items.ok_or_else(|| Error::new("loop: found no argument, wanted what to walk through"))?;
+                let items = items
+                    .ok_or_else(|| Error::new("loop: found no argument, wanted what to walk through"))?;
                 self.recurse(state, items)
             }
             Object::Block(at) => {
@@ -510,7 +536,10 @@ impl Interp<'_> {
                 }
             }
         }
-        let named = given.named.into_iter().map(|(name, value)| (Value::text(name), value));
+        let named = given
+            .named
+            .into_iter()
+            .map(|(name, value)| (Value::text(name), value));
         entries.extend(named);
         Ok(Value::Dict(Dict::new(entries, &self.budget)?))
     }
@@ -541,7 +570,10 @@ fn range(given: Given) -> Res<Value> {
             return Err(error);
         }
         whole.push(value.as_int().ok_or_else(|| {
-            Error::new(format!("'{}' object cannot be interpreted as an integer", value.type_name()))
+            Error::new(format!(
+                "'{}' object cannot be interpreted as an integer",
+                value.type_name()
+            ))
         })?);
     }
     let (start, stop, step) = match whole[..] {

@@ -131,7 +131,11 @@ pub(super) fn unescape(text: &str) -> Result<String, String> {
             't' => out.push('\t'),
             'v' => out.push('\u{b}'),
             '0'..='7' => {
-                let more = rest.bytes().take(2).take_while(|b| (b'0'..=b'7').contains(b)).count();
+                let more = rest
+                    .bytes()
+                    .take(2)
+                    .take_while(|b| (b'0'..=b'7').contains(b))
+                    .count();
                 let digits = format!("{c}{}", &rest[..more]);
                 rest = &rest[more..];
                 out.push(character(u32::from_str_radix(&digits, 8).ok())?);
@@ -158,8 +162,11 @@ pub(super) fn unescape(text: &str) -> Result<String, String> {
 }
 
 fn hexadecimal(rest: &mut &str, len: usize) -> Result<char, String> {
-    let digits = rest.get(..len).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-    let digits = digits.ok_or_else(|| format!("a string has an escape with less than {len} hexadecimal digits"))?;
+    let digits = rest
+        .get(..len)
+        .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+    let digits =
+        digits.ok_or_else(|| format!("a string has an escape with less than {len} hexadecimal digits"))?;
     *rest = &rest[len..];
     character(u32::from_str_radix(digits, 16).ok())
 }

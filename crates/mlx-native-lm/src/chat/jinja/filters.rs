@@ -10,11 +10,60 @@ use super::value::{Object, Seq, Value, ViewKind, iterate};
 use super::{filters_text as texts, json, tests};
 
 const NAMES: [&str; 54] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
-    "filesizeformat", "first", "float", "forceescape", "format", "groupby", "indent", "int", "items", "join", "last",
-    "length", "list", "lower", "map", "max", "min", "pprint", "random", "reject", "rejectattr", "replace", "reverse",
-    "round", "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "tojson", "trim",
-    "truncate", "unique", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "random",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+    "xmlattr",
 ];
 
 /// Whether there is a filter of this name.
@@ -37,7 +86,11 @@ pub(crate) fn apply(interp: &mut Interp<'_>, name: &str, value: Value, given: Gi
         "d" | "default" => {
             let [default, boolean] = given.bind(name, ["default_value", "boolean"])?;
             let takes = value.is_undefined() || (boolean.is_some_and(|b| b.is_true()) && !value.is_true());
-            Ok(if takes { default.unwrap_or_else(|| Value::text("")) } else { value })
+            Ok(if takes {
+                default.unwrap_or_else(|| Value::text(""))
+            } else {
+                value
+            })
         }
         "dictsort" => dictsort(interp, &value, given),
         "first" => {
@@ -66,7 +119,9 @@ pub(crate) fn apply(interp: &mut Interp<'_>, name: &str, value: Value, given: Gi
         "int" => int(&value, given),
         "format" => {
             if !given.positional.is_empty() && !given.named.is_empty() {
-                return Err(Error::new("format: can't handle positional and keyword arguments at the same time"));
+                return Err(Error::new(
+                    "format: can't handle positional and keyword arguments at the same time",
+                ));
             }
             let values = if given.named.is_empty() {
                 Value::tuple(given.positional)?
@@ -151,7 +206,10 @@ fn absolute(value: &Value, given: Given) -> Res<Value> {
         other => match (other.as_int(), undefined_error(other)) {
             (Some(n), _) => Ok(Value::Int(n.abs())),
             (None, Some(error)) => Err(error),
-            (None, None) => Err(Error::new(format!("bad operand type for abs(): '{}'", other.type_name()))),
+            (None, None) => Err(Error::new(format!(
+                "bad operand type for abs(): '{}'",
+                other.type_name()
+            ))),
         },
     }
 }
@@ -165,7 +223,12 @@ fn attr(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
         return Err(error);
     }
     let own = interp.own_attribute(value, name)?;
-    Ok(own.unwrap_or_else(|| Value::undefined(format!("'{} object' has no attribute '{name}'", value.type_name()))))
+    Ok(own.unwrap_or_else(|| {
+        Value::undefined(format!(
+            "'{} object' has no attribute '{name}'",
+            value.type_name()
+        ))
+    }))
 }
 
 /// Items from the last to the first, of what Python can reverse.
@@ -177,7 +240,10 @@ fn reversed(interp: &Interp<'_>, value: &Value) -> Res<Vec<Value>> {
         _ => false,
     };
     if !reversible {
-        return Err(Error::new(format!("'{}' object is not reversible", value.type_name())));
+        return Err(Error::new(format!(
+            "'{}' object is not reversible",
+            value.type_name()
+        )));
     }
     let mut items = iterate(value, &interp.budget)?;
     items.reverse();
@@ -186,7 +252,12 @@ fn reversed(interp: &Interp<'_>, value: &Value) -> Res<Vec<Value>> {
 
 fn count_of(what: &str, value: Option<Value>) -> Res<usize> {
     let value = value.ok_or_else(|| Error::new(format!("{what}: an argument is missing")))?;
-    let count = value.as_int().ok_or_else(|| Error::new(format!("{what}: wanted a whole number, found {}", value.type_name())))?;
+    let count = value.as_int().ok_or_else(|| {
+        Error::new(format!(
+            "{what}: wanted a whole number, found {}",
+            value.type_name()
+        ))
+    })?;
     Ok(usize::try_from(count.max(0)).unwrap_or(usize::MAX))
 }
 
@@ -198,7 +269,9 @@ fn batch(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
     for row in items.chunks(size) {
         let mut row = row.to_vec();
         if let Some(fill) = fill.as_ref().filter(|f| !f.is_none()) {
-            interp.budget.charge((size - row.len()).saturating_mul(size_of::<Value>()))?;
+            interp
+                .budget
+                .charge((size - row.len()).saturating_mul(size_of::<Value>()))?;
             row.resize(size, fill.clone());
         }
         rows.push(Value::list(row)?);
@@ -211,7 +284,11 @@ fn slice(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
     let slices = count_of("slice", slices)?;
     let items = iterate(value, &interp.budget)?;
     if slices == 0 {
-        return Value::iterator("generator", Vec::new(), Some(Error::new("integer division or modulo by zero")));
+        return Value::iterator(
+            "generator",
+            Vec::new(),
+            Some(Error::new("integer division or modulo by zero")),
+        );
     }
     interp.budget.charge(slices.saturating_mul(64))?;
     let (each, extra) = (items.len() / slices, items.len() % slices);
@@ -244,18 +321,27 @@ fn dictsort(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> 
     let by_key = match by.as_ref().map(|b| b.as_str()) {
         None | Some(Some("key")) => true,
         Some(Some("value")) => false,
-        _ => return Err(Error::new("dictsort: you can only sort by either \"key\" or \"value\"")),
+        _ => {
+            return Err(Error::new(
+                "dictsort: you can only sort by either \"key\" or \"value\"",
+            ));
+        }
     };
     let Value::Dict(dict) = value else {
-        return Err(undefined_error(value)
-            .unwrap_or_else(|| Error::new(format!("'{}' object has no attribute 'items'", value.type_name()))));
+        return Err(undefined_error(value).unwrap_or_else(|| {
+            Error::new(format!("'{}' object has no attribute 'items'", value.type_name()))
+        }));
     };
     let keyed = dict.entries.iter().map(|(key, value)| {
         let by = folded(if by_key { key } else { value }, case);
         Ok((by, Value::tuple(vec![key.clone(), value.clone()])?))
     });
     let keyed = keyed.collect::<Res<Vec<_>>>()?;
-    Value::list(sorted(keyed, reverse.is_some_and(|r| r.is_true()), &interp.budget)?)
+    Value::list(sorted(
+        keyed,
+        reverse.is_some_and(|r| r.is_true()),
+        &interp.budget,
+    )?)
 }
 
 /// The parts of an attribute's path: names, and numbers for items.
@@ -300,7 +386,11 @@ fn sort(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
         }
         keyed.push((Value::list(keys)?, item));
     }
-    Value::list(sorted(keyed, reverse.is_some_and(|r| r.is_true()), &interp.budget)?)
+    Value::list(sorted(
+        keyed,
+        reverse.is_some_and(|r| r.is_true()),
+        &interp.budget,
+    )?)
 }
 
 fn groupby(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
@@ -322,7 +412,9 @@ fn groupby(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
             _ => groups.push((key, real, vec![item])),
         }
     }
-    let groups = groups.into_iter().map(|(_, real, members)| Seq::group(real, Value::list(members)?));
+    let groups = groups
+        .into_iter()
+        .map(|(_, real, members)| Seq::group(real, Value::list(members)?));
     Value::list(groups.collect::<Res<_>>()?)
 }
 
@@ -361,7 +453,9 @@ fn join(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
             .map(|item| along(interp, item, &path, None))
             .collect::<Res<_>>()?;
     }
-    if interp.escapes() && (items.iter().any(|i| matches!(i, Value::Markup(_))) || matches!(separator, Value::Markup(_))) {
+    if interp.escapes()
+        && (items.iter().any(|i| matches!(i, Value::Markup(_))) || matches!(separator, Value::Markup(_)))
+    {
         let between = to_html(&separator, &interp.budget)?;
         let parts = items.iter().map(|item| to_html(item, &interp.budget));
         return Ok(Value::markup(parts.collect::<Res<Vec<_>>>()?.join(&between)));
@@ -423,11 +517,20 @@ fn named_filter(what: &str, kind: &str, given: &mut Given) -> Res<String> {
     let name = given.positional.remove(0);
     match name.as_str() {
         Some(name) => Ok(name.to_owned()),
-        None => Err(Error::new(format!("{what}: wanted the name of a {kind}, found {}", name.type_name()))),
+        None => Err(Error::new(format!(
+            "{what}: wanted the name of a {kind}, found {}",
+            name.type_name()
+        ))),
     }
 }
 
-fn select(interp: &mut Interp<'_>, value: &Value, given: Given, keeps: bool, by_attribute: bool) -> Res<Value> {
+fn select(
+    interp: &mut Interp<'_>,
+    value: &Value,
+    given: Given,
+    keeps: bool,
+    by_attribute: bool,
+) -> Res<Value> {
     lazily(|kept| {
         if !value.is_true() {
             return Ok(());
@@ -477,14 +580,19 @@ fn extreme(interp: &mut Interp<'_>, value: &Value, given: Given, largest: bool) 
         let key = folded(&along(interp, &item, &path, None)?, case);
         let better = match &best {
             None => true,
-            Some((best, _)) if largest => ops::order(&key, best, ">", &interp.budget)?.is_some_and(|o| o.is_gt()),
+            Some((best, _)) if largest => {
+                ops::order(&key, best, ">", &interp.budget)?.is_some_and(|o| o.is_gt())
+            }
             Some((best, _)) => ops::order(&key, best, "<", &interp.budget)?.is_some_and(|o| o.is_lt()),
         };
         if better {
             best = Some((key, item));
         }
     }
-    Ok(best.map_or_else(|| Value::undefined("No aggregated item, sequence was empty."), |(_, item)| item))
+    Ok(best.map_or_else(
+        || Value::undefined("No aggregated item, sequence was empty."),
+        |(_, item)| item,
+    ))
 }
 
 fn sum(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
@@ -504,8 +612,14 @@ fn sum(interp: &mut Interp<'_>, value: &Value, given: Given) -> Res<Value> {
 fn random(value: &Value, given: Given) -> Res<Value> {
     use std::hash::{BuildHasher, Hasher};
     given.bind("random", [])?;
-    let len = value.len().ok_or_else(|| Error::new(format!("object of type '{}' has no len()", value.type_name())))?;
-    let Some(random) = std::hash::RandomState::new().build_hasher().finish().checked_rem(len as u64) else {
+    let len = value
+        .len()
+        .ok_or_else(|| Error::new(format!("object of type '{}' has no len()", value.type_name())))?;
+    let Some(random) = std::hash::RandomState::new()
+        .build_hasher()
+        .finish()
+        .checked_rem(len as u64)
+    else {
         return Ok(Value::undefined("No random item, sequence was empty."));
     };
     match value {
@@ -514,7 +628,10 @@ fn random(value: &Value, given: Given) -> Res<Value> {
             let c = text.chars().nth(random as usize).map(String::from);
             Ok(Value::text_like(value, c.unwrap_or_default()))
         }
-        other => Err(Error::new(format!("'{}' object is not subscriptable", other.type_name()))),
+        other => Err(Error::new(format!(
+            "'{}' object is not subscriptable",
+            other.type_name()
+        ))),
     }
 }
 
@@ -571,7 +688,9 @@ fn parse_int(text: &str, base: u32) -> Option<Value> {
     };
     let lower = digits.to_ascii_lowercase();
     let prefixes = [("0x", 16), ("0o", 8), ("0b", 2)];
-    let prefix = prefixes.iter().find(|(p, b)| lower.starts_with(p) && (base == 0 || base == *b));
+    let prefix = prefixes
+        .iter()
+        .find(|(p, b)| lower.starts_with(p) && (base == 0 || base == *b));
     let (digits, base) = match prefix {
         Some((_, of)) => (digits[2..].strip_prefix('_').unwrap_or(&digits[2..]), *of),
         None if base == 0 => (digits, 10),
@@ -596,7 +715,9 @@ fn parse_int(text: &str, base: u32) -> Option<Value> {
         Ok(n) => Some(Value::Int(if negative { -n } else { n })),
         Err(_) if base == 10 => {
             let digits = plain.trim_start_matches('0');
-            Some(Value::BigInt(format!("{}{digits}", if negative { "-" } else { "" }).into()))
+            Some(Value::BigInt(
+                format!("{}{digits}", if negative { "-" } else { "" }).into(),
+            ))
         }
         Err(_) => None,
     }
@@ -607,7 +728,10 @@ fn int(value: &Value, given: Given) -> Res<Value> {
     let default = default.unwrap_or(Value::Int(0));
     let base = match base {
         None => 10,
-        Some(base) => base.as_int().and_then(|b| u32::try_from(b).ok()).ok_or_else(|| Error::new("int: a base must be a whole number"))?,
+        Some(base) => base
+            .as_int()
+            .and_then(|b| u32::try_from(b).ok())
+            .ok_or_else(|| Error::new("int: a base must be a whole number"))?,
     };
     if let Some(error) = undefined_error(value) {
         return Err(error);
@@ -619,7 +743,9 @@ fn int(value: &Value, given: Given) -> Res<Value> {
             // "42.23" is 42.
             None => parse_float(text).and_then(whole).unwrap_or(default),
         },
-        Value::Float(f) if f.is_infinite() => return Err(Error::new("cannot convert float infinity to integer")),
+        Value::Float(f) if f.is_infinite() => {
+            return Err(Error::new("cannot convert float infinity to integer"));
+        }
         Value::Float(f) => whole(*f).unwrap_or(default),
         Value::BigInt(_) => value.clone(),
         other => other.as_int().map_or(default, Value::Int),
@@ -630,7 +756,10 @@ fn round(value: &Value, given: Given) -> Res<Value> {
     let [precision, method] = given.bind("round", ["precision", "method"])?;
     let precision = match precision {
         None => 0,
-        Some(p) => p.as_int().and_then(|p| i32::try_from(p).ok()).ok_or_else(|| Error::new("round: a precision must be a whole number"))?,
+        Some(p) => p
+            .as_int()
+            .and_then(|p| i32::try_from(p).ok())
+            .ok_or_else(|| Error::new("round: a precision must be a whole number"))?,
     };
     let method = match method.as_ref().map(|m| m.as_str()) {
         None => "common",
@@ -640,8 +769,12 @@ fn round(value: &Value, given: Given) -> Res<Value> {
     if let Some(error) = undefined_error(value) {
         return Err(error);
     }
-    let number = to_float(value)
-        .ok_or_else(|| Error::new(format!("type {} doesn't define __round__ method", value.type_name())))?;
+    let number = to_float(value).ok_or_else(|| {
+        Error::new(format!(
+            "type {} doesn't define __round__ method",
+            value.type_name()
+        ))
+    })?;
     if method == "common" {
         return match (value, value.as_int()) {
             // Python rounds whole numbers to whole numbers.
@@ -652,7 +785,11 @@ fn round(value: &Value, given: Given) -> Res<Value> {
     }
     let scale = 10f64.powi(precision);
     let scaled = number * scale;
-    let rounded = if method == "ceil" { scaled.ceil() } else { scaled.floor() };
+    let rounded = if method == "ceil" {
+        scaled.ceil()
+    } else {
+        scaled.floor()
+    };
     Ok(Value::Float(rounded / scale))
 }
 
@@ -683,4 +820,3 @@ fn round_float(f: f64, precision: i32) -> f64 {
     let scale = 10f64.powi(-precision);
     (f / scale).round_ties_even() * scale
 }
-

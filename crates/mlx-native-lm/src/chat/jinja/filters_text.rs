@@ -37,7 +37,9 @@ pub(super) fn apply(interp: &mut Interp<'_>, name: &str, value: Value, given: Gi
             let count = match count.filter(|c| !c.is_none()) {
                 None => usize::MAX,
                 Some(count) => {
-                    let count = count.as_int().ok_or_else(|| Error::new("replace: count must be a whole number"))?;
+                    let count = count
+                        .as_int()
+                        .ok_or_else(|| Error::new("replace: count must be a whole number"))?;
                     usize::try_from(count).unwrap_or(usize::MAX)
                 }
             };
@@ -64,7 +66,9 @@ fn simple(interp: &Interp<'_>, name: &str, soft: &Value, text: &str, given: Give
         "center" => {
             let [width] = given.bind(name, ["width"])?;
             let width = width.unwrap_or(Value::Int(80));
-            let width = width.as_int().ok_or_else(|| Error::new("center: width must be a whole number"))?;
+            let width = width
+                .as_int()
+                .ok_or_else(|| Error::new("center: width must be a whole number"))?;
             let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
             interp.budget.charge(width)?;
             return like(center(text, width, ' '));
@@ -74,7 +78,11 @@ fn simple(interp: &Interp<'_>, name: &str, soft: &Value, text: &str, given: Give
             let chars = chars.filter(|c| !c.is_none());
             let set = match &chars {
                 None => None,
-                Some(chars) => Some(chars.as_str().ok_or_else(|| Error::new("strip arg must be None or str"))?),
+                Some(chars) => Some(
+                    chars
+                        .as_str()
+                        .ok_or_else(|| Error::new("strip arg must be None or str"))?,
+                ),
             };
             return like(strip(text, set, true, true).to_owned());
         }
@@ -112,9 +120,8 @@ fn simple(interp: &Interp<'_>, name: &str, soft: &Value, text: &str, given: Give
 /// The text that a filter needs: Python's methods of texts do not take other values.
 fn text_of<'a>(what: &str, value: &'a Value) -> Res<&'a str> {
     value.as_str().ok_or_else(|| {
-        undefined_error(value).unwrap_or_else(|| {
-            Error::new(format!("{what}: wanted a text, found '{}'", value.type_name()))
-        })
+        undefined_error(value)
+            .unwrap_or_else(|| Error::new(format!("{what}: wanted a text, found '{}'", value.type_name())))
     })
 }
 
@@ -133,11 +140,16 @@ fn indent(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
             _ => return Err(Error::new("indent: wanted a number of spaces or a text")),
         },
     };
-    let (first, blank) = (first.is_some_and(|f| f.is_true()), blank.is_some_and(|b| b.is_true()));
+    let (first, blank) = (
+        first.is_some_and(|f| f.is_true()),
+        blank.is_some_and(|b| b.is_true()),
+    );
     // A line break at the end begins one more line, which is empty.
     let whole = format!("{text}\n");
     let all = lines(&whole, false);
-    interp.budget.charge(text.len() + all.len().saturating_mul(by.len()))?;
+    interp
+        .budget
+        .charge(text.len() + all.len().saturating_mul(by.len()))?;
     let mut out = String::new();
     for (at, line) in all.iter().enumerate() {
         if at > 0 {
@@ -166,9 +178,14 @@ fn truncate(value: &Value, given: Given) -> Res<Value> {
     let end = text_of("truncate", &end)?;
     let end_len = end.chars().count();
     if length < end_len {
-        return Err(Error::new(format!("truncate: expected length >= {end_len}, got {length}")));
+        return Err(Error::new(format!(
+            "truncate: expected length >= {end_len}, got {length}"
+        )));
     }
-    if value.len().is_some_and(|len| len <= length.saturating_add(leeway)) {
+    if value
+        .len()
+        .is_some_and(|len| len <= length.saturating_add(leeway))
+    {
         return Ok(value.clone());
     }
     let text = text_of("truncate", value)?;
@@ -184,7 +201,10 @@ fn truncate(value: &Value, given: Given) -> Res<Value> {
 fn wordwrap(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
     let names = ["width", "break_long_words", "wrapstring", "break_on_hyphens"];
     let [width, long, between, hyphens] = given.bind("wordwrap", names)?;
-    let width = width.map_or(Ok(79), |w| w.as_int().ok_or_else(|| Error::new("wordwrap: width must be a whole number")))?;
+    let width = width.map_or(Ok(79), |w| {
+        w.as_int()
+            .ok_or_else(|| Error::new("wordwrap: width must be a whole number"))
+    })?;
     let width = usize::try_from(width).ok().filter(|w| *w > 0);
     let width = width.ok_or_else(|| Error::new("wordwrap: invalid width (must be > 0)"))?;
     let long = long.is_none_or(|l| l.is_true());
@@ -194,7 +214,9 @@ fn wordwrap(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
         None => "\n".to_owned(),
     };
     let text = text_of("wordwrap", value)?;
-    interp.budget.charge(text.len().saturating_mul(2 + between.len()))?;
+    interp
+        .budget
+        .charge(text.len().saturating_mul(2 + between.len()))?;
     let wrapped: Vec<String> = lines(text, false)
         .into_iter()
         .map(|line| wrap(&chunks(line, hyphens), width, long, hyphens).join(&between))
@@ -216,7 +238,8 @@ fn chunks(line: &str, hyphens: bool) -> Vec<Vec<char>> {
     };
     let word = |at: usize| chars.get(at).is_some_and(|c| *c == '_' || c.is_alphanumeric());
     let punct = |at: Option<usize>| {
-        at.and_then(|at| chars.get(at)).is_some_and(|c| *c == '_' || c.is_alphanumeric() || "!\"'&.,?".contains(*c))
+        at.and_then(|at| chars.get(at))
+            .is_some_and(|c| *c == '_' || c.is_alphanumeric() || "!\"'&.,?".contains(*c))
     };
     let dashes = |at: usize| {
         let run = chars[at..].iter().take_while(|c| **c == '-').count();
@@ -349,8 +372,9 @@ fn urlencode(interp: &Interp<'_>, value: &Value) -> Res<Value> {
 fn xmlattr(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
     let [space] = given.bind("xmlattr", ["autospace"])?;
     let Value::Dict(dict) = value else {
-        return Err(undefined_error(value)
-            .unwrap_or_else(|| Error::new(format!("'{}' object has no attribute 'items'", value.type_name()))));
+        return Err(undefined_error(value).unwrap_or_else(|| {
+            Error::new(format!("'{}' object has no attribute 'items'", value.type_name()))
+        }));
     };
     let mut parts = Vec::new();
     for (key, value) in &dict.entries {
@@ -359,16 +383,26 @@ fn xmlattr(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
         }
         let name = text_of("xmlattr", key)?;
         if name.contains([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', '/', '>', '=']) {
-            return Err(Error::new(format!("xmlattr: invalid character in attribute name: {name:?}")));
+            return Err(Error::new(format!(
+                "xmlattr: invalid character in attribute name: {name:?}"
+            )));
         }
-        parts.push(format!("{}=\"{}\"", to_html(key, &interp.budget)?, to_html(value, &interp.budget)?));
+        parts.push(format!(
+            "{}=\"{}\"",
+            to_html(key, &interp.budget)?,
+            to_html(value, &interp.budget)?
+        ));
     }
     let mut out = parts.join(" ");
     if !out.is_empty() && space.is_none_or(|s| s.is_true()) {
         out.insert(0, ' ');
     }
     interp.budget.charge(out.len())?;
-    Ok(if interp.escapes() { Value::markup(out) } else { Value::text(out) })
+    Ok(if interp.escapes() {
+        Value::markup(out)
+    } else {
+        Value::text(out)
+    })
 }
 
 fn file_size(value: &Value, given: Given) -> Res<Value> {
@@ -393,7 +427,11 @@ fn file_size(value: &Value, given: Given) -> Res<Value> {
     let mut text = String::new();
     for (at, prefix) in prefixes.into_iter().enumerate() {
         let unit = base.powi(at as i32 + 2);
-        let suffix = if binary { format!("{}iB", prefix.to_uppercase()) } else { format!("{prefix}B") };
+        let suffix = if binary {
+            format!("{}iB", prefix.to_uppercase())
+        } else {
+            format!("{prefix}B")
+        };
         text = format!("{:.1} {suffix}", base * bytes / unit);
         if bytes < unit {
             break;
@@ -405,9 +443,16 @@ fn file_size(value: &Value, given: Given) -> Res<Value> {
 fn urlize(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
     let names = ["trim_url_limit", "nofollow", "target", "rel", "extra_schemes"];
     let [limit, nofollow, target, rel, schemes] = given.bind("urlize", names)?;
-    let limit = limit.filter(|l| !l.is_none()).and_then(|l| l.as_int()).and_then(|l| usize::try_from(l).ok());
+    let limit = limit
+        .filter(|l| !l.is_none())
+        .and_then(|l| l.as_int())
+        .and_then(|l| usize::try_from(l).ok());
     let mut rels: Vec<String> = match rel.as_ref().and_then(Value::as_str) {
-        Some(rel) => rel.split(is_space).filter(|r| !r.is_empty()).map(str::to_owned).collect(),
+        Some(rel) => rel
+            .split(is_space)
+            .filter(|r| !r.is_empty())
+            .map(str::to_owned)
+            .collect(),
         None => Vec::new(),
     };
     if nofollow.is_some_and(|n| n.is_true()) {
@@ -438,18 +483,28 @@ fn urlize(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Value> {
         link(&mut out, &rest[..end], limit, &attributes, &extra);
         rest = &rest[end..];
     }
-    Ok(if interp.escapes() { Value::markup(out) } else { Value::text(out) })
+    Ok(if interp.escapes() {
+        Value::markup(out)
+    } else {
+        Value::text(out)
+    })
 }
 
 /// Adds a word of HTML, as a link where it is an address.
 fn link(out: &mut String, word: &str, limit: Option<usize>, attributes: &str, schemes: &[String]) {
     let mut middle = word;
-    while let Some(rest) = ["(", "<", "&lt;"].iter().find_map(|open| middle.strip_prefix(open)) {
+    while let Some(rest) = ["(", "<", "&lt;"]
+        .iter()
+        .find_map(|open| middle.strip_prefix(open))
+    {
         middle = rest;
     }
     let head = &word[..word.len() - middle.len()];
     let mut end = middle.len();
-    while let Some(rest) = [")", ">", ".", ",", "\n", "&gt;"].iter().find_map(|c| middle[..end].strip_suffix(c)) {
+    while let Some(rest) = [")", ">", ".", ",", "\n", "&gt;"]
+        .iter()
+        .find_map(|c| middle[..end].strip_suffix(c))
+    {
         end = rest.len();
     }
     // What was opened in the middle is closed there.
@@ -471,13 +526,24 @@ fn link(out: &mut String, word: &str, limit: Option<usize>, attributes: &str, sc
     };
     out.push_str(head);
     if is_url(middle) {
-        let scheme = if middle.starts_with("https://") || middle.starts_with("http://") { "" } else { "https://" };
+        let scheme = if middle.starts_with("https://") || middle.starts_with("http://") {
+            ""
+        } else {
+            "https://"
+        };
         *out += &format!("<a href=\"{scheme}{middle}\"{attributes}>{shown}</a>");
     } else if let Some(address) = middle.strip_prefix("mailto:").filter(|a| is_email(a)) {
         *out += &format!("<a href=\"{middle}\">{address}</a>");
-    } else if !middle.starts_with("www.") && !middle.starts_with('@') && !middle.contains(':') && is_email(middle) {
+    } else if !middle.starts_with("www.")
+        && !middle.starts_with('@')
+        && !middle.contains(':')
+        && is_email(middle)
+    {
         *out += &format!("<a href=\"mailto:{middle}\">{middle}</a>");
-    } else if schemes.iter().any(|s| middle != s && middle.starts_with(s.as_str())) {
+    } else if schemes
+        .iter()
+        .any(|s| middle != s && middle.starts_with(s.as_str()))
+    {
         *out += &format!("<a href=\"{middle}\"{attributes}>{middle}</a>");
     } else {
         out.push_str(middle);
@@ -487,31 +553,46 @@ fn link(out: &mut String, word: &str, limit: Option<usize>, attributes: &str, sc
 
 fn is_url(text: &str) -> bool {
     let lower = text.to_lowercase();
-    let (rest, scheme) = match lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")) {
+    let (rest, scheme) = match lower
+        .strip_prefix("https://")
+        .or_else(|| lower.strip_prefix("http://"))
+    {
         Some(rest) => (rest, true),
         None => (lower.as_str(), false),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let host = &rest[..end];
     let host = match host.rsplit_once(':') {
-        Some((name, port)) if (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit()) => name,
+        Some((name, port)) if (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit()) => {
+            name
+        }
         _ => host,
     };
-    let is_label = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || "_%-".contains(c));
+    let is_label =
+        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || "_%-".contains(c));
     let is_top = |label: &str| {
         (2..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_lowercase())
-            || label.strip_prefix("xn--").is_some_and(|rest| (2..=59).contains(&rest.len()) && is_label(rest))
+            || label
+                .strip_prefix("xn--")
+                .is_some_and(|rest| (2..=59).contains(&rest.len()) && is_label(rest))
     };
     let labels = |host: &str| host.split('.').map(str::to_owned).collect::<Vec<_>>();
     let named = |host: &str| {
         let labels = labels(host);
-        labels.split_last().is_some_and(|(top, before)| is_top(top) && before.iter().all(|l| is_label(l)))
+        labels
+            .split_last()
+            .is_some_and(|(top, before)| is_top(top) && before.iter().all(|l| is_label(l)))
     };
     if scheme {
         let parts = labels(host);
-        let is_v4 = parts.len() == 4 && parts.iter().all(|p| (1..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()));
+        let is_v4 = parts.len() == 4
+            && parts
+                .iter()
+                .all(|p| (1..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()));
         let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-        let is_v6 = inside.is_some_and(|h| h.matches(':').count() >= 2 && h.chars().all(|c| c == ':' || c.is_ascii_hexdigit()));
+        let is_v6 = inside.is_some_and(|h| {
+            h.matches(':').count() >= 2 && h.chars().all(|c| c == ':' || c.is_ascii_hexdigit())
+        });
         return named(host) || is_v4 || is_v6;
     }
     if let Some(host) = host.strip_prefix("www.")
@@ -522,7 +603,11 @@ fn is_url(text: &str) -> bool {
     let labels = labels(host);
     labels.split_last().is_some_and(|(top, before)| {
         let known = ["com", "net", "int", "edu", "gov", "org", "info", "mil"].contains(&top.as_str());
-        known && !before.is_empty() && before.iter().all(|l| is_label(l) && (2..=63).contains(&l.chars().count()))
+        known
+            && !before.is_empty()
+            && before
+                .iter()
+                .all(|l| is_label(l) && (2..=63).contains(&l.chars().count()))
     })
 }
 
@@ -574,7 +659,11 @@ fn sorted_repr(interp: &Interp<'_>, value: &Value) -> Res<String> {
             out.push('}');
         }
         Value::List(seq) | Value::Tuple(seq) => {
-            let parts = seq.items.iter().map(|item| sorted_repr(interp, item)).collect::<Res<Vec<_>>>()?;
+            let parts = seq
+                .items
+                .iter()
+                .map(|item| sorted_repr(interp, item))
+                .collect::<Res<Vec<_>>>()?;
             out = match value {
                 Value::List(_) => format!("[{}]", parts.join(", ")),
                 _ if parts.len() == 1 => format!("({},)", parts[0]),
@@ -619,13 +708,26 @@ fn pretty_into(
                 out.push_str(": ");
                 let last = at + 1 == entries.len();
                 let allowance = if last { allowance + 1 } else { 1 };
-                pretty_into(interp, out, value, indent + 1 + key.chars().count() + 2, allowance, level + 1)?;
+                pretty_into(
+                    interp,
+                    out,
+                    value,
+                    indent + 1 + key.chars().count() + 2,
+                    allowance,
+                    level + 1,
+                )?;
             }
             out.push('}');
         }
         Value::List(seq) | Value::Tuple(seq) => {
             let is_list = matches!(value, Value::List(_));
-            let close = if is_list { "]" } else if seq.items.len() == 1 { ",)" } else { ")" };
+            let close = if is_list {
+                "]"
+            } else if seq.items.len() == 1 {
+                ",)"
+            } else {
+                ")"
+            };
             out.push(if is_list { '[' } else { '(' });
             for (at, item) in seq.items.iter().enumerate() {
                 if at > 0 {
@@ -665,7 +767,11 @@ fn pretty_text(
     for (at, line) in all.iter().enumerate() {
         let last_line = at + 1 == all.len();
         let whole = shown(line);
-        let room = if last_line { width.saturating_sub(allowance) } else { width };
+        let room = if last_line {
+            width.saturating_sub(allowance)
+        } else {
+            width
+        };
         if whole.chars().count() <= room {
             parts.push(whole);
             continue;
@@ -681,7 +787,11 @@ fn pretty_text(
         let mut current = String::new();
         for (n, word) in words.iter().enumerate() {
             let candidate = format!("{current}{word}");
-            let room = if last_line && n + 1 == words.len() { width.saturating_sub(allowance) } else { width };
+            let room = if last_line && n + 1 == words.len() {
+                width.saturating_sub(allowance)
+            } else {
+                width
+            };
             interp.budget.charge(candidate.len())?;
             if shown(&candidate).chars().count() > room {
                 if !current.is_empty() {

@@ -1,8 +1,8 @@
 //! Formatting: `%`, and the method `format`, as Python's texts have them.
 
+use super::budget::Budget;
 use super::calls::Given;
 use super::error::{Error, Res};
-use super::budget::Budget;
 use super::interp::Interp;
 use super::ops::{to_float, undefined_error};
 use super::text::{escape_code, escape_html, float, is_printable, repr, to_text};
@@ -48,11 +48,17 @@ pub(crate) fn percent(format: &Value, values: &Value, budget: &Budget) -> Res<Va
             let Value::Dict(dict) = values else {
                 return Err(Error::new("format requires a mapping"));
             };
-            let value = dict.get_str(key).ok_or_else(|| Error::new(format!("KeyError: '{key}'")))?;
+            let value = dict
+                .get_str(key)
+                .ok_or_else(|| Error::new(format!("KeyError: '{key}'")))?;
             field = Some(value.clone());
             rest = after;
         }
-        let mut take = || next.next().cloned().ok_or_else(|| Error::new("not enough arguments for format string"));
+        let mut take = || {
+            next.next()
+                .cloned()
+                .ok_or_else(|| Error::new("not enough arguments for format string"))
+        };
         let mut spec = Spec::default();
         while let Some(flag) = rest.chars().next().filter(|c| "-+ 0#".contains(*c)) {
             match flag {
@@ -84,7 +90,10 @@ pub(crate) fn percent(format: &Value, values: &Value, budget: &Budget) -> Res<Va
             });
         }
         rest = rest.trim_start_matches(['h', 'l', 'L']);
-        let kind = rest.chars().next().ok_or_else(|| Error::new("incomplete format"))?;
+        let kind = rest
+            .chars()
+            .next()
+            .ok_or_else(|| Error::new("incomplete format"))?;
         rest = &rest[kind.len_utf8()..];
         if kind == '%' {
             out.push('%');
@@ -143,7 +152,10 @@ fn percent_value(spec: &Spec, kind: char, value: &Value, escapes: bool, budget: 
                     return Ok(padded(&spec, "", digits, '>'));
                 }
                 other => other.as_int().ok_or_else(|| {
-                    Error::new(format!("%{kind} format: a real number is required, not {}", other.type_name()))
+                    Error::new(format!(
+                        "%{kind} format: a real number is required, not {}",
+                        other.type_name()
+                    ))
                 })?,
             };
             let digits = match kind {
@@ -161,7 +173,12 @@ fn percent_value(spec: &Spec, kind: char, value: &Value, escapes: bool, budget: 
                 'X' => "0X",
                 _ => "",
             };
-            Ok(padded(&spec, &format!("{}{prefix}", sign(&spec, whole < 0)), &digits, '>'))
+            Ok(padded(
+                &spec,
+                &format!("{}{prefix}", sign(&spec, whole < 0)),
+                &digits,
+                '>',
+            ))
         }
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
             if let Some(error) = undefined_error(value) {
@@ -173,14 +190,23 @@ fn percent_value(spec: &Spec, kind: char, value: &Value, escapes: bool, budget: 
             if !f.is_finite() {
                 spec.zero = false;
             }
-            Ok(padded(&spec, sign(&spec, f.is_sign_negative() && !f.is_nan()), &digits, '>'))
+            Ok(padded(
+                &spec,
+                sign(&spec, f.is_sign_negative() && !f.is_nan()),
+                &digits,
+                '>',
+            ))
         }
         'c' => {
             let text = match value.as_str() {
                 Some(text) if text.chars().count() == 1 => text.to_owned(),
                 _ => {
-                    let code = value.as_int().and_then(|n| u32::try_from(n).ok()).and_then(char::from_u32);
-                    code.map(String::from).ok_or_else(|| Error::new("%c requires int or char"))?
+                    let code = value
+                        .as_int()
+                        .and_then(|n| u32::try_from(n).ok())
+                        .and_then(char::from_u32);
+                    code.map(String::from)
+                        .ok_or_else(|| Error::new("%c requires int or char"))?
                 }
             };
             spec.zero = false;
@@ -224,7 +250,9 @@ fn number(rest: &mut &str) -> Res<Option<usize>> {
 
 fn float_to_int(f: f64) -> Res<i128> {
     if !f.is_finite() || f.abs() >= 1e38 {
-        return Err(Error::new("cannot convert float infinity or NaN, or one so large, to integer"));
+        return Err(Error::new(
+            "cannot convert float infinity or NaN, or one so large, to integer",
+        ));
     }
     Ok(f.trunc() as i128)
 }
@@ -252,7 +280,11 @@ fn float_digits(f: f64, kind: char, precision: usize, alternate: bool) -> String
             _ => general(f, precision.max(1), alternate),
         }
     };
-    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
+    if kind.is_ascii_uppercase() {
+        text.to_uppercase()
+    } else {
+        text
+    }
 }
 
 /// `1.5e3` as `1.5e+03`.
@@ -264,7 +296,10 @@ fn exponent(text: &str) -> String {
 
 fn general(f: f64, precision: usize, alternate: bool) -> String {
     let rounded = format!("{f:.*e}", precision - 1);
-    let power: i32 = rounded.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    let power: i32 = rounded
+        .split_once('e')
+        .and_then(|(_, e)| e.parse().ok())
+        .unwrap_or(0);
     let text = if power < -4 || power >= precision as i32 {
         exponent(&rounded)
     } else {
@@ -288,12 +323,20 @@ fn padded(spec: &Spec, prefix: &str, body: &str, default_align: char) -> String 
     if missing == 0 {
         return format!("{prefix}{body}");
     }
-    let fill = spec.fill.unwrap_or(if spec.zero && spec.align.is_none() { '0' } else { ' ' });
+    let fill = spec.fill.unwrap_or(if spec.zero && spec.align.is_none() {
+        '0'
+    } else {
+        ' '
+    });
     let align = spec.align.unwrap_or(if spec.zero { '=' } else { default_align });
     let filled = |n: usize| fill.to_string().repeat(n);
     match align {
         '<' => format!("{prefix}{body}{}", filled(missing)),
-        '^' => format!("{}{prefix}{body}{}", filled(missing / 2), filled(missing - missing / 2)),
+        '^' => format!(
+            "{}{prefix}{body}{}",
+            filled(missing / 2),
+            filled(missing - missing / 2)
+        ),
         '=' => format!("{prefix}{}{body}", filled(missing)),
         _ => format!("{}{prefix}{body}", filled(missing)),
     }
@@ -326,7 +369,10 @@ pub(crate) fn format_text(
         let Some(Value::Dict(dict)) = &map else {
             return Err(Error::new("format_map: wanted a mapping"));
         };
-        let named = dict.entries.iter().filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.clone())));
+        let named = dict
+            .entries
+            .iter()
+            .filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.clone())));
         given = Given {
             positional: Vec::new(),
             named: named.collect(),
@@ -394,7 +440,9 @@ impl Fields<'_, '_> {
             return Err(Error::new("format: KeyError: ''"));
         } else if first.is_empty() {
             let at = self.next.ok_or_else(|| {
-                Error::new("format: cannot switch from manual field specification to automatic field numbering")
+                Error::new(
+                    "format: cannot switch from manual field specification to automatic field numbering",
+                )
             })?;
             self.next = Some(at + 1);
             self.positional(at)?
@@ -408,11 +456,15 @@ impl Fields<'_, '_> {
             self.positional(first.parse().unwrap_or(usize::MAX))?
         } else {
             let named = self.given.named.iter().find(|(n, _)| n == first);
-            named.map(|(_, v)| v.clone()).ok_or_else(|| Error::new(format!("format: KeyError: '{first}'")))?
+            named
+                .map(|(_, v)| v.clone())
+                .ok_or_else(|| Error::new(format!("format: KeyError: '{first}'")))?
         };
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix('[') {
-                let (key, after) = after.split_once(']').ok_or_else(|| Error::new("format: missing ']' in format string"))?;
+                let (key, after) = after
+                    .split_once(']')
+                    .ok_or_else(|| Error::new("format: missing ']' in format string"))?;
                 let key = match key.parse::<i128>() {
                     Ok(n) => Value::Int(n),
                     Err(_) => Value::text(key),
@@ -432,7 +484,9 @@ impl Fields<'_, '_> {
     fn positional(&self, at: usize) -> Res<Value> {
         let value = self.given.positional.get(at);
         value.cloned().ok_or_else(|| {
-            Error::new(format!("format: replacement index {at} out of range for positional args tuple"))
+            Error::new(format!(
+                "format: replacement index {at} out of range for positional args tuple"
+            ))
         })
     }
 
@@ -444,9 +498,17 @@ impl Fields<'_, '_> {
             Some("s") => Some(to_text(value, budget)?),
             Some("r" | "a") => {
                 repr(&mut text, value, budget)?;
-                Some(if conversion == Some("a") { ascii(&text) } else { text })
+                Some(if conversion == Some("a") {
+                    ascii(&text)
+                } else {
+                    text
+                })
             }
-            Some(other) => return Err(Error::new(format!("format: unknown conversion specifier {other:?}"))),
+            Some(other) => {
+                return Err(Error::new(format!(
+                    "format: unknown conversion specifier {other:?}"
+                )));
+            }
         };
         let converted = converted.map(Value::text);
         let value = match &converted {
@@ -455,7 +517,11 @@ impl Fields<'_, '_> {
         };
         let written = with_spec(value, &parse_spec(spec)?, spec, budget)?;
         let marked = matches!(value, Value::Markup(_));
-        Ok(if self.escapes && !marked { escape_html(&written) } else { written })
+        Ok(if self.escapes && !marked {
+            escape_html(&written)
+        } else {
+            written
+        })
     }
 }
 
@@ -524,7 +590,8 @@ fn parse_spec(text: &str) -> Res<Spec> {
     };
     spec.grouping = take(",_");
     if take(".").is_some() {
-        spec.precision = Some(number(&mut rest)?.ok_or_else(|| Error::new("format: format specifier missing precision"))?);
+        spec.precision =
+            Some(number(&mut rest)?.ok_or_else(|| Error::new("format: format specifier missing precision"))?);
     }
     let mut chars = rest.chars();
     spec.kind = chars.next();
@@ -539,14 +606,19 @@ fn with_spec(value: &Value, spec: &Spec, text: &str, budget: &Budget) -> Res<Str
         return to_text(value, budget);
     }
     let unknown = |kind: char| {
-        Error::new(format!("format: unknown format code '{kind}' for object of type '{}'", value.type_name()))
+        Error::new(format!(
+            "format: unknown format code '{kind}' for object of type '{}'",
+            value.type_name()
+        ))
     };
     if let Some(body) = value.as_str() {
         if let Some(kind) = spec.kind.filter(|k| *k != 's') {
             return Err(unknown(kind));
         }
         if spec.align == Some('=') || spec.sign.is_some() {
-            return Err(Error::new("format: '=' alignment and signs are not allowed for a string"));
+            return Err(Error::new(
+                "format: '=' alignment and signs are not allowed for a string",
+            ));
         }
         let body: String = body.chars().take(spec.precision.unwrap_or(usize::MAX)).collect();
         let mut spec = spec.clone();
@@ -581,7 +653,11 @@ fn with_spec(value: &Value, spec: &Spec, text: &str, budget: &Budget) -> Res<Str
         }
         (None, Some(precision)) => {
             let text = general(f.abs(), precision.max(1), false);
-            if f.is_finite() && !text.contains(['.', 'e']) && text.len() < precision { text + ".0" } else { text }
+            if f.is_finite() && !text.contains(['.', 'e']) && text.len() < precision {
+                text + ".0"
+            } else {
+                text
+            }
         }
         (Some(kind), precision) if float_kind.is_some() => {
             float_digits(f.abs(), kind, precision.unwrap_or(6), spec.alternate)
@@ -591,12 +667,19 @@ fn with_spec(value: &Value, spec: &Spec, text: &str, budget: &Budget) -> Res<Str
     if let Some(separator) = spec.grouping {
         digits = grouped(&digits, separator, 3);
     }
-    Ok(padded(spec, sign(spec, f.is_sign_negative() && !f.is_nan()), &digits, '>'))
+    Ok(padded(
+        spec,
+        sign(spec, f.is_sign_negative() && !f.is_nan()),
+        &digits,
+        '>',
+    ))
 }
 
 fn whole(value: &Value, spec: &Spec, unknown: impl Fn(char) -> Error) -> Res<String> {
     if spec.precision.is_some() {
-        return Err(Error::new("format: precision not allowed in integer format specifier"));
+        return Err(Error::new(
+            "format: precision not allowed in integer format specifier",
+        ));
     }
     let (negative, size) = match value {
         Value::BigInt(digits) => (digits.starts_with('-'), digits.trim_start_matches('-').to_owned()),
@@ -617,14 +700,26 @@ fn whole(value: &Value, spec: &Spec, unknown: impl Fn(char) -> Error) -> Res<Str
                 Some(kind) => return Err(unknown(kind)),
             };
             // Without a format true and false are words.
-            if spec.kind.is_none() && matches!(other, Value::Bool(_)) && spec.width == 0 && spec.sign.is_none() {
+            if spec.kind.is_none()
+                && matches!(other, Value::Bool(_))
+                && spec.width == 0
+                && spec.sign.is_none()
+            {
                 return Ok(digits);
             }
             (n < 0, digits)
         }
     };
     let digits = match spec.grouping {
-        Some(separator) => grouped(&size, separator, if matches!(spec.kind, None | Some('d' | 'n')) { 3 } else { 4 }),
+        Some(separator) => grouped(
+            &size,
+            separator,
+            if matches!(spec.kind, None | Some('d' | 'n')) {
+                3
+            } else {
+                4
+            },
+        ),
         None => size,
     };
     let prefix = match spec.kind.filter(|_| spec.alternate) {
@@ -634,12 +729,19 @@ fn whole(value: &Value, spec: &Spec, unknown: impl Fn(char) -> Error) -> Res<Str
         Some('b') => "0b",
         _ => "",
     };
-    Ok(padded(spec, &format!("{}{prefix}", sign(spec, negative)), &digits, '>'))
+    Ok(padded(
+        spec,
+        &format!("{}{prefix}", sign(spec, negative)),
+        &digits,
+        '>',
+    ))
 }
 
 /// The digits before the point in groups.
 fn grouped(digits: &str, separator: char, size: usize) -> String {
-    let end = digits.find(|c: char| !c.is_ascii_alphanumeric() || c == 'e' && digits.contains('.')).unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_alphanumeric() || c == 'e' && digits.contains('.'))
+        .unwrap_or(digits.len());
     let (whole, rest) = digits.split_at(end);
     let mut out = String::new();
     for (at, c) in whole.chars().enumerate() {

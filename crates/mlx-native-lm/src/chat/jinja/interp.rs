@@ -167,7 +167,13 @@ impl<'a> Interp<'a> {
             Constant::Text(text) => Value::text(text.as_str()),
         });
         let root = Rc::new(Scope::default());
-        let find = |wanted: &str| program.names.iter().position(|n| n == wanted).map(|at| at as Name);
+        let find = |wanted: &str| {
+            program
+                .names
+                .iter()
+                .position(|n| n == wanted)
+                .map(|at| at as Name)
+        };
         Interp {
             program,
             budget: Budget::new(),
@@ -345,7 +351,11 @@ impl<'a> Interp<'a> {
                 let value = self.eval(value)?;
                 self.assign(target, value)?;
             }
-            Statement::SetBlock { target, filters, body } => {
+            Statement::SetBlock {
+                target,
+                filters,
+                body,
+            } => {
                 let (text, flow) = self.captured(|this| this.inner_body(body))?;
                 if flow != Flow::Next {
                     return Ok(flow);
@@ -397,7 +407,10 @@ impl<'a> Interp<'a> {
                 let program = self.program;
                 let block = &program.blocks[*at];
                 if block.required {
-                    return Err(Error::new(format!("required block '{}' is not defined", block.name)));
+                    return Err(Error::new(format!(
+                        "required block '{}' is not defined",
+                        block.name
+                    )));
                 }
                 let around = if block.scoped { &self.scope } else { &self.root };
                 let scope = Scope::inside(around);
@@ -413,7 +426,11 @@ impl<'a> Interp<'a> {
 
     /// A text that the template made: markup where it escapes.
     fn made_text(&self, text: String) -> Value {
-        if self.autoescape { Value::markup(text) } else { Value::text(text) }
+        if self.autoescape {
+            Value::markup(text)
+        } else {
+            Value::text(text)
+        }
     }
 
     fn filtered(&mut self, value: Value, list: &[super::ast::Filter]) -> Res<Value> {
@@ -427,7 +444,11 @@ impl<'a> Interp<'a> {
 
     fn macro_value(&mut self, def: &Arc<MacroDef>) -> Value {
         // The macro keeps the scope, and the scope the macro.
-        if !self.scopes.last().is_some_and(|last| Rc::ptr_eq(last, &self.scope)) {
+        if !self
+            .scopes
+            .last()
+            .is_some_and(|last| Rc::ptr_eq(last, &self.scope))
+        {
             self.scopes.push(Rc::clone(&self.scope));
         }
         Value::object(Object::Macro(Macro {
@@ -458,7 +479,11 @@ impl<'a> Interp<'a> {
                     other => Error::new(format!("cannot unpack non-iterable {} object", other.type_name())),
                 })?;
                 if items.len() != targets.len() {
-                    let what = if items.len() > targets.len() { "too many" } else { "not enough" };
+                    let what = if items.len() > targets.len() {
+                        "too many"
+                    } else {
+                        "not enough"
+                    };
                     return Err(Error::new(format!(
                         "{what} values to unpack: found {}, wanted {}",
                         items.len(),
@@ -482,7 +507,10 @@ impl<'a> Interp<'a> {
                 let scope = Scope::inside(&self.scope);
                 let keep = self.scoped(scope, |this| {
                     if let Some(name) = this.name_loop {
-                        this.scope.set(name, Value::undefined("'loop' is undefined in the condition of a loop"));
+                        this.scope.set(
+                            name,
+                            Value::undefined("'loop' is undefined in the condition of a loop"),
+                        );
                     }
                     this.assign(&each.target, item.clone())?;
                     Ok(this.eval(test)?.is_true())
@@ -533,13 +561,16 @@ impl<'a> Interp<'a> {
     /// A recursive loop's call of itself.
     pub(crate) fn recurse(&mut self, state: &LoopState, items: Value) -> Res<Value> {
         let Some(each) = &state.recursive else {
-            return Err(Error::new("the loop must have the 'recursive' marker to be called recursively"));
+            return Err(Error::new(
+                "the loop must have the 'recursive' marker to be called recursively",
+            ));
         };
         self.budget.enter()?;
         let line = self.line;
         let scope = Rc::clone(&state.scope);
         let depth0 = state.depth0 + 1;
-        let (text, _) = self.captured(|this| this.scoped(scope, |this| this.for_loop(each, items, depth0)))?;
+        let (text, _) =
+            self.captured(|this| this.scoped(scope, |this| this.for_loop(each, items, depth0)))?;
         self.line = line;
         self.budget.leave();
         Ok(self.made_text(text))
@@ -569,7 +600,9 @@ impl<'a> Interp<'a> {
         };
         let program = self.program;
         let name_of = |name: Name| program.names[name as usize].clone();
-        let extra = given.positional.split_off(given.positional.len().min(def.arguments.len()));
+        let extra = given
+            .positional
+            .split_off(given.positional.len().min(def.arguments.len()));
         let mut values: Vec<Option<Value>> = given.positional.drain(..).map(Some).collect();
         let mut found_caller = values.len() == def.arguments.len()
             && def.arguments.iter().any(|name| name_of(*name) == "caller");
@@ -593,13 +626,19 @@ impl<'a> Interp<'a> {
             }
         }
         if def.takes_kwargs {
-            let named = given.named.drain(..).map(|(name, value)| (Value::text(name), value));
+            let named = given
+                .named
+                .drain(..)
+                .map(|(name, value)| (Value::text(name), value));
             let named = super::value::Dict::new(named.collect(), &self.budget)?;
             if let Some(name) = special("kwargs") {
                 scope.set(name, Value::Dict(named));
             }
         } else if let Some((name, _)) = given.named.first() {
-            return Err(Error::new(format!("{} takes no keyword argument '{name}'", shown())));
+            return Err(Error::new(format!(
+                "{} takes no keyword argument '{name}'",
+                shown()
+            )));
         }
         if def.takes_varargs {
             if let Some(name) = special("varargs") {

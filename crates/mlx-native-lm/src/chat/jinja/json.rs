@@ -15,7 +15,10 @@ pub(super) fn tojson(interp: &Interp<'_>, value: &Value, given: Given) -> Res<Va
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii, indent, separators, sort] = given.bind("tojson", names)?;
     let budget = &interp.budget;
-    let indent = indent.filter(|i| !i.is_none()).map(|i| indentation(&i, budget)).transpose()?;
+    let indent = indent
+        .filter(|i| !i.is_none())
+        .map(|i| indentation(&i, budget))
+        .transpose()?;
     let (item, key) = match separators.filter(|s| !s.is_none()) {
         Some(pair) => pair_of(&pair, budget)?,
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
@@ -116,7 +119,10 @@ impl Writer<'_> {
                 keyed.push((dict.entries[at].0.clone(), Value::Int(at as i128)));
             }
             let order = sorted(keyed, false, self.budget)?;
-            places = order.iter().filter_map(|at| usize::try_from(at.as_int()?).ok()).collect();
+            places = order
+                .iter()
+                .filter_map(|at| usize::try_from(at.as_int()?).ok())
+                .collect();
         }
         self.out.push('{');
         for (n, at) in places.iter().enumerate() {

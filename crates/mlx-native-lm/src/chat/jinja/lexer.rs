@@ -30,8 +30,8 @@ pub(crate) enum Kind {
 
 /// Operators and brackets, longer ones first.
 const SIGNS: [&str; 26] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=",
-    ".", ":", "|", ",", ";",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
+    "=", ".", ":", "|", ",", ";",
 ];
 
 /// The tokens of a template; the last one is [`Kind::End`].
@@ -50,7 +50,10 @@ pub(crate) fn tokens(source: &str) -> Res<Vec<Token>> {
     lexer.run()?;
     let line = lexer.line;
     let mut tokens = lexer.tokens;
-    tokens.push(Token { line, kind: Kind::End });
+    tokens.push(Token {
+        line,
+        kind: Kind::End,
+    });
     Ok(tokens)
 }
 
@@ -173,7 +176,9 @@ impl<'a> Lexer<'a> {
             let sign = inside.chars().next().filter(|c| matches!(c, '-' | '+'));
             let inside = &inside[usize::from(sign.is_some())..];
             let word = inside.trim_start_matches(is_space);
-            let end = word.strip_prefix("endraw").map(|r| r.trim_start_matches(is_space));
+            let end = word
+                .strip_prefix("endraw")
+                .map(|r| r.trim_start_matches(is_space));
             if let Some(end) = end {
                 let before = self.rest.len() - end.len();
                 let text = &self.rest[..at];

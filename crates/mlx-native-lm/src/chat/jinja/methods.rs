@@ -7,9 +7,7 @@ use super::error::{Error, Res};
 use super::format::format_text;
 use super::interp::Interp;
 use super::ops::{contains, equal, undefined_error};
-use super::text::{
-    capitalize, decimal, is_digit, is_letter, is_printable, is_space, lines, title, to_html,
-};
+use super::text::{capitalize, decimal, is_digit, is_letter, is_printable, is_space, lines, title, to_html};
 use super::value::{Dict, Object, Value, ViewKind, iterate};
 
 /// What is known of a name.
@@ -21,21 +19,74 @@ pub(crate) enum Found {
 }
 
 const TEXT: [&str; 51] = [
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "maketrans", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill", "unescape", "striptags",
-    "escape", "__html__",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
+    "unescape",
+    "striptags",
+    "escape",
+    "__html__",
 ];
 /// The last ones are markup's only.
 const PLAIN_TEXT: usize = 47;
-const LIST_CHANGES: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
+const LIST_CHANGES: [&str; 8] = [
+    "append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort",
+];
 const DICT_CHANGES: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 
 /// Whether a value has a method of this name.
 pub(crate) fn find(value: &Value, name: &str) -> Found {
-    let one_of = |names: &[&str]| if names.contains(&name) { Found::Method } else { Found::Nothing };
+    let one_of = |names: &[&str]| {
+        if names.contains(&name) {
+            Found::Method
+        } else {
+            Found::Nothing
+        }
+    };
     match value {
         Value::Str(_) => one_of(&TEXT[..PLAIN_TEXT]),
         Value::Markup(_) => one_of(&TEXT[..TEXT.len() - 1]),
@@ -44,13 +95,21 @@ pub(crate) fn find(value: &Value, name: &str) -> Found {
         Value::Tuple(_) => one_of(&["count", "index"]),
         Value::Dict(_) if DICT_CHANGES.contains(&name) => Found::Changes,
         Value::Dict(_) => one_of(&["copy", "fromkeys", "get", "items", "keys", "values"]),
-        Value::Int(_) | Value::BigInt(_) | Value::Bool(_) => {
-            one_of(&["bit_length", "bit_count", "conjugate", "as_integer_ratio", "to_bytes", "from_bytes"])
-        }
+        Value::Int(_) | Value::BigInt(_) | Value::Bool(_) => one_of(&[
+            "bit_length",
+            "bit_count",
+            "conjugate",
+            "as_integer_ratio",
+            "to_bytes",
+            "from_bytes",
+        ]),
         Value::Float(_) => one_of(&["is_integer", "conjugate", "hex", "fromhex", "as_integer_ratio"]),
         Value::Object(object) => match &**object {
             Object::Range { .. } => one_of(&["count", "index"]),
-            Object::View { kind: ViewKind::Values, .. } => Found::Nothing,
+            Object::View {
+                kind: ViewKind::Values,
+                ..
+            } => Found::Nothing,
             Object::View { .. } => one_of(&["isdisjoint"]),
             Object::Cycler { .. } => one_of(&["next", "reset"]),
             Object::Loop(_) => one_of(&["cycle", "changed"]),
@@ -106,7 +165,10 @@ pub(crate) fn call(interp: &mut Interp<'_>, of: &Value, name: &str, given: Given
 }
 
 fn unsupported(of: &Value, name: &str) -> Res<Value> {
-    Err(Error::new(format!("the method '{name}' of '{}' is not supported", of.type_name())))
+    Err(Error::new(format!(
+        "the method '{name}' of '{}' is not supported",
+        of.type_name()
+    )))
 }
 
 fn required(what: &str, value: Option<Value>) -> Res<Value> {
@@ -206,7 +268,10 @@ fn text_of(what: &str, value: Option<Value>) -> Res<String> {
     let value = required(what, value)?;
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
-        None => Err(Error::new(format!("{what}: must be str, not {}", value.type_name()))),
+        None => Err(Error::new(format!(
+            "{what}: must be str, not {}",
+            value.type_name()
+        ))),
     }
 }
 
@@ -218,7 +283,10 @@ fn int_of(what: &str, value: Option<Value>, default: i128) -> Res<i128> {
                 return Err(error);
             }
             value.as_int().ok_or_else(|| {
-                Error::new(format!("{what}: '{}' object cannot be interpreted as an integer", value.type_name()))
+                Error::new(format!(
+                    "{what}: '{}' object cannot be interpreted as an integer",
+                    value.type_name()
+                ))
             })
         }
     }
@@ -228,21 +296,29 @@ fn text_method(interp: &mut Interp<'_>, of: &Value, text: &str, name: &str, give
     interp.budget.charge(text.len())?;
     let like = |text: String| Value::text_like(of, text);
     match name {
-        "upper" | "lower" | "casefold" | "swapcase" | "title" | "capitalize" | "isalnum" | "isalpha" | "isascii"
-        | "isdecimal" | "isdigit" | "isidentifier" | "islower" | "isnumeric" | "isprintable" | "isspace" | "istitle"
-        | "isupper" | "unescape" | "striptags" => {
+        "upper" | "lower" | "casefold" | "swapcase" | "title" | "capitalize" | "isalnum" | "isalpha"
+        | "isascii" | "isdecimal" | "isdigit" | "isidentifier" | "islower" | "isnumeric" | "isprintable"
+        | "isspace" | "istitle" | "isupper" | "unescape" | "striptags" => {
             given.bind(name, [])?;
             Ok(plain_method(of, text, name))
         }
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = given.bind(name, ["chars"])?;
-            let chars = chars.filter(|c| !c.is_none()).map(|c| text_of(name, Some(c))).transpose()?;
-            Ok(like(strip(text, chars.as_deref(), name != "rstrip", name != "lstrip").to_owned()))
+            let chars = chars
+                .filter(|c| !c.is_none())
+                .map(|c| text_of(name, Some(c)))
+                .transpose()?;
+            Ok(like(
+                strip(text, chars.as_deref(), name != "rstrip", name != "lstrip").to_owned(),
+            ))
         }
         "startswith" | "endswith" => affix(text, name, given),
         "split" | "rsplit" => {
             let [separator, most] = given.bind(name, ["sep", "maxsplit"])?;
-            let separator = separator.filter(|s| !s.is_none()).map(|s| text_of(name, Some(s))).transpose()?;
+            let separator = separator
+                .filter(|s| !s.is_none())
+                .map(|s| text_of(name, Some(s)))
+                .transpose()?;
             let most = usize::try_from(int_of(name, most, -1)?).unwrap_or(usize::MAX);
             let parts = split(text, separator.as_deref(), most, name == "rsplit")?;
             interp.budget.charge(parts.len() * 64)?;
@@ -286,7 +362,11 @@ fn text_method(interp: &mut Interp<'_>, of: &Value, text: &str, name: &str, give
         "removeprefix" | "removesuffix" => {
             let [affix] = given.bind(name, ["affix"])?;
             let affix = text_of(name, affix)?;
-            let rest = if name == "removeprefix" { text.strip_prefix(&*affix) } else { text.strip_suffix(&*affix) };
+            let rest = if name == "removeprefix" {
+                text.strip_prefix(&*affix)
+            } else {
+                text.strip_suffix(&*affix)
+            };
             Ok(like(rest.unwrap_or(text).to_owned()))
         }
         "join" => {
@@ -429,7 +509,10 @@ fn part<'a>(
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte)
     };
-    Ok(Some((&text[byte(start)..byte(stop)], usize::try_from(start).unwrap_or(0))))
+    Ok(Some((
+        &text[byte(start)..byte(stop)],
+        usize::try_from(start).unwrap_or(0),
+    )))
 }
 
 fn search(text: &str, name: &str, given: Given) -> Res<Value> {
@@ -444,7 +527,11 @@ fn search(text: &str, name: &str, given: Given) -> Res<Value> {
         return Ok(Value::Int(count as i128));
     }
     let found = within.and_then(|(text, before)| {
-        let at = if name.starts_with('r') { text.rfind(wanted.as_str()) } else { text.find(wanted.as_str()) };
+        let at = if name.starts_with('r') {
+            text.rfind(wanted.as_str())
+        } else {
+            text.find(wanted.as_str())
+        };
         at.map(|at| before + text[..at].chars().count())
     });
     match found {
@@ -456,9 +543,15 @@ fn search(text: &str, name: &str, given: Given) -> Res<Value> {
 
 /// A text with a part replaced, at most so often.
 pub(crate) fn replace(interp: &Interp<'_>, text: &str, old: &str, new: &str, count: usize) -> Res<String> {
-    let places = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
+    let places = if old.is_empty() {
+        text.chars().count() + 1
+    } else {
+        text.matches(old).count()
+    };
     let places = places.min(count);
-    interp.budget.charge(text.len() + places.saturating_mul(new.len()))?;
+    interp
+        .budget
+        .charge(text.len() + places.saturating_mul(new.len()))?;
     if old.is_empty() {
         // Python puts it before every character, and at the end; as Rust does.
         return Ok(text.replacen(old, new, places));
@@ -473,7 +566,11 @@ fn split<'a>(text: &'a str, separator: Option<&str>, most: usize, from_end: bool
         Some(separator) => {
             let mut rest = text;
             while parts.len() < most {
-                let cut = if from_end { rest.rsplit_once(separator) } else { rest.split_once(separator) };
+                let cut = if from_end {
+                    rest.rsplit_once(separator)
+                } else {
+                    rest.split_once(separator)
+                };
                 match (cut, from_end) {
                     (Some((before, after)), false) => {
                         parts.push(before);
@@ -489,7 +586,13 @@ fn split<'a>(text: &'a str, separator: Option<&str>, most: usize, from_end: bool
             parts.push(rest);
         }
         None => {
-            let trim = |t: &'a str| if from_end { t.trim_end_matches(is_space) } else { t.trim_start_matches(is_space) };
+            let trim = |t: &'a str| {
+                if from_end {
+                    t.trim_end_matches(is_space)
+                } else {
+                    t.trim_start_matches(is_space)
+                }
+            };
             let mut rest = trim(text);
             while !rest.is_empty() {
                 if parts.len() == most {
@@ -497,7 +600,11 @@ fn split<'a>(text: &'a str, separator: Option<&str>, most: usize, from_end: bool
                     parts.push(rest);
                     break;
                 }
-                let cut = if from_end { rest.rfind(is_space) } else { rest.find(is_space) };
+                let cut = if from_end {
+                    rest.rfind(is_space)
+                } else {
+                    rest.find(is_space)
+                };
                 let Some(at) = cut else {
                     parts.push(rest);
                     break;
@@ -530,12 +637,18 @@ fn pad(interp: &Interp<'_>, of: &Value, text: &str, name: &str, given: Given) ->
             let mut chars = fill.chars();
             match (chars.next(), chars.next()) {
                 (Some(c), None) => c,
-                _ => return Err(Error::new(format!("{name}: the fill character must be exactly one character long"))),
+                _ => {
+                    return Err(Error::new(format!(
+                        "{name}: the fill character must be exactly one character long"
+                    )));
+                }
             }
         }
     };
     let len = text.chars().count();
-    interp.budget.charge(text.len().saturating_add(width.saturating_mul(fill.len_utf8())))?;
+    interp
+        .budget
+        .charge(text.len().saturating_add(width.saturating_mul(fill.len_utf8())))?;
     let missing = width.saturating_sub(len);
     let filled = |n: usize| fill.to_string().repeat(n);
     let out = match name {
@@ -612,10 +725,12 @@ pub(crate) fn unescape_html(text: &str) -> String {
         rest = &rest[at..];
         let end = rest.find(';').filter(|end| *end < 12);
         let entity = end.map_or("", |end| &rest[1..end]);
-        let number = entity.strip_prefix('#').and_then(|n| match n.strip_prefix(['x', 'X']) {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => n.parse().ok(),
-        });
+        let number = entity
+            .strip_prefix('#')
+            .and_then(|n| match n.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16).ok(),
+                None => n.parse().ok(),
+            });
         let known = match entity {
             "amp" => Some('&'),
             "lt" => Some('<'),

@@ -17,7 +17,11 @@ const TOO_LARGE: &str = "a whole number is too large";
 pub(crate) fn undefined_error(value: &Value) -> Option<Error> {
     match value {
         Value::Undefined(undefined) => {
-            let kind = if undefined.forbidden { "not allowed" } else { "undefined value" };
+            let kind = if undefined.forbidden {
+                "not allowed"
+            } else {
+                "undefined value"
+            };
             Some(Error::new(format!("{kind}: {}", undefined.hint)))
         }
         _ => None,
@@ -109,7 +113,13 @@ fn integers(operator: Operator, a: i128, b: i128) -> Res<Value> {
         Operator::FloorDivide | Operator::Modulo if b == 0 => Err(zero()),
         Operator::FloorDivide => {
             let quotient = a.checked_div(b);
-            whole(quotient.map(|q| if a % b != 0 && (a < 0) != (b < 0) { q - 1 } else { q }))
+            whole(quotient.map(|q| {
+                if a % b != 0 && (a < 0) != (b < 0) {
+                    q - 1
+                } else {
+                    q
+                }
+            }))
         }
         Operator::Modulo => {
             let rest = a.checked_rem(b);
@@ -126,7 +136,10 @@ fn integers(operator: Operator, a: i128, b: i128) -> Res<Value> {
 }
 
 fn floats(operator: Operator, a: f64, b: f64) -> Res<Value> {
-    let division = matches!(operator, Operator::Divide | Operator::FloorDivide | Operator::Modulo);
+    let division = matches!(
+        operator,
+        Operator::Divide | Operator::FloorDivide | Operator::Modulo
+    );
     if division && b == 0.0 {
         return Err(Error::new("float division by zero"));
     }
@@ -195,15 +208,27 @@ fn multiply(left: &Value, right: &Value, budget: &Budget) -> Res<Option<Value>> 
         (Some(count), None) => (right, count),
         _ => return Ok(None),
     };
-    if !matches!(value, Value::Str(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_)) {
+    if !matches!(
+        value,
+        Value::Str(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_)
+    ) {
         return Ok(None);
     }
     // Python counts no further than a machine's word, even what is empty.
-    let count = isize::try_from(count.max(0)).map_err(|_| Error::new(TOO_LARGE))?.unsigned_abs();
+    let count = isize::try_from(count.max(0))
+        .map_err(|_| Error::new(TOO_LARGE))?
+        .unsigned_abs();
     let repeated = |items: &[Value]| {
-        budget.charge(items.len().saturating_mul(count).saturating_mul(size_of::<Value>()))?;
+        budget.charge(
+            items
+                .len()
+                .saturating_mul(count)
+                .saturating_mul(size_of::<Value>()),
+        )?;
         let count = if items.is_empty() { 0 } else { count };
-        Ok((0..count).flat_map(|_| items.iter().cloned()).collect::<Vec<Value>>())
+        Ok((0..count)
+            .flat_map(|_| items.iter().cloned())
+            .collect::<Vec<Value>>())
     };
     Ok(Some(match value {
         Value::Str(text) | Value::Markup(text) => {
@@ -339,9 +364,8 @@ fn order_items(a: &[Value], b: &[Value], sign: &str, budget: &Budget) -> Res<Opt
 }
 
 pub(crate) fn compare(comparison: Comparison, left: &Value, right: &Value, budget: &Budget) -> Res<bool> {
-    let ordered = |sign: &str, holds: fn(Ordering) -> bool| {
-        Ok(order(left, right, sign, budget)?.is_some_and(holds))
-    };
+    let ordered =
+        |sign: &str, holds: fn(Ordering) -> bool| Ok(order(left, right, sign, budget)?.is_some_and(holds));
     match comparison {
         Comparison::Equal => equal(left, right, budget),
         Comparison::NotEqual => Ok(!equal(left, right, budget)?),
@@ -382,7 +406,10 @@ pub(crate) fn contains(container: &Value, value: &Value, budget: &Budget) -> Res
             None => Ok(dict.get(value, budget)?.is_some()),
         },
         Value::Object(object) => match &**object {
-            Object::View { kind: ViewKind::Keys, dict } => Ok(dict.get(value, budget)?.is_some()),
+            Object::View {
+                kind: ViewKind::Keys,
+                dict,
+            } => Ok(dict.get(value, budget)?.is_some()),
             Object::Iterator(iter) => {
                 // Up to the first that is equal: what follows stays.
                 while let Some(item) = iter.next()? {
@@ -395,7 +422,10 @@ pub(crate) fn contains(container: &Value, value: &Value, budget: &Budget) -> Res
             _ => any(&iterate(container, budget)?),
         },
         Value::Undefined(_) => Ok(false),
-        other => Err(Error::new(format!("argument of type '{}' is not iterable", other.type_name()))),
+        other => Err(Error::new(format!(
+            "argument of type '{}' is not iterable",
+            other.type_name()
+        ))),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ast::{
-    Arguments, BlockDef, Body, Comparison, Constant, Expr, Filter, For, Link, MacroDef, Name, Node, Operator, Program,
-    Statement, Target, Test,
+    Arguments, BlockDef, Body, Comparison, Constant, Expr, Filter, For, Link, MacroDef, Name, Node, Operator,
+    Program, Statement, Target, Test,
 };
 use super::error::{Error, Res};
 use super::lexer::{Kind, Token, tokens};
@@ -134,7 +134,11 @@ impl Parser {
             self.advance();
             return Ok(());
         }
-        let wanted = if *kind == Kind::BlockEnd { "the end of the statement" } else { "the end of the expression" };
+        let wanted = if *kind == Kind::BlockEnd {
+            "the end of the statement"
+        } else {
+            "the end of the expression"
+        };
         self.fail(format!("expected {wanted}, found {}", self.shown()))
     }
 
@@ -246,7 +250,12 @@ impl Parser {
     fn statement(&mut self) -> Res<Statement> {
         let tag = match self.kind() {
             Kind::Name(name) => name.clone(),
-            _ => return self.fail(format!("expected the name of a statement, found {}", self.shown())),
+            _ => {
+                return self.fail(format!(
+                    "expected the name of a statement, found {}",
+                    self.shown()
+                ));
+            }
         };
         if matches!(tag.as_str(), "break" | "continue") && !self.in_loop {
             return self.fail(format!("'{tag}' outside a loop"));
@@ -294,7 +303,10 @@ impl Parser {
                 Statement::Elsewhere("no loader for this environment: other templates cannot be had")
             }
             _ => {
-                let open = self.open.last().map_or(String::new(), |tag| format!(", while '{tag}' is open"));
+                let open = self
+                    .open
+                    .last()
+                    .map_or(String::new(), |tag| format!(", while '{tag}' is open"));
                 return self.fail(format!("unknown statement '{tag}'{open}"));
             }
         })
@@ -361,7 +373,11 @@ impl Parser {
         }
         let filters = self.filters(false)?;
         let body = self.scoped("set", "endset")?;
-        Ok(Statement::SetBlock { target, filters, body })
+        Ok(Statement::SetBlock {
+            target,
+            filters,
+            body,
+        })
     }
 
     fn with_statement(&mut self) -> Res<Statement> {
@@ -442,7 +458,9 @@ impl Parser {
             let names = &self.program.names;
             arguments.iter().any(|name| names[*name as usize] == wanted)
         };
-        let place = arguments.iter().position(|n| self.program.names[*n as usize] == "caller");
+        let place = arguments
+            .iter()
+            .position(|n| self.program.names[*n as usize] == "caller");
         let without_default = place.is_some_and(|at| at < arguments.len() - defaults.len());
         if seen.caller && without_default {
             return self.fail("the special argument 'caller' must be omitted or have a default");
@@ -545,7 +563,11 @@ impl Parser {
             if over {
                 break;
             }
-            let item = if conditions { self.expression()? } else { self.deeper(Self::or)? };
+            let item = if conditions {
+                self.expression()?
+            } else {
+                self.deeper(Self::or)?
+            };
             items.push(item);
             if !self.take_sign(",") {
                 break;
@@ -644,11 +666,7 @@ impl Parser {
         Ok(Expr::Compare(Box::new(first), more))
     }
 
-    fn binary(
-        &mut self,
-        operators: &[(&str, Operator)],
-        operand: fn(&mut Self) -> Res<Expr>,
-    ) -> Res<Expr> {
+    fn binary(&mut self, operators: &[(&str, Operator)], operand: fn(&mut Self) -> Res<Expr>) -> Res<Expr> {
         let first = operand(self)?;
         let mut more = Vec::new();
         loop {
@@ -859,7 +877,11 @@ impl Parser {
                     break;
                 }
             }
-            let start = if self.is_sign(":") { None } else { Some(self.expression()?) };
+            let start = if self.is_sign(":") {
+                None
+            } else {
+                Some(self.expression()?)
+            };
             if !self.take_sign(":") {
                 items.extend(start);
                 continue;
@@ -962,7 +984,8 @@ impl Parser {
     fn filter(&mut self) -> Res<Filter> {
         let name = self.dotted_name()?;
         if !self.soft && !filters::is_filter(&name) {
-            self.unknown.extend(self.fail::<()>(format!("unknown filter '{name}'")).err());
+            self.unknown
+                .extend(self.fail::<()>(format!("unknown filter '{name}'")).err());
         }
         let arguments = if self.is_sign("(") {
             self.arguments()?
@@ -976,7 +999,8 @@ impl Parser {
         let negated = self.take_name("not");
         let name = self.dotted_name()?;
         if !self.soft && !tests::is_test(&name) {
-            self.unknown.extend(self.fail::<()>(format!("unknown test '{name}'")).err());
+            self.unknown
+                .extend(self.fail::<()>(format!("unknown test '{name}'")).err());
         }
         let mut arguments = Arguments::default();
         let has_value = match self.kind() {

@@ -10,10 +10,45 @@ use super::text::to_text;
 use super::value::{Object, Value, is_iterable};
 
 const NAMES: [&str; 39] = [
-    "!=", "<", "<=", "==", ">", ">=", "boolean", "callable", "defined", "divisibleby", "eq", "equalto", "escaped",
-    "even", "false", "filter", "float", "ge", "greaterthan", "gt", "in", "integer", "iterable", "le", "lessthan",
-    "lower", "lt", "mapping", "ne", "none", "number", "odd", "sameas", "sequence", "string", "test", "true",
-    "undefined", "upper",
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">",
+    ">=",
+    "boolean",
+    "callable",
+    "defined",
+    "divisibleby",
+    "eq",
+    "equalto",
+    "escaped",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "integer",
+    "iterable",
+    "le",
+    "lessthan",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "sameas",
+    "sequence",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
 ];
 
 /// Whether there is a test of this name.
@@ -61,7 +96,10 @@ pub(crate) fn check(interp: &mut Interp<'_>, name: &str, value: &Value, given: G
         "false" => matches!(value, Value::Bool(false)),
         "integer" => matches!(value, Value::Int(_) | Value::BigInt(_)),
         "float" => matches!(value, Value::Float(_)),
-        "number" => matches!(value, Value::Int(_) | Value::BigInt(_) | Value::Float(_) | Value::Bool(_)),
+        "number" => matches!(
+            value,
+            Value::Int(_) | Value::BigInt(_) | Value::Float(_) | Value::Bool(_)
+        ),
         "string" => value.as_str().is_some(),
         "mapping" => matches!(value, Value::Dict(_)),
         "sequence" => match value {
@@ -98,7 +136,11 @@ pub(crate) fn check(interp: &mut Interp<'_>, name: &str, value: &Value, given: G
         "filter" | "test" => {
             // Names are looked up in a dictionary, which takes no lists.
             value.key(&interp.budget)?;
-            let known = if name == "filter" { filters::is_filter } else { is_test };
+            let known = if name == "filter" {
+                filters::is_filter
+            } else {
+                is_test
+            };
             value.as_str().is_some_and(known)
         }
         other => return Err(Error::new(format!("no test named '{other}'"))),

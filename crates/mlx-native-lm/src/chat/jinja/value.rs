@@ -407,7 +407,9 @@ impl Seq {
 fn nested<'a>(items: impl Iterator<Item = &'a Value>) -> Res<u32> {
     let depth = 1 + items.map(Value::depth).max().unwrap_or(0);
     if depth > MAX_NESTING {
-        return Err(Error::new(format!("found values nested more than {MAX_NESTING} levels deep")));
+        return Err(Error::new(format!(
+            "found values nested more than {MAX_NESTING} levels deep"
+        )));
     }
     Ok(depth)
 }

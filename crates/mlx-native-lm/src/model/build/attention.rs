@@ -1,5 +1,6 @@
 //! Lowering of attention.
 
+use mlx_native::DType;
 use mlx_native::ops::rowwise::Function;
 
 use super::{Builder, part_of, vector, whole};
@@ -82,7 +83,7 @@ impl Builder<'_, '_> {
             n_heads: a.n_kv_heads,
             k_dim: a.k_dim,
             v_dim: a.v_dim,
-            window: a.window.or(a.chunk),
+            window: a.window,
         });
         self.push(Step::Append { k, v, state });
         Ok(state)
@@ -90,15 +91,13 @@ impl Builder<'_, '_> {
 
     fn attend(&mut self, a: &Attention, q: Value, state: usize, scale: f32) -> Result<Value> {
         let output = self.value(a.n_heads * a.v_dim);
-        let by_head = (self.value(a.n_heads * a.k_dim), self.value(a.n_heads * a.v_dim));
         let sinks = match &a.sinks {
-            Some(name) => Some(self.l.vector(name, a.n_heads)?),
+            Some(name) => Some(self.l.vector_as(name, &[a.n_heads], DType::F32, 0.0)?),
             None => None,
         };
         self.push(Step::Attend(AttendStep {
             q,
             output,
-            by_head,
             state,
             n_heads: a.n_heads,
             n_kv_heads: a.n_kv_heads,

@@ -1,7 +1,9 @@
 //! Lowering: from a specification to a program, loading the weights on the way.
 
 mod attention;
+mod experts;
 mod feed_forward;
+mod latent;
 mod recurrent;
 
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub(super) struct Built {
     pub logits: Value,
     pub states: Vec<StateSpec>,
     pub temperatures: Vec<Temperature>,
+    /// Numbers of heads that stacks are products of.
+    pub own_ids: Vec<usize>,
 }
 
 /// Collects the steps of a program.
@@ -42,6 +46,7 @@ pub(super) struct Builder<'b, 'a> {
     rotations: Vec<(RopeConfig, Arc<Rotation>)>,
     /// The embedding's output, where a layer asks for it again.
     embedded: Option<Value>,
+    own_ids: Vec<usize>,
 }
 
 /// Lowers `spec`.
@@ -54,6 +59,7 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
         temperatures: Vec::new(),
         rotations: Vec::new(),
         embedded: None,
+        own_ids: Vec::new(),
     };
     let hidden = spec.hidden_size;
     let stream = b.embedding(spec)?;
@@ -82,6 +88,7 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
     let Builder {
         states,
         temperatures,
+        own_ids,
         l,
         ..
     } = b;
@@ -94,6 +101,7 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
         logits,
         states,
         temperatures,
+        own_ids,
     })
 }
 
@@ -302,6 +310,13 @@ impl Builder<'_, '_> {
         self.temperatures.len() - 1
     }
 
+    /// Notes that a stack is a product of so many heads.
+    pub fn own_ids(&mut self, heads: usize) {
+        if !self.own_ids.contains(&heads) {
+            self.own_ids.push(heads);
+        }
+    }
+
     pub fn state(&mut self, spec: StateSpec) -> usize {
         self.states.push(spec);
         self.states.len() - 1
@@ -383,6 +398,8 @@ impl Builder<'_, '_> {
         let y = match &part.block {
             Block::Attention(a) => self.attention(a, x)?,
             Block::Mlp(m) => self.mlp(m, x)?,
+            Block::Latent(a) => self.latent(a, x)?,
+            Block::Moe(m) => self.moe(m, x)?,
             Block::ShortConv(s) => self.short_conv(s, x)?,
             Block::Delta(d) => self.delta(d, x)?,
             Block::Mamba1(m) => self.mamba1(m, x)?,
@@ -390,12 +407,6 @@ impl Builder<'_, '_> {
             Block::Linear(m) => self.linear(m, x)?,
             Block::Identity => x,
             Block::Embedded => self.embedded.unwrap_or(x),
-            other => {
-                return Err(LmError::Unsupported(format!(
-                    "layers of the kind {}",
-                    other.kind()
-                )));
-            }
         };
         match &part.post {
             Some(post) => self.norm(post, y, hidden),

@@ -227,6 +227,13 @@ impl<'a> Launch<'a> {
         self.constant(index) == Some(ConstantValue::Bool(true))
     }
 
+    /// The value of a boolean function constant; `default` if it was not given.
+    #[must_use]
+    pub fn flag_or(&self, index: u32, default: bool) -> bool {
+        self.constant(index)
+            .map_or(default, |value| value == ConstantValue::Bool(true))
+    }
+
     /// The parameter struct bound to argument `index`. Too few bytes fail the launch and give zeros, which every body
     /// takes for "nothing to do".
     #[must_use]

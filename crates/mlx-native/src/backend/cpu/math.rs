@@ -47,6 +47,27 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     numerator / (1.0 + t)
 }
 
+/// The hyperbolic tangent within 4 units in the last place; small arguments by their series, where the other form would
+/// cancel.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let magnitude = x.abs();
+    let s = x * x;
+    let series = x * (1.0 + s * (-1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0 + s * (62.0 / 2835.0)))));
+    let t = exp(-2.0 * magnitude);
+    let far = (1.0 - t) / (1.0 + t);
+    let far = if x < 0.0 { -far } else { far };
+    if magnitude < 0.25 { series } else { far }
+}
+
+/// `x / 2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, computed as `x / (1 + e⁻²ᵗ)`: without cancellation for negative `x`.
+#[inline(always)]
+pub(crate) fn gelu_tanh(x: f32) -> f32 {
+    const ROOT_2_BY_PI: f32 = 0.797_884_6;
+    let t = ROOT_2_BY_PI * (x + 0.044_715 * x * x * x);
+    x * sigmoid(2.0 * t)
+}
+
 /// Angles up to this are reduced by [`sin_cos`]'s own arithmetic.
 pub(crate) const SIN_COS_LIMIT: f32 = 16_777_216.0;
 const PI_2_UPPER: f64 = 1.570_796_326_850_541;
@@ -171,6 +192,32 @@ mod tests {
         }
         assert_eq!((sigmoid(f32::INFINITY), sigmoid(f32::NEG_INFINITY)), (1.0, 0.0));
         assert!(sigmoid(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_and_gelu_are_near_everywhere() {
+        for x in (-40_000..40_000)
+            .map(|i| i as f32 * 4.7e-4)
+            .chain([1e-20, -1e-30, 0.0, 88.0, -1e30])
+        {
+            let want = f64::from(x).tanh();
+            assert!(
+                ulps(tanh(x), want) <= 4.0 || want == 0.0,
+                "tanh({x}) = {}, want {want}",
+                tanh(x)
+            );
+            let t = 0.797_884_560_802_865_4 * (f64::from(x) + 0.044_715 * f64::from(x).powi(3));
+            let want = f64::from(x) / (1.0 + (-2.0 * t).exp());
+            let error = (f64::from(gelu_tanh(x)) - want).abs();
+            assert!(
+                error <= 3e-5 * want.abs() + 1e-37,
+                "gelu({x}) = {}, want {want}",
+                gelu_tanh(x)
+            );
+        }
+        assert!(tanh(f32::NAN).is_nan() && gelu_tanh(f32::NAN).is_nan());
+        assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
+        assert_eq!((gelu_tanh(f32::INFINITY), gelu_tanh(1e30)), (f32::INFINITY, 1e30));
     }
 
     #[test]

@@ -301,7 +301,7 @@ mod tests {
         // Three threadgroups: up to three parts.
         let (grid, group) = (MTLSize::new(3, 1, 1), MTLSize::new(1, 1, 1));
         encoder
-            .encode_with_args(p, &[(0, KernelArg::Buffer(x))], grid, group)
+            .try_encode_with_args(p, &[(0, KernelArg::Buffer(x))], grid, group)
             .unwrap();
     }
 
@@ -359,7 +359,7 @@ mod tests {
                         let mut encoder = device.command_encoder().unwrap();
                         encode(&mut encoder, &good, &x);
                         encode(&mut encoder, &good, &x);
-                        encoder.commit().unwrap();
+                        encoder.try_commit().unwrap();
                     }
                 });
             }

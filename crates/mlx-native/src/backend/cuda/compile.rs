@@ -7,27 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::cache::Cache;
 use super::gpu::{FunctionFacts, Gpu};
-use super::nvrtc::Output;
+use super::nvrtc::{Output, TextCompiler};
 use super::text::{self, Entry, Form, Wanted};
 use crate::backend::{Limits, PipelineBody};
 use crate::error::{MlxError, Result};
 use crate::kernel::msl::{self, rewrite::UNSET_CONSTANT_SYMBOL};
 use crate::kernel::{ConstantValue, Constants, Kernel};
-
-/// Who turns text into machine code: NVRTC, or a stand-in for it.
-pub(super) trait TextCompiler: Send + Sync + 'static {
-    /// Major and minor version.
-    fn version(&self) -> (u32, u32);
-
-    /// The compute capabilities, times ten, that it makes machine code for, in rising order.
-    fn capabilities(&self) -> Vec<u32>;
-
-    /// Compiles a text behind the prelude.
-    ///
-    /// # Errors
-    /// The compiler's words.
-    fn compile(&self, text: &str, output: Output) -> std::result::Result<Vec<u8>, String>;
-}
 
 /// Finds the compiler, when one is first needed.
 pub(super) type Finder = Box<dyn Fn() -> std::result::Result<Box<dyn TextCompiler>, String> + Send + Sync>;

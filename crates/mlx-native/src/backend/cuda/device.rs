@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::compile::{Compiler, Finder, TextCompiler};
+use super::compile::{Compiler, Finder};
 use super::driver::{CudaGpu, Driver};
 use super::gpu::Gpu;
 use super::health::Health;
 use super::memory::{Allocator, CudaMemory};
 use super::nvrtc::Nvrtc;
+use super::nvrtc::TextCompiler;
 use super::queue::Queue;
 use crate::backend::{
     Backend, Completion, DeviceId, HostRegion, Limits, Memory, PipelineBody, QueueId, Work,

@@ -86,7 +86,7 @@ functions! {
 
 /// `CUgraphExecUpdateResultInfo`.
 #[repr(C)]
-struct UpdateInfo {
+pub(super) struct UpdateInfo {
     result: c_int,
     node: *mut c_void,
     from: *mut c_void,
@@ -366,7 +366,7 @@ unsafe impl Send for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         if let Ok(functions) = self.context.enter() {
-            // SAFETY: made by us. The driver lets a run that is on its way come to its end.
+            // SAFETY: made by us, and its last run has ended: the trait's rule.
             let _ = unsafe { functions.cuGraphExecDestroy(self.executable) };
         }
     }
@@ -704,7 +704,7 @@ impl Gpu for CudaGpu {
         self.check(unsafe { functions.cuStreamBeginCapture_v2(self.work.stream, CAPTURE_OF_THIS_THREAD) })
     }
 
-    fn run_graph(&self, put: Result<(), Failure>, known: Option<Graph>) -> Result<Graph, Failure> {
+    fn run_graph(&self, put: Result<(), Failure>, known: Option<&Graph>) -> Result<Option<Graph>, Failure> {
         let functions = self.context.enter()?;
         let mut captured = Captured {
             functions,
@@ -719,29 +719,31 @@ impl Gpu for CudaGpu {
             node: null_mut(),
             from: null_mut(),
         };
-        let graph = match known {
+        let known = known.filter(|known| {
             // SAFETY: two graphs of this context, and a place to write to. Runs on their way keep what they were told.
-            Some(known)
-                if unsafe { functions.cuGraphExecUpdate_v2(known.executable, captured.graph, &mut info) }
-                    == 0 =>
-            {
-                known
-            }
-            _ => {
+            let status =
+                unsafe { functions.cuGraphExecUpdate_v2(known.executable, captured.graph, &mut info) };
+            status == 0
+        });
+        let made = match known {
+            Some(_) => None,
+            None => {
                 let mut executable = null_mut();
                 // SAFETY: a graph that was captured, and a place to write to.
                 self.check(unsafe {
                     functions.cuGraphInstantiateWithFlags(&mut executable, captured.graph, 0)
                 })?;
-                Graph {
+                Some(Graph {
                     context: self.context.clone(),
                     executable,
-                }
+                })
             }
         };
-        // SAFETY: a graph and a stream of this context.
-        self.check(unsafe { functions.cuGraphLaunch(graph.executable, self.work.stream) })?;
-        Ok(graph)
+        if let Some(graph) = made.as_ref().or(known) {
+            // SAFETY: a graph and a stream of this context.
+            self.check(unsafe { functions.cuGraphLaunch(graph.executable, self.work.stream) })?;
+        }
+        Ok(made)
     }
 
     fn record(&self) -> Result<Event, Failure> {

@@ -138,10 +138,14 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
     /// of it.
     fn begin_graph(&self) -> Result<(), Failure>;
 
-    /// Runs what was kept as one. `known` is brought to what was kept where it has the same shape, which is quick, or else
-    /// replaced. Nothing runs if `put` failed, and nothing is kept any more.
-    fn run_graph(&self, put: Result<(), Failure>, known: Option<Self::Graph>)
-    -> Result<Self::Graph, Failure>;
+    /// Runs what was kept as one. `known` is brought to what was kept where it has the same shape, which is quick; otherwise
+    /// a new graph is made, and returned. Nothing runs if `put` failed, and nothing is kept any more. A graph must not be
+    /// dropped before its last run has ended.
+    fn run_graph(
+        &self,
+        put: Result<(), Failure>,
+        known: Option<&Self::Graph>,
+    ) -> Result<Option<Self::Graph>, Failure>;
 
     /// Marks the stream's present end.
     fn record(&self) -> Result<Self::Event, Failure>;

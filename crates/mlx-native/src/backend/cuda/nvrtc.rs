@@ -3,7 +3,6 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 
-use super::compile::TextCompiler;
 use super::library::{functions, load_first};
 use super::text::PRELUDE;
 
@@ -42,6 +41,21 @@ const MAJORS: [u32; 2] = [13, 12];
 /// Options of every compilation: C++17, every function on the device, divisions and roots rounded correctly (the default),
 /// products fused with sums (the default), subnormal numbers kept (the default).
 pub(super) const OPTIONS: [&str; 2] = ["--std=c++17", "--device-as-default-execution-space"];
+
+/// Who turns text into machine code: NVRTC, or a stand-in for it.
+pub(super) trait TextCompiler: Send + Sync + 'static {
+    /// Major and minor version.
+    fn version(&self) -> (u32, u32);
+
+    /// The compute capabilities, times ten, that it makes machine code for, in rising order.
+    fn capabilities(&self) -> Vec<u32>;
+
+    /// Compiles a text behind the prelude.
+    ///
+    /// # Errors
+    /// The compiler's words.
+    fn compile(&self, text: &str, output: Output) -> std::result::Result<Vec<u8>, String>;
+}
 
 /// What a program is compiled to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

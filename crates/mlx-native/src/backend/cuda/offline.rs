@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::compile::TextCompiler;
+use super::nvrtc::TextCompiler;
 use super::nvrtc::{Nvrtc, Output};
 use super::text::{self, Form, Wanted};
 use crate::backend::null::NullBackend;

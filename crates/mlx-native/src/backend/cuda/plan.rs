@@ -262,6 +262,14 @@ impl<G: Gpu> Plan<G> {
         Ok(at)
     }
 
+    /// The functions of the launches.
+    pub fn functions(&self) -> impl Iterator<Item = &Arc<Compiled<G>>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Launch(launch) => Some(&launch.compiled),
+            _ => None,
+        })
+    }
+
     /// A number that plans of one shape share: the same functions, copies and fills in the same order.
     pub fn shape(&self) -> u64 {
         let mut hasher = std::hash::DefaultHasher::new();

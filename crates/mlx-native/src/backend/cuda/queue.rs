@@ -2,8 +2,10 @@
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::compile::Compiled;
 use super::gpu::{Address, Failure, Gpu};
 use super::health::Health;
 use super::plan::{Plan, Step};
@@ -21,13 +23,22 @@ pub(super) struct Queue<G: Gpu> {
     synchronous: bool,
     /// Lists of many steps are run as graphs.
     graphs: bool,
-    state: Mutex<State<G>>,
+    /// None once the device is being dropped.
+    state: Mutex<Option<State<G>>>,
+    waiter: Option<JoinHandle<()>>,
 }
 
 struct State<G: Gpu> {
     flights: Sender<Flight<G>>,
     /// Graphs of the shapes that ran last, the latest at the end.
-    graphs: Vec<(u64, G::Graph)>,
+    graphs: Vec<KeptGraph<G>>,
+}
+
+struct KeptGraph<G: Gpu> {
+    shape: u64,
+    graph: G::Graph,
+    /// Loaded as long as the graph may run; also, the shape is made of their addresses.
+    _functions: Vec<Arc<Compiled<G>>>,
 }
 
 /// From so many steps on a list is run as a graph.
@@ -41,6 +52,8 @@ struct Flight<G: Gpu> {
     /// Keeps the functions loaded, and knows where inline bytes are.
     plan: Option<Plan<G>>,
     inline: Option<Address>,
+    /// Graphs whose last run is this list's or an earlier one's.
+    retired: Vec<KeptGraph<G>>,
     span: Option<(G::Event, G::Event)>,
     /// What went wrong before all of it was in the stream.
     error: Option<MlxError>,
@@ -55,7 +68,7 @@ impl<G: Gpu> Queue<G> {
     pub fn new(gpu: Arc<G>, health: Arc<Health>, limits: Limits, config: &CudaConfig) -> Result<Self> {
         let (flights, arrivals) = channel::<Flight<G>>();
         let (waiter, waiter_health) = (gpu.clone(), health.clone());
-        std::thread::Builder::new()
+        let waiter = std::thread::Builder::new()
             .name("mlx cuda".to_owned())
             .spawn(move || {
                 // Ends when the device, and with it the sender, is dropped.
@@ -70,10 +83,11 @@ impl<G: Gpu> Queue<G> {
             limits,
             synchronous: config.synchronous,
             graphs: config.graphs && !config.synchronous,
-            state: Mutex::new(State {
+            state: Mutex::new(Some(State {
                 flights,
                 graphs: Vec::new(),
-            }),
+            })),
+            waiter: Some(waiter),
         })
     }
 
@@ -85,13 +99,19 @@ impl<G: Gpu> Queue<G> {
             work,
             plan: None,
             inline: None,
+            retired: Vec::new(),
             span: None,
             error: None,
             done,
         };
-        flight.error = self.launch(&mut flight, &mut state.graphs).err();
-        if let Err(unsent) = state.flights.send(flight) {
-            let mut flight = unsent.0;
+        let unsent = match &mut *state {
+            Some(state) => {
+                flight.error = self.launch(&mut flight, &mut state.graphs).err();
+                state.flights.send(flight).err().map(|e| e.0)
+            }
+            None => Some(flight),
+        };
+        if let Some(mut flight) = unsent {
             flight.error.get_or_insert(MlxError::CommandBufferError(
                 "cuda: the thread that waits is gone".to_owned(),
             ));
@@ -99,7 +119,7 @@ impl<G: Gpu> Queue<G> {
         }
     }
 
-    fn launch(&self, flight: &mut Flight<G>, graphs: &mut Vec<(u64, G::Graph)>) -> Result<()> {
+    fn launch(&self, flight: &mut Flight<G>, graphs: &mut Vec<KeptGraph<G>>) -> Result<()> {
         self.health.check()?;
         let work = flight.work.clone();
         let inline = &mut flight.inline;
@@ -108,7 +128,7 @@ impl<G: Gpu> Queue<G> {
         let queue_error = |e: Failure| self.health.error("the queue", &e);
         let start = self.gpu.record().map_err(queue_error)?;
         let result = if self.graphs && plan.steps.len() >= GRAPH_STEPS {
-            self.run_as_graph(&work, plan, graphs)
+            self.run_as_graph(&work, plan, graphs, &mut flight.retired)
         } else {
             self.steps(&work, plan)
                 .map_err(|(name, e)| self.health.error(&name, &e))
@@ -135,13 +155,19 @@ impl<G: Gpu> Queue<G> {
     }
 
     /// Runs a list as one. The driver needs a fraction of the time that single launches take, also where parameters have
-    /// changed since the last list of this shape.
-    fn run_as_graph(&self, work: &Work, plan: &Plan<G>, graphs: &mut Vec<(u64, G::Graph)>) -> Result<()> {
+    /// changed since the last list of this shape. Graphs that are not kept any more go to `retired`.
+    fn run_as_graph(
+        &self,
+        work: &Work,
+        plan: &Plan<G>,
+        graphs: &mut Vec<KeptGraph<G>>,
+        retired: &mut Vec<KeptGraph<G>>,
+    ) -> Result<()> {
         let shape = plan.shape();
         let known = graphs
             .iter()
-            .position(|(s, _)| *s == shape)
-            .map(|i| graphs.remove(i).1);
+            .position(|g| g.shape == shape)
+            .map(|i| graphs.remove(i));
         let queue_error = |e: Failure| self.health.error("the queue", &e);
         self.gpu.begin_graph().map_err(queue_error)?;
         let put = self.steps(work, plan);
@@ -149,12 +175,31 @@ impl<G: Gpu> Queue<G> {
             .as_ref()
             .err()
             .map_or_else(|| names(work), |(name, _)| name.clone());
-        let graph = self.gpu.run_graph(put.map_err(|(_, e)| e), known);
-        let graph = graph.map_err(|e| self.health.error(&names, &e))?;
+        let made = self
+            .gpu
+            .run_graph(put.map_err(|(_, e)| e), known.as_ref().map(|k| &k.graph));
+        let kept = match made {
+            Ok(None) => known,
+            Ok(Some(graph)) => {
+                retired.extend(known);
+                let mut functions: Vec<Arc<Compiled<G>>> = plan.functions().cloned().collect();
+                functions.sort_by_key(Arc::as_ptr);
+                functions.dedup_by_key(|f| Arc::as_ptr(f));
+                Some(KeptGraph {
+                    shape,
+                    graph,
+                    _functions: functions,
+                })
+            }
+            Err(e) => {
+                retired.extend(known);
+                return Err(self.health.error(&names, &e));
+            }
+        };
         if graphs.len() >= KEPT_GRAPHS {
-            graphs.remove(0);
+            retired.push(graphs.remove(0));
         }
-        graphs.push((shape, graph));
+        graphs.extend(kept);
         Ok(())
     }
 
@@ -192,6 +237,27 @@ impl<G: Gpu> Queue<G> {
     }
 }
 
+impl<G: Gpu> Drop for Queue<G> {
+    /// Waits for the thread: what it holds of the driver must be gone before the process may end. Not if it is that thread
+    /// which drops the device, with the last list that knew it.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(State { flights, graphs }) = state.take() else {
+            return;
+        };
+        drop(flights);
+        if let Some(waiter) = self.waiter.take()
+            && waiter.thread().id() != std::thread::current().id()
+        {
+            // If it panicked, whoever waited for its work was told so.
+            let _ = waiter.join();
+        }
+        // Their last runs must have ended, also where the thread was not waited for.
+        let _ = self.gpu.wait_for_all();
+        drop(graphs);
+    }
+}
+
 impl<G: Gpu> Flight<G> {
     /// Waits for the end of the work, lets go of what it used, and reports.
     fn end(self, gpu: &G, health: &Health) {
@@ -199,6 +265,7 @@ impl<G: Gpu> Flight<G> {
             work,
             plan,
             inline,
+            retired,
             span,
             error,
             done,
@@ -217,7 +284,7 @@ impl<G: Gpu> Flight<G> {
                 }
             }
         }
-        drop(span);
+        drop((span, retired));
         if let Some(address) = inline {
             gpu.free(address);
         }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::compile::{Finder, TextCompiler};
+use super::compile::Finder;
 use super::gpu::{Address, Facts, Failure, FunctionFacts, Gpu, Launch};
 use super::nvrtc::Output;
+use super::nvrtc::TextCompiler;
 
 /// A call that went into the stream of work.
 #[derive(Debug, Clone, PartialEq)]
@@ -271,8 +272,8 @@ impl Gpu for Recording {
     fn run_graph(
         &self,
         put: Result<(), Failure>,
-        known: Option<(usize, Vec<String>)>,
-    ) -> Result<(usize, Vec<String>), Failure> {
+        known: Option<&(usize, Vec<String>)>,
+    ) -> Result<Option<(usize, Vec<String>)>, Failure> {
         let mut log = self.log.lock().unwrap();
         let begun = log
             .calls
@@ -288,15 +289,14 @@ impl Gpu for Recording {
         let shape: Vec<String> = log.calls[begun + 1..].iter().map(of).collect();
         put?;
         log.failure("graph")?;
-        let graph = match known {
-            Some(known) if known.1 == shape => known,
-            _ => {
-                log.graphs += 1;
-                (log.graphs, shape)
-            }
-        };
-        log.calls.push(Call::Graph(graph.0));
-        Ok(graph)
+        if let Some(known) = known.filter(|k| k.1 == shape) {
+            log.calls.push(Call::Graph(known.0));
+            return Ok(None);
+        }
+        log.graphs += 1;
+        let made = (log.graphs, shape);
+        log.calls.push(Call::Graph(made.0));
+        Ok(Some(made))
     }
 
     fn record(&self) -> Result<usize, Failure> {

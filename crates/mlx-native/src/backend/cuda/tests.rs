@@ -105,7 +105,7 @@ impl Bench {
         group: [u64; 3],
     ) -> Result<()> {
         let pipeline = self.registry.get_pipeline(name, &self.device)?;
-        encoder.encode_with_args(pipeline, args, size(grid), size(group))
+        encoder.try_encode_with_args(pipeline, args, size(grid), size(group))
     }
 
     /// Records a dispatch by threadgroups.
@@ -118,7 +118,7 @@ impl Bench {
         group: [u64; 3],
     ) -> Result<()> {
         let pipeline = self.registry.get_pipeline(name, &self.device)?;
-        encoder.encode_threadgroups_with_args(pipeline, args, size(grid), size(group))
+        encoder.try_encode_threadgroups_with_args(pipeline, args, size(grid), size(group))
     }
 }
 

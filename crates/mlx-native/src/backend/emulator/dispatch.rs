@@ -99,7 +99,7 @@ struct Bound {
 }
 
 /// The shape of a launch, shared by the workers.
-struct Shape {
+struct Extents {
     groups: [u32; 3],
     threads: [u32; 3],
     count: u64,
@@ -169,7 +169,7 @@ impl Emulator {
     }
 }
 
-fn shape(kernel: &LoadedKernel, launch: &Launch<'_>) -> Result<Shape, EmulatorError> {
+fn shape(kernel: &LoadedKernel, launch: &Launch<'_>) -> Result<Extents, EmulatorError> {
     let name = &kernel.signature.name;
     let fail = |message: String| Err(EmulatorError::Launch(format!("kernel `{name}`: {message}")));
     let per_group = launch
@@ -201,7 +201,7 @@ fn shape(kernel: &LoadedKernel, launch: &Launch<'_>) -> Result<Shape, EmulatorEr
     if count == 0 {
         return fail(format!("a grid of {:?}", launch.grid));
     }
-    Ok(Shape {
+    Ok(Extents {
         groups,
         threads,
         count,
@@ -273,7 +273,7 @@ fn bind(kernel: &LoadedKernel, launch: &Launch<'_>) -> Result<Bound, EmulatorErr
 struct Run<'r, 'a> {
     kernel: &'r LoadedKernel,
     launch: &'r Launch<'a>,
-    shape: Shape,
+    shape: Extents,
     bound: Bound,
     next: AtomicU64,
     failed: AtomicBool,

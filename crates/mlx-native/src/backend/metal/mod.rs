@@ -3,7 +3,7 @@
 //! | what | file |
 //! |---|---|
 //! | the device: opening, limits, the contract's methods | `device.rs` |
-//! | generation and class of a GPU, bounds of command buffers | `class.rs` |
+//! | generation and class of a GPU, bounds of command buffers | `src/profile.rs`, below all devices |
 //! | memory: allocated, mapped files in place, residency | `memory.rs`, `owner.rs`, `pages.rs` |
 //! | a list of work into command buffers | `split.rs`, `queue.rs` |
 //! | commands into Metal's calls | `encode.rs` |
@@ -18,8 +18,8 @@
 //!
 //! # Order and hazards
 //! Buffers are *untracked*: Metal puts no order between command buffers that share them. Inside a command buffer one
-//! encoder lets dispatches overlap, and barriers stand where the list has them. Between command buffers a fence, which
-//! each encoder waits for at its start and updates at its end, keeps the order of the queue.
+//! encoder lets dispatches overlap, and barriers stand where the list has them; copies have an encoder of their own. A
+//! fence, which each encoder waits for at its start and updates at its end, keeps the order of encoders and of the queue.
 //!
 //! # What keeps memory alive
 //! Command buffers hold no references (that is what they cost most time with). The list of work does, and it is dropped

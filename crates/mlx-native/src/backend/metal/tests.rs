@@ -103,7 +103,7 @@ impl Bench {
         ];
         let grid = MTLSize::new(u64::from(n), 1, 1);
         encoder
-            .encode_with_args(pipeline, &args, grid, MTLSize::new(64, 1, 1))
+            .try_encode_with_args(pipeline, &args, grid, MTLSize::new(64, 1, 1))
             .unwrap();
     }
 

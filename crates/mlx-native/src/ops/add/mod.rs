@@ -73,7 +73,7 @@ pub fn add(
     let kernel = check::by_float(dtype, ["add_f32", "add_f16", "add_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemAdd);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(a)),

@@ -1,4 +1,5 @@
-// output[r] = the index of the largest of x[r, ..]: the lowest of equals; NaN is larger than everything.
+// output[r] = the index of the largest of x[r, ..]: the lowest of equals; NaN is larger than everything. With values, values[r] is
+// the element itself, and NaN counts as -infinity.
 //
 // Launch: one threadgroup for a row, of up to 1024 threads, whole simdgroups.
 
@@ -9,6 +10,9 @@ struct ArgmaxParams {
     uint rows;
     uint cols;
 };
+
+constant bool has_values_given [[function_constant(0)]];
+constant bool has_values = is_function_constant_defined(has_values_given) ? has_values_given : false;
 
 // Ordered as the values are, -0 equal to 0, all NaN equal and on top; never 0.
 inline uint order_key(float value) {
@@ -24,6 +28,7 @@ template <typename T>
 [[kernel]] void argmax(device const T *x [[buffer(0)]],
                        device uint *output [[buffer(1)]],
                        constant ArgmaxParams &p [[buffer(2)]],
+                       device float *values [[buffer(3), function_constant(has_values)]],
                        uint row [[threadgroup_position_in_grid]],
                        uint thread_index [[thread_index_in_threadgroup]],
                        uint n_threads [[threads_per_threadgroup]],
@@ -36,7 +41,8 @@ template <typename T>
     uint best = 0, index = 0xFFFFFFFF;
     // Columns ascend, so the first of a thread's equals is the lowest.
     for (uint c = thread_index; c < p.cols; c += n_threads) {
-        const uint key = order_key(float(x[start + c]));
+        const float value = float(x[start + c]);
+        const uint key = order_key(has_values && isnan(value) ? -INFINITY : value);
         if (key > best) {
             best = key;
             index = c;
@@ -55,6 +61,10 @@ template <typename T>
         const uint lowest = simd_min(lane < n_simdgroups && key == largest ? indices[lane] : 0xFFFFFFFF);
         if (lane == 0) {
             output[row] = lowest;
+            if (has_values) {
+                const float value = float(x[start + lowest]);
+                values[row] = isnan(value) ? -INFINITY : value;
+            }
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The index of the largest element of each row.
 
 mod cpu;
+mod published;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
 use bytemuck::{Pod, Zeroable};
+use smallvec::{SmallVec, smallvec};
+
+pub use published::*;
 
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
@@ -33,6 +37,9 @@ pub fn register(registry: &mut KernelRegistry) {
     registry.register_op(&OP);
 }
 
+/// Index of the function constant that says whether the values are wanted.
+const HAS_VALUES: u32 = 0;
+
 /// Extents of an argmax. Also the parameter struct of the kernels: `repr(C)`, 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -59,6 +66,35 @@ pub fn argmax(
     output: &MlxBuffer,
     params: &ArgmaxParams,
 ) -> Result<()> {
+    record(encoder, registry, device, x, output, None, params)
+}
+
+/// [`argmax`] with `values[r] = x[r, output[r]]`, f32 `[rows]`. Here NaN counts as -infinity: a row of nothing else gives index 0
+/// and -infinity.
+///
+/// # Errors
+/// As [`argmax`]; also for a `values` that is too small or of another dtype.
+pub fn argmax_with_value(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    x: &MlxBuffer,
+    output: &MlxBuffer,
+    values: &MlxBuffer,
+    params: &ArgmaxParams,
+) -> Result<()> {
+    record(encoder, registry, device, x, output, Some(values), params)
+}
+
+fn record(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    x: &MlxBuffer,
+    output: &MlxBuffer,
+    values: Option<&MlxBuffer>,
+    params: &ArgmaxParams,
+) -> Result<()> {
     let ArgmaxParams { rows, cols } = *params;
     check::nonzero("argmax", &[("rows", rows), ("cols", cols)])?;
     check::row_length("argmax", "cols", cols)?;
@@ -68,14 +104,22 @@ pub fn argmax(
     check::holds("argmax", "x", x, len)?;
     check::holds("argmax", "output", output, rows as usize)?;
     let kernel = check::by_float(dtype, ["argmax_f32", "argmax_f16", "argmax_bf16"]);
-    let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_threadgroups_with_args(
+    if let Some(values) = values {
+        check::dtype("argmax", "values", values, &[DType::F32])?;
+        check::holds("argmax", "values", values, rows as usize)?;
+        check::disjoint("argmax", ("values", values), &[("x", x), ("output", output)])?;
+    }
+    let pipeline =
+        registry.get_pipeline_with_constants(kernel, device, &[(HAS_VALUES, values.is_some().into())])?;
+    let mut bindings: SmallVec<[(u64, KernelArg<'_>); 4]> = smallvec![
+        (0, KernelArg::Buffer(x)),
+        (1, KernelArg::Buffer(output)),
+        (2, KernelArg::Bytes(as_bytes(params))),
+    ];
+    bindings.extend(values.map(|v| (3, KernelArg::Buffer(v))));
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
-        &[
-            (0, KernelArg::Buffer(x)),
-            (1, KernelArg::Buffer(output)),
-            (2, KernelArg::Bytes(as_bytes(params))),
-        ],
+        &bindings,
         MTLSize::new(u64::from(rows), 1, 1),
         MTLSize::new(check::row_threads(cols), 1, 1),
     )

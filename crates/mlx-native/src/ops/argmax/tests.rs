@@ -1,6 +1,6 @@
 //! Cases of `argmax`.
 
-use super::{ArgmaxParams, argmax};
+use super::{ArgmaxParams, argmax, argmax_with_value};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
@@ -21,6 +21,8 @@ struct ArgmaxCase {
     dtype: DType,
     params: ArgmaxParams,
     contents: Contents,
+    /// Whether the values are wanted too; NaN then counts as -infinity.
+    has_values: bool,
 }
 
 impl Case for ArgmaxCase {
@@ -55,11 +57,17 @@ impl Case for ArgmaxCase {
     }
 
     fn outputs(&self) -> Outputs {
-        vec![(DType::U32, vec![self.params.rows as usize])]
+        let rows = vec![self.params.rows as usize];
+        let mut outputs = vec![(DType::U32, rows.clone())];
+        outputs.extend(self.has_values.then_some((DType::F32, rows)));
+        outputs
     }
 
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
-        let x = inputs[0].to_f64();
+        let mut x = inputs[0].to_f64();
+        if self.has_values {
+            x.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f64::NEG_INFINITY);
+        }
         let index = |row: &[f64]| {
             let mut best = 0;
             for (i, v) in row.iter().enumerate() {
@@ -69,11 +77,21 @@ impl Case for ArgmaxCase {
             }
             best as f64
         };
-        vec![x.chunks_exact(self.params.cols as usize).map(index).collect()]
+        let rows = || x.chunks_exact(self.params.cols as usize);
+        let indices: Vec<f64> = rows().map(index).collect();
+        if self.has_values {
+            let values = rows().zip(&indices).map(|(row, i)| row[*i as usize]).collect();
+            return vec![indices, values];
+        }
+        vec![indices]
     }
 
     fn encode(&self, c: &mut Context<'_>) -> Result<()> {
-        argmax(c.encoder, c.registry, c.device, &c.inputs[0], &c.outputs[0], &self.params)
+        let (x, output) = (&c.inputs[0], &c.outputs[0]);
+        match c.outputs.get(1) {
+            Some(values) => argmax_with_value(c.encoder, c.registry, c.device, x, output, values, &self.params),
+            None => argmax(c.encoder, c.registry, c.device, x, output, &self.params),
+        }
     }
 
     fn tolerance(&self) -> Tolerance {
@@ -95,11 +113,13 @@ pub(crate) fn suite() -> Suite {
     for &dtype in FLOATS {
         for (rows, cols) in [(1, 1), (1, 7), (3, 33), (65, 1), (2, 65), (1, 1025), (3, 1024), (1, 4099), (1, 151_936), (300, 600)] {
             let params = ArgmaxParams { rows, cols };
-            cases.push(ArgmaxCase { dtype, params, contents: Contents::Normal });
+            cases.push(ArgmaxCase { dtype, params, contents: Contents::Normal, has_values: cols % 2 == 1 });
         }
         for contents in [Contents::Ties, Contents::Zeros, Contents::Specials] {
             for (rows, cols) in [(9, 3), (8, 130), (4, 1300)] {
-                cases.push(ArgmaxCase { dtype, params: ArgmaxParams { rows, cols }, contents });
+                for has_values in [false, true] {
+                    cases.push(ArgmaxCase { dtype, params: ArgmaxParams { rows, cols }, contents, has_values });
+                }
             }
         }
     }
@@ -109,7 +129,7 @@ pub(crate) fn suite() -> Suite {
         random: |rng| {
             let params = ArgmaxParams { rows: rng.range(1, 12) as u32, cols: rng.range(1, 400) as u32 };
             let contents = rng.pick(&[Contents::Normal, Contents::Ties, Contents::Zeros, Contents::Specials]);
-            Box::new(ArgmaxCase { dtype: rng.pick(FLOATS), params, contents })
+            Box::new(ArgmaxCase { dtype: rng.pick(FLOATS), params, contents, has_values: rng.range(0, 1) == 0 })
         },
     }
 }

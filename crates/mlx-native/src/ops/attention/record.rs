@@ -268,7 +268,7 @@ impl<'b> Call<'_, 'b> {
         ];
         let pipeline = self.registry.get_pipeline(variant.kernel(self.dtype), self.device)?;
         self.encoder.set_op_kind(CapturedOpKind::Sdpa);
-        self.encoder.encode_threadgroups_with_args(
+        self.encoder.try_encode_threadgroups_with_args(
             pipeline,
             &args,
             MTLSize::new(slots, u64::from(shape.n_heads), 1),
@@ -329,7 +329,7 @@ impl<'b> Call<'_, 'b> {
             args.push((3, KernelArg::Buffer(b.output)));
             let pipeline = self.registry.get_pipeline_with_constants(kernel, self.device, &constants)?;
             self.encoder.set_op_kind(CapturedOpKind::Sdpa);
-            return self.encoder.encode_threadgroups_with_args(pipeline, &args, grid, group);
+            return self.encoder.try_encode_threadgroups_with_args(pipeline, &args, grid, group);
         }
         let parts = check::product(
             "attention",
@@ -343,11 +343,11 @@ impl<'b> Call<'_, 'b> {
         args.extend([(9, KernelArg::Buffer(&sums)), (10, KernelArg::Buffer(&states))]);
         let pipeline = self.registry.get_pipeline_with_constants(kernel, self.device, &constants)?;
         self.encoder.set_op_kind(CapturedOpKind::Sdpa);
-        self.encoder.encode_threadgroups_with_args(pipeline, &args, grid, group)?;
+        self.encoder.try_encode_threadgroups_with_args(pipeline, &args, grid, group)?;
         let sinks = self.sinks();
         let merge = self.registry.get_pipeline(plan::merge_kernel(self.dtype), self.device)?;
         self.encoder.set_op_kind(CapturedOpKind::Sdpa);
-        self.encoder.encode_threadgroups_with_args(
+        self.encoder.try_encode_threadgroups_with_args(
             merge,
             &[
                 (0, KernelArg::Buffer(&sums)),

@@ -101,7 +101,7 @@ pub fn embed(
     let name = OP.kernels[table.format().kernel_index()].0;
     let pipeline = registry.get_pipeline_with_constants(name, device, &constants)?;
     let shape = Shape { n_tokens, vocab_size, dim, codes_stride, scales_stride };
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(ids)),

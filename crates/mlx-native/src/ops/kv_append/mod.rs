@@ -102,7 +102,7 @@ pub fn kv_append(
         _ => "kv_append_32",
     };
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -69,7 +69,7 @@ pub fn kv_append_paged(
     };
     let pipeline = registry.get_pipeline(kernel, device)?;
     let widest = params.k_dim.max(params.v_dim);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(k)),

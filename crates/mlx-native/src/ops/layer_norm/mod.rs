@@ -96,7 +96,7 @@ pub fn layer_norm(
     let constants = [(HAS_WEIGHT, weight.is_some().into()), (HAS_BIAS, bias.is_some().into())];
     let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
     encoder.set_op_kind(CapturedOpKind::RmsNorm);
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

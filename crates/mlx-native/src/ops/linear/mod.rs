@@ -320,7 +320,7 @@ impl Call<'_> {
         args.extend(ids.map(|ids| (6, KernelArg::Buffer(ids))));
         args.extend(x_ids.map(|ids| (7, KernelArg::Buffer(ids))));
         args.extend(self.bias.map(|bias| (8, KernelArg::Buffer(bias))));
-        encoder.encode_threadgroups_with_args(pipeline, &args, grid, group)
+        encoder.try_encode_threadgroups_with_args(pipeline, &args, grid, group)
     }
 }
 

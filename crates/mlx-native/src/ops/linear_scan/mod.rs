@@ -151,7 +151,7 @@ pub fn linear_scan(
         (Some((a, b)), ..) => (a, b),
         (None, beta, _) => (beta.unwrap_or(unused), unused),
     };
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(inputs.q)),

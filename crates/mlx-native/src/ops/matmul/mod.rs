@@ -184,7 +184,7 @@ pub fn matmul(
         Family::Gemm64 => ([n.div_ceil(64), m.div_ceil(64)], 128, (0, transpose.into())),
     };
     let pipeline = registry.get_pipeline_with_constants(name, device, &[constant])?;
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

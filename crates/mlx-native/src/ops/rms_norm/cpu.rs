@@ -1,6 +1,6 @@
 //! Bodies of `rms_norm` for the CPU. Both kernels have the same one: rows are shared among the parts.
 
-use super::{HAS_WEIGHT, RmsNormParams};
+use super::{HAS_EPS_BUFFER, HAS_FACTOR, HAS_NORMED, HAS_WEIGHT, ROUNDS_ONCE, RmsNormParams};
 use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 
@@ -11,19 +11,35 @@ const GRANULE: usize = 8192;
 /// Independent sums of squares: as many as the widest vectors hold.
 const LANES: usize = 16;
 
-pub(super) fn rms_norm<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
+pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize, parts: usize) {
     let p: RmsNormParams = launch.params(3);
     let (x, output) = (launch.output::<T>(0), launch.output::<T>(2));
-    let weight = launch.flag(HAS_WEIGHT).then(|| launch.input::<T>(1));
+    let factors = Factors {
+        // What is not given is as in the plain norm.
+        weight: launch.flag_or(HAS_WEIGHT, true).then(|| launch.input::<W>(1)),
+        factor: launch.flag(HAS_FACTOR).then(|| launch.input::<T>(5)),
+        normed: launch.flag(HAS_NORMED).then(|| launch.output::<T>(6)),
+        rounds_once: launch.flag(ROUNDS_ONCE),
+    };
+    let eps = if launch.flag(HAS_EPS_BUFFER) { launch.input::<f32>(4)[0] } else { p.eps };
     let dim = p.dim as usize;
     for row in part_range(p.rows as usize, (GRANULE / dim.max(1)).max(1), part, parts) {
         let start = row * dim;
         // SAFETY: this row is only this part's, in `output` and in `x`, which may be `output`.
         unsafe {
             let mean = sum_of_squares(launch, x, start, dim) / p.dim as f32;
-            normalise(x, weight, output, start, dim, 1.0 / (mean + p.eps).sqrt());
+            normalise(x, &factors, output, start, dim, 1.0 / (mean + eps).sqrt());
         }
     }
+}
+
+/// What a normalised row is multiplied by.
+struct Factors<'a, T, W> {
+    weight: Option<&'a [W]>,
+    factor: Option<&'a [T]>,
+    /// Where the row before the factor is kept.
+    normed: Option<Output<'a, T>>,
+    rounds_once: bool,
 }
 
 /// # Safety
@@ -46,32 +62,46 @@ unsafe fn sum_of_squares<T: Element>(launch: &Launch<'_>, x: Output<'_, T>, star
 }
 
 /// # Safety
-/// Only the caller may use these elements of `x` and of `output`.
-unsafe fn normalise<T: Element>(
+/// Only the caller may use these elements of `x`, of `output` and of `factors.normed`.
+unsafe fn normalise<T: Element, W: Element>(
     x: Output<'_, T>,
-    weight: Option<&[T]>,
+    factors: &Factors<'_, T, W>,
     output: Output<'_, T>,
     start: usize,
     dim: usize,
     inverse: f32,
 ) {
-    let (mut values, mut factors) = ([0.0; CHUNK], [0.0; CHUNK]);
+    let (mut values, mut by) = ([0.0; CHUNK], [0.0; CHUNK]);
     for done in (0..dim).step_by(CHUNK) {
         let len = CHUNK.min(dim - done);
-        let (values, factors) = (&mut values[..len], &mut factors[..len]);
+        let (values, by) = (&mut values[..len], &mut by[..len]);
+        // Every product is rounded first, unless only the last one shall be.
         // SAFETY: by the caller's word.
-        unsafe {
-            x.load(start + done, values);
-            values.iter_mut().for_each(|v| *v *= inverse);
-            output.store(start + done, values);
-            if let Some(weight) = weight {
-                // The normalised value is rounded first.
-                output.load(start + done, values);
-                T::widen(&weight[done..done + len], factors);
-                values.iter_mut().zip(factors).for_each(|(v, w)| *v *= *w);
+        let round = |values: &mut [f32]| unsafe {
+            if !factors.rounds_once {
                 output.store(start + done, values);
+                output.load(start + done, values);
             }
+        };
+        // SAFETY: by the caller's word.
+        unsafe { x.load(start + done, values) };
+        values.iter_mut().for_each(|v| *v *= inverse);
+        if let Some(weight) = factors.weight {
+            round(values);
+            W::widen(&weight[done..done + len], by);
+            values.iter_mut().zip(&*by).for_each(|(v, w)| *v *= *w);
         }
+        if let Some(normed) = factors.normed {
+            // SAFETY: by the caller's word.
+            unsafe { normed.store(start + done, values) };
+        }
+        if let Some(factor) = factors.factor {
+            round(values);
+            T::widen(&factor[start + done..][..len], by);
+            values.iter_mut().zip(&*by).for_each(|(v, f)| *v *= *f);
+        }
+        // SAFETY: by the caller's word.
+        unsafe { output.store(start + done, values) };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Cases of `rms_norm`.
 
-use super::{RmsNormParams, rms_norm};
+use super::{RmsNormOptions, RmsNormParams, rms_norm, rms_norm_with};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::testing::{Case, Context, FLOATS, Golden, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
@@ -128,6 +128,90 @@ fn golden_case(golden: Golden) -> Box<dyn Case> {
     })
 }
 
+/// A norm with what fewer need, rounded once.
+#[derive(Debug)]
+struct OptionsCase {
+    dtype: DType,
+    weight: Option<DType>,
+    has_factor: bool,
+    has_eps_buffer: bool,
+    rows: u32,
+    dim: u32,
+}
+
+const BUFFER_EPS: f32 = 0.25;
+
+impl Case for OptionsCase {
+    fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        let shape = [self.rows as usize, self.dim as usize];
+        let mut inputs = vec![Tensor::random(self.dtype, &shape, rng)];
+        inputs.extend(self.weight.map(|dtype| Tensor::random(dtype, &shape[1..], rng)));
+        inputs.extend(self.has_factor.then(|| Tensor::random(self.dtype, &shape, rng)));
+        inputs.extend(self.has_eps_buffer.then(|| Tensor::from_f32(DType::F32, &[1], &[BUFFER_EPS])));
+        inputs
+    }
+
+    fn outputs(&self) -> Outputs {
+        let output = (self.dtype, vec![self.rows as usize, self.dim as usize]);
+        if self.has_factor { vec![output.clone(), output] } else { vec![output] }
+    }
+
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let dim = self.dim as usize;
+        let mut rest = inputs[1..].iter().map(Tensor::to_f64);
+        let weight = self.weight.and_then(|_| rest.next());
+        let factor = if self.has_factor { rest.next() } else { None };
+        let eps = if self.has_eps_buffer { BUFFER_EPS } else { 1e-5 };
+        let (mut out, mut normed) = (Vec::new(), Vec::new());
+        for (row, x) in inputs[0].to_f64().chunks(dim).enumerate() {
+            let mean = x.iter().map(|v| v * v).sum::<f64>() / dim as f64;
+            let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
+            for (i, v) in x.iter().enumerate() {
+                let w = weight.as_ref().map_or(1.0, |w| w[i]);
+                normed.push(v * inverse * w);
+                out.push(v * inverse * w * factor.as_ref().map_or(1.0, |f| f[row * dim + i]));
+            }
+        }
+        if self.has_factor { vec![out, normed] } else { vec![out] }
+    }
+
+    fn encode(&self, c: &mut Context<'_>) -> Result<()> {
+        let mut rest = c.inputs[1..].iter();
+        let options = RmsNormOptions {
+            weight: self.weight.and_then(|_| rest.next()),
+            factor: if self.has_factor { rest.next() } else { None },
+            eps: if self.has_eps_buffer { rest.next() } else { None },
+            normed: c.outputs.get(1),
+            rounds_once: true,
+        };
+        let params = RmsNormParams { rows: self.rows, dim: self.dim, eps: 1e-5 };
+        rms_norm_with(c.encoder, c.registry, c.device, &c.inputs[0], &options, &c.outputs[0], &params)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        let rounding = Tolerance::one_rounding(self.dtype);
+        Tolerance { absolute: rounding.absolute, relative: rounding.relative * 1.01 + 1e-6 }
+    }
+
+    fn is_small(&self) -> bool {
+        self.rows * self.dim <= 6000
+    }
+}
+
+fn options_cases() -> Vec<Box<dyn Case>> {
+    let mut cases: Vec<Box<dyn Case>> = Vec::new();
+    for &dtype in FLOATS {
+        for weight in [None, Some(dtype), Some(DType::F32)] {
+            for (rows, dim) in [(1, 1), (3, 65), (9, 256), (2, 257), (3, 1030), (70, 1025)] {
+                for (has_factor, has_eps_buffer) in [(false, true), (true, false), (true, true)] {
+                    cases.push(Box::new(OptionsCase { dtype, weight, has_factor, has_eps_buffer, rows, dim }));
+                }
+            }
+        }
+    }
+    cases
+}
+
 pub(crate) fn suite() -> Suite {
     // rows, dim; up to 256 a simdgroup does a row, beyond a threadgroup.
     let shapes = [
@@ -162,6 +246,7 @@ pub(crate) fn suite() -> Suite {
             }
         }
     }
+    cases.extend(options_cases());
     cases.extend(Golden::load("rms_norm").into_iter().map(golden_case));
     Suite {
         op: &super::OP,
@@ -179,6 +264,20 @@ pub(crate) fn suite() -> Suite {
 mod refusals {
     use super::*;
     use crate::testing::{Bench, assert_invalid};
+
+    #[test]
+    fn the_published_functions_check_what_0_1_forgot() {
+        use crate::ops::rms_norm::{dispatch_rms_norm, dispatch_rms_norm_mul};
+        let mut b = Bench::new();
+        let (x, y) = (b.buffer(DType::F32, &[3, 4]), b.buffer(DType::F32, &[3, 4]));
+        let tiny = b.device.alloc_buffer(2, DType::F32, vec![4]).unwrap();
+        let (device, e, r) = (b.device.metal_device(), &mut b.encoder, &mut b.registry);
+        assert_invalid(dispatch_rms_norm(e, r, device, &x, &tiny, &y, &y, 3, 4), &["weight", "2 bytes"]);
+        assert_invalid(dispatch_rms_norm(e, r, device, &x, &x, &y, &tiny, 3, 4), &["params_buf", "2 bytes"]);
+        assert_invalid(dispatch_rms_norm(e, r, device, &x, &x, &y, &x, 3, 5), &["input", "15 elements"]);
+        assert_invalid(dispatch_rms_norm(e, r, device, &x, &x, &y, &x, u32::MAX, u32::MAX), &["input"]);
+        assert_invalid(dispatch_rms_norm_mul(e, r, device, &x, &x, &tiny, &y, &x, 3, 4), &["scale_weight"]);
+    }
 
     #[test]
     fn each_names_the_parameter() {

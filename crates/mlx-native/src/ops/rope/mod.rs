@@ -6,12 +6,15 @@
 //! of it are exact to a few units in the last place.
 
 mod cpu;
+mod published;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use smallvec::SmallVec;
+
+pub use published::*;
 
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
@@ -168,7 +171,7 @@ fn record(
         (3, KernelArg::Bytes(as_bytes(params))),
     ]);
     args.extend(positions.map(|p| (4, KernelArg::Buffer(p))));
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &args,
         MTLSize::new(

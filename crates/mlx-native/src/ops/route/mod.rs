@@ -131,7 +131,7 @@ pub fn route(
     let kernel = check::by_float(dtype, ["route_f32", "route_f16", "route_bf16"]);
     let constants = [(HAS_CORRECTION, correction.is_some().into())];
     let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(logits)),

@@ -201,7 +201,7 @@ pub fn rowwise(
     let constants = [(FUNCTION, ConstantValue::U32(function as u32))];
     let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
     encoder.set_op_kind(CapturedOpKind::ElemMul);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(&a)),

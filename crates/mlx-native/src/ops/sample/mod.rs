@@ -194,7 +194,7 @@ pub fn sample(
     let values = registry.scratch(device, n_values * size_of::<f32>())?;
     let kernel = check::by_float(logits.dtype(), ["sample_f32", "sample_f16", "sample_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(logits)),

@@ -71,7 +71,57 @@ pub fn sdpa(
     params: &SdpaParams,
     batch_size: u32,
 ) -> Result<()> {
-    let (p, dtype) = validate([q, k, v, output], params, batch_size)?;
+    dense("sdpa", encoder, registry, device, [q, k, v, output], params, batch_size, 0, 0.0)
+}
+
+/// [`sdpa`] over a sliding window, for the published function of that name: a query sees `window_size` keys before its own.
+pub(crate) fn sdpa_windowed(
+    op: &'static str,
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    buffers: [&MlxBuffer; 4],
+    params: &SdpaParams,
+    batch_size: u32,
+    window_size: u32,
+) -> Result<()> {
+    check_heads(op, params.n_heads, params.n_kv_heads, params.head_dim)?;
+    if window_size == 0 {
+        return invalid!("{op}: window_size is 0, it must be at least 1");
+    }
+    // A window of all 32-bit positions is none.
+    let window = window_size.checked_add(1).filter(|w| *w < params.kv_seq_len).unwrap_or(0);
+    dense(op, encoder, registry, device, buffers, params, batch_size, window, 0.0)
+}
+
+/// Attention of one query position over the last `window` keys, or all with 0, for the published `flash_attn_vec`.
+pub(crate) fn sdpa_decode(
+    op: &'static str,
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    buffers: [&MlxBuffer; 4],
+    params: &SdpaParams,
+    window: u32,
+    softcap: f32,
+) -> Result<()> {
+    check_scale(op, params.scale, softcap)?;
+    let window = if window < params.kv_seq_len { window } else { 0 };
+    dense(op, encoder, registry, device, buffers, params, 1, window, softcap)
+}
+
+fn dense(
+    op: &'static str,
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    [q, k, v, output]: [&MlxBuffer; 4],
+    params: &SdpaParams,
+    batch_size: u32,
+    window: u32,
+    softcap: f32,
+) -> Result<()> {
+    let (p, dtype) = validate(op, [q, k, v, output], params, batch_size)?;
     let extras = Extras::default();
     let dense = Dense {
         batch_size,
@@ -83,8 +133,8 @@ pub fn sdpa(
         keys: p.kv_seq_len,
         capacity: p.kv_capacity,
         scale: p.scale,
-        softcap: 0.0,
-        window: 0,
+        softcap,
+        window,
         causal: true,
         family: Family::Auto,
     };
@@ -93,28 +143,32 @@ pub fn sdpa(
 }
 
 /// Checks everything. Gives the parameters with `kv_capacity` filled in, and the dtype.
-fn validate([q, k, v, output]: [&MlxBuffer; 4], params: &SdpaParams, batch_size: u32) -> Result<(SdpaParams, DType)> {
-    const OP: &str = "sdpa";
+fn validate(
+    op: &'static str,
+    [q, k, v, output]: [&MlxBuffer; 4],
+    params: &SdpaParams,
+    batch_size: u32,
+) -> Result<(SdpaParams, DType)> {
     let SdpaParams { n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity } = *params;
-    check_heads(OP, n_heads, n_kv_heads, head_dim)?;
-    check::nonzero(OP, &[("seq_len", seq_len), ("kv_seq_len", kv_seq_len), ("batch_size", batch_size)])?;
+    check_heads(op, n_heads, n_kv_heads, head_dim)?;
+    check::nonzero(op, &[("seq_len", seq_len), ("kv_seq_len", kv_seq_len), ("batch_size", batch_size)])?;
     if seq_len > kv_seq_len {
-        return invalid!("{OP}: seq_len {seq_len} exceeds kv_seq_len {kv_seq_len}, the keys must include the queries' own");
+        return invalid!("{op}: seq_len {seq_len} exceeds kv_seq_len {kv_seq_len}, the keys must include the queries' own");
     }
     let kv_capacity = if kv_capacity == 0 { kv_seq_len } else { kv_capacity };
     if kv_capacity < kv_seq_len {
-        return invalid!("{OP}: kv_capacity {kv_capacity} is less than kv_seq_len {kv_seq_len}");
+        return invalid!("{op}: kv_capacity {kv_capacity} is less than kv_seq_len {kv_seq_len}");
     }
-    check_scale(OP, scale, 0.0)?;
-    let n_q = check::product(OP, "q (batch_size, n_heads, seq_len, head_dim)", &[batch_size, n_heads, seq_len, head_dim])?;
+    check_scale(op, scale, 0.0)?;
+    let n_q = check::product(op, "q (batch_size, n_heads, seq_len, head_dim)", &[batch_size, n_heads, seq_len, head_dim])?;
     let n_kv = check::product(
-        OP,
+        op,
         "k and v (batch_size, n_kv_heads, kv_capacity, head_dim)",
         &[batch_size, n_kv_heads, kv_capacity, head_dim],
     )?;
-    let dtype = check::same_float(OP, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
+    let dtype = check::same_float(op, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
     for (name, buffer, elements) in [("q", q, n_q), ("k", k, n_kv), ("v", v, n_kv), ("output", output, n_q)] {
-        check::holds(OP, name, buffer, elements)?;
+        check::holds(op, name, buffer, elements)?;
     }
     Ok((SdpaParams { kv_capacity, ..*params }, dtype))
 }

@@ -109,7 +109,7 @@ pub fn short_conv(
     }
     let name = check::by_float(dtype, ["short_conv_f32", "short_conv_f16", "short_conv_bf16"]);
     let pipeline = registry.get_pipeline_with_constants(name, device, &[(HAS_BIAS, bias.is_some().into())])?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -71,7 +71,7 @@ pub fn silu_mul(
     let kernel = check::by_float(dtype, ["silu_mul_f32", "silu_mul_f16", "silu_mul_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::ElemMul);
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(gate)),

@@ -1,10 +1,13 @@
 //! Softmax of each row: `output[r, c] = exp(x[r, c]) / Σ exp(x[r, ..])`, the row's maximum subtracted first.
 
 mod cpu;
+mod published;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
 use bytemuck::{Pod, Zeroable};
+
+pub use published::*;
 
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
@@ -70,7 +73,7 @@ pub fn softmax(
     let kernel = check::by_float(dtype, ["softmax_f32", "softmax_f16", "softmax_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
     encoder.set_op_kind(CapturedOpKind::Softmax);
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -171,7 +171,7 @@ pub fn positions(
     check::disjoint(OP, ("kv_lens", kv_lens), &[("seq_starts", seq_starts)])?;
     check::disjoint(OP, ("positions", positions), &[("seq_starts", seq_starts), ("kv_lens", kv_lens)])?;
     let pipeline = registry.get_pipeline("step_positions", device)?;
-    encoder.encode_threadgroups_with_args(
+    encoder.try_encode_threadgroups_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(seq_starts)),

@@ -71,7 +71,7 @@ pub fn weighted_sum(
     check::disjoint(OP, ("output", output), &[("x", x), ("weights", weights)])?;
     let kernel = check::by_float(dtype, ["weighted_sum_f32", "weighted_sum_f16", "weighted_sum_bf16"]);
     let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.encode_with_args(
+    encoder.try_encode_with_args(
         pipeline,
         &[
             (0, KernelArg::Buffer(x)),

@@ -107,7 +107,7 @@ fn buffers_of_other_memory_are_refused() {
     let one = super::size([1, 1, 1]);
     assert!(
         encoder
-            .encode_threadgroups_with_args(pipeline, &args, one, one)
+            .try_encode_threadgroups_with_args(pipeline, &args, one, one)
             .is_err()
     );
 }

@@ -134,7 +134,7 @@ fn inline_bytes_for_a_pointer_go_to_the_device() {
     b.groups(&mut encoder, "table", &args, [1, 1, 1], [1, 1, 1])
         .unwrap();
     b.hold(true);
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     let Call::Launch { parameters, .. } = &b.launches()[0] else {
         panic!()
     };
@@ -179,7 +179,7 @@ fn threadgroup_memory_is_one_piece() {
         let mut encoder = b.encoder();
         let pipeline = b.registry.get_pipeline("shared", &b.device).unwrap();
         encoder
-            .encode_threadgroups_with_args_and_shared(
+            .try_encode_threadgroups_with_args_and_shared(
                 pipeline,
                 &[(1, KernelArg::Buffer(&y))],
                 &[(0, bytes[0]), (3, bytes[1])],
@@ -237,7 +237,7 @@ fn submitting_does_not_wait_and_reading_does() {
     let args = [(1, KernelArg::Buffer(&y)), (0, KernelArg::Bytes(&p))];
     b.groups(&mut encoder, "rows", &args, [1, 1, 1], [1, 1, 1])
         .unwrap();
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     assert_eq!(b.launches().len(), 1);
     let reader = std::thread::spawn(move || y.read::<f32>());
     std::thread::sleep(Duration::from_millis(30));

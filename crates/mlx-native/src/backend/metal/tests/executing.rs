@@ -98,7 +98,7 @@ impl Host {
             (1, Buffer(y)),
             (2, KernelArg::Bytes(as_bytes(&params))),
         ];
-        encoder.encode_with_args(
+        encoder.try_encode_with_args(
             pipeline,
             &args,
             MTLSize::new(N as u64, 1, 1),
@@ -114,7 +114,7 @@ impl Host {
             .get_pipeline_with_constants("reverse", &self.device, &constants)?;
         let (one, group) = (MTLSize::new(1, 1, 1), MTLSize::new(N as u64, 1, 1));
         let memory = [(0, 4 * N as u64)];
-        encoder.encode_threadgroups_with_args_and_shared(
+        encoder.try_encode_threadgroups_with_args_and_shared(
             pipeline,
             &[(0, Buffer(x)), (1, Buffer(y))],
             &memory,
@@ -295,7 +295,7 @@ fn alignment_is_that_of_the_kernel_s_type() {
         let mut encoder = h.device.command_encoder().unwrap();
         let pipeline = h.registry.get_pipeline("wide", &h.device).unwrap();
         let one = MTLSize::new(1, 1, 1);
-        encoder.encode_with_args(pipeline, &[(0, Buffer(&view)), (1, Buffer(&y))], one, one)?;
+        encoder.try_encode_with_args(pipeline, &[(0, Buffer(&view)), (1, Buffer(&y))], one, one)?;
         encoder.commit_and_wait()?;
         Ok::<f32, crate::MlxError>(y.read::<f32>()?[0])
     };
@@ -394,10 +394,10 @@ fn work_of_two_metal_devices_on_one_allocation_is_ordered() {
         let [one, two] = &mut hosts;
         let mut encoder = one.encoder();
         one.step(&mut encoder, &x, &y, 1.0).unwrap();
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
         let mut encoder = two.encoder();
         two.step(&mut encoder, &y, &x, -2.0).unwrap();
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
         want = 3.0 * (3.0 * want + 1.0) - 2.0;
     }
     assert_eq!(x.read::<f32>().unwrap()[..N], [want; N]);
@@ -468,7 +468,7 @@ fn an_owner_may_submit_work_when_it_is_dropped() {
     let (z, w) = (h.floats(&start()), h.floats(&[]));
     let mut last_work = h.encoder();
     h.step(&mut last_work, &z, &w, 5.0).unwrap();
-    let (x, _) = owned(&h.device, move || last_work.commit().unwrap());
+    let (x, _) = owned(&h.device, move || last_work.try_commit().unwrap());
     let y = h.floats(&[]);
     let mut encoder = h.encoder();
     h.step(&mut encoder, &x, &y, 1.0).unwrap();

@@ -142,7 +142,7 @@ fn a_map_longer_than_a_buffer_is_bound_by_segments() {
             (2, KernelArg::Bytes(&[0; 4])),
         ];
         let one = MTLSize::new(1, 1, 1);
-        encoder.encode_with_args(pipeline, &args, one, one).unwrap();
+        encoder.try_encode_with_args(pipeline, &args, one, one).unwrap();
         encoder.commit_and_wait()?;
         Ok(b.log.lock().unwrap().committed.last().unwrap().1[1].clone())
     };
@@ -212,7 +212,7 @@ fn memory_of_other_devices_is_refused() {
     ];
     let one = MTLSize::new(1, 1, 1);
     assert_invalid(
-        encoder.encode_with_args(pipeline, &args, one, one),
+        encoder.try_encode_with_args(pipeline, &args, one, one),
         &["copy", "cpu", "metal"],
     );
 }

@@ -123,7 +123,7 @@ fn shared(b: &mut Bench, bytes: [u64; 2]) -> CommandEncoder {
     let mut encoder = b.device.command_encoder().unwrap();
     let pipeline = b.registry.get_pipeline("shared", &b.device).unwrap();
     encoder
-        .encode_threadgroups_with_args_and_shared(
+        .try_encode_threadgroups_with_args_and_shared(
             pipeline,
             &[(1, KernelArg::Buffer(&y))],
             &[(0, bytes[0]), (3, bytes[1])],
@@ -173,7 +173,7 @@ fn constants_are_aligned() {
             (2, KernelArg::BufferWithOffset(&n, offset)),
         ];
         let one = MTLSize::new(1, 1, 1);
-        encoder.encode_with_args(pipeline, &args, one, one).unwrap();
+        encoder.try_encode_with_args(pipeline, &args, one, one).unwrap();
         encoder.commit_and_wait()
     };
     run(4).unwrap();
@@ -193,7 +193,7 @@ fn an_empty_view_at_the_end_is_bound_at_the_start() {
         (2, KernelArg::Bytes(&[0; 4])),
     ];
     let one = MTLSize::new(1, 1, 1);
-    encoder.encode_with_args(pipeline, &args, one, one).unwrap();
+    encoder.try_encode_with_args(pipeline, &args, one, one).unwrap();
     encoder.commit_and_wait().unwrap();
     assert!(b.calls()[0].contains(&Call::Buffer(0, 0, 0)));
 }
@@ -223,7 +223,7 @@ fn the_last_command_buffer_ends_the_submission() {
     let mut b = one_dispatch_each(8);
     b.log().hold_back = true;
     let mut encoder = b.chain(3);
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     for left in (0..3).rev() {
         assert!(encoder.timing().is_none());
         let done = b.log().waiting.pop_front().unwrap();
@@ -272,7 +272,7 @@ fn encoding_waits_while_too_many_are_in_flight() {
     let mut encoder = b.chain(5);
     let log = b.log.clone();
     let thread = std::thread::spawn(move || {
-        encoder.commit().unwrap();
+        encoder.try_commit().unwrap();
         encoder.wait_until_completed()
     });
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -343,7 +343,7 @@ fn the_device_outlives_its_work() {
     let mut b = Bench::new();
     b.log().hold_back = true;
     let mut encoder = b.chain(1);
-    encoder.commit().unwrap();
+    encoder.try_commit().unwrap();
     let log = b.log.clone();
     drop((b, encoder));
     assert_eq!(

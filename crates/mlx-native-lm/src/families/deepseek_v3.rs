@@ -1,0 +1,119 @@
+//! DeepSeek V3, Kimi K2 and JoyAI: latent attention, experts in groups.
+
+use super::Family;
+use super::common::{Config, pre_norm_layer_of};
+use crate::config::FamilyInput;
+use crate::error::Result;
+use crate::spec::{Block, DecoderSpec, Latent, LatentProjection, Matrix, MlpActivation, Norm, Score};
+
+use super::experts;
+use crate::rope::{RopeScaling, yarn_scale};
+
+pub(super) const FAMILY: Family = Family {
+    name: "deepseek_v3",
+    also: &["kimi_k2", "joyai_llm_flash"],
+    spec,
+};
+
+fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
+    decoder(&Config::read_latent(input)?, "")
+}
+
+/// The decoder, with tensors under `prefix`.
+pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
+    decoder_with(c, prefix, latent(c, 1e-6)?, |own| experts::deepseek(c, own, ["switch_mlp", "gate.e_score_correction_bias"], Score::Sigmoid))
+}
+
+/// The same with attention like `template`, its paths to come, and other experts.
+pub(super) fn decoder_with(
+    c: &Config<'_>,
+    prefix: &str,
+    template: Latent,
+    sparse: impl Fn(&str) -> Result<Block>,
+) -> Result<DecoderSpec> {
+    let mut spec = c.decoder(prefix, |i, path| {
+        let attention = Block::Latent(Box::new(placed(c, &template, &format!("{path}.self_attn"))));
+        let own = format!("{path}.mlp");
+        let ff = match c.fields.get("n_routed_experts").is_some() && experts::is_sparse(c, i)? {
+            true => sparse(&own)?,
+            false => c.mlp(&own, c.count("intermediate_size")?, MlpActivation::Silu, false).block(),
+        };
+        Ok(pre_norm_layer_of(c, path, attention, ff))
+    })?;
+    spec.head.matrix = Some(c.lm_head(prefix));
+    spec.dropped = vec!["*rotary_emb.inv_freq".to_owned(), format!("{prefix}model.layers.{}.", c.layers)];
+    Ok(spec)
+}
+
+/// The family's attention without paths; `eps` is that of the norms of queries and of the latent.
+pub(super) fn latent(c: &Config<'_>, eps: f32) -> Result<Latent> {
+    latent_of(c, eps, c.count("v_head_dim")?)
+}
+
+/// The same with values of `v_dim`.
+pub(super) fn latent_of(c: &Config<'_>, eps: f32, v_dim: usize) -> Result<Latent> {
+    let (nope_dim, rope_dim) = (c.count("qk_nope_head_dim")?, c.count("qk_rope_head_dim")?);
+    let rank = c.count("kv_lora_rank")?;
+    let q_rank = c.fields.count("q_lora_rank", super::common::MAX_EXTENT)?;
+    let mut rope = c.rope(rope_dim)?;
+    rope.traditional = true;
+    let mut scale = 1.0 / ((nope_dim + rope_dim) as f32).sqrt();
+    if let RopeScaling::Yarn { factor, mscale_all_dim, .. } = rope.scaling
+        && mscale_all_dim != 0.0
+    {
+        scale *= yarn_scale(factor, mscale_all_dim).powi(2);
+    }
+    let q_width = c.heads * (nope_dim + rope_dim);
+    let bias = c.flag("attention_bias", false)?;
+    let kv_a = Matrix::new("kv_a_proj_with_mqa", 0, c.hidden).with_bias(bias);
+    Ok(Latent {
+        n_heads: c.heads,
+        nope_dim,
+        rope_dim,
+        v_dim,
+        rank,
+        q: match q_rank {
+            None => LatentProjection { first: None, last: Matrix::new("q_proj", q_width, c.hidden) },
+            Some(q_rank) => LatentProjection {
+                first: Some((
+                    Matrix::new("q_a_proj", q_rank, c.hidden).with_bias(bias),
+                    Norm::rms("q_a_layernorm.weight", q_rank, eps),
+                )),
+                last: Matrix::new("q_b_proj", q_width, q_rank),
+            },
+        },
+        kv_a: kv_a.clone().part(0, rank, rank + rope_dim),
+        k_rope: kv_a.part(rank, rope_dim, rank + rope_dim),
+        kv_norm: Norm::rms("kv_a_layernorm.weight", rank, eps),
+        embed_q: "embed_q".to_owned(),
+        unembed_out: Some("unembed_out".to_owned()),
+        o: Matrix::new("o_proj", c.hidden, c.heads * v_dim).with_bias(bias),
+        rope: Some(rope),
+        scale,
+        q_factor: 1.0,
+        latent_factor: 1.0,
+        temperature: None,
+        gate: None,
+    })
+}
+
+/// `template` with its tensors under `path`. Checkpoints that have `kv_b_proj` keep keys and values of every head.
+pub(super) fn placed(c: &Config<'_>, template: &Latent, path: &str) -> Latent {
+    let mut a = template.clone();
+    let place = |name: &mut String| *name = format!("{path}.{name}");
+    if let Some((matrix, norm)) = &mut a.q.first {
+        place(&mut matrix.path);
+        norm.weight.iter_mut().for_each(place);
+    }
+    for matrix in [&mut a.q.last, &mut a.kv_a, &mut a.k_rope, &mut a.o] {
+        place(&mut matrix.path);
+    }
+    a.kv_norm.weight.iter_mut().for_each(place);
+    if c.input.has(&format!("{path}.kv_b_proj.weight")) {
+        a.embed_q = "kv_b_proj".to_owned();
+        a.unembed_out = None;
+    }
+    place(&mut a.embed_q);
+    a.unembed_out.iter_mut().for_each(place);
+    a
+}

@@ -1,0 +1,138 @@
+//! What families with mixtures of experts share.
+
+use super::common::{Config, MAX_EXTENT};
+use crate::error::Result;
+use crate::spec::{
+    Block, Experts, GroupLimit, Matrix, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack,
+};
+
+/// `n` gated experts under `path`: stacked `gate_proj`, `up_proj`, `down_proj`.
+pub(super) fn experts(
+    c: &Config<'_>,
+    path: &str,
+    n: usize,
+    inner: usize,
+    activation: MlpActivation,
+) -> Experts {
+    let stack = |name: &str, outputs, inputs| Stack {
+        path: format!("{path}.{name}"),
+        outputs,
+        inputs,
+        bias: false,
+        rows: None,
+    };
+    Experts {
+        n_experts: n,
+        gate: Some(stack("gate_proj", inner, c.hidden)),
+        up: stack("up_proj", inner, c.hidden),
+        down: stack("down_proj", c.hidden, inner),
+        activation,
+    }
+}
+
+/// A router of one matrix.
+pub(super) fn router(c: &Config<'_>, path: String, n: usize, top_k: usize, score: Score) -> Result<Router> {
+    if top_k > n {
+        return Err(c
+            .fields
+            .invalid("experts of a token", top_k, &format!("at most the {n} there are")));
+    }
+    Ok(Router {
+        matrix: Matrix::new(path, n, c.hidden),
+        norm: None,
+        correction: None,
+        score,
+        top_k,
+        groups: None,
+        normalise: None,
+        factor: 1.0,
+        cap: None,
+        expert_scale: None,
+    })
+}
+
+/// The two together.
+pub(super) fn moe(router: Router, experts: Experts, shared: Option<SharedExpert>) -> Block {
+    Block::Moe(Box::new(Moe {
+        router,
+        experts,
+        shared,
+        weights_before: false,
+        latent: None,
+    }))
+}
+
+/// A shared expert without a gate.
+pub(super) fn shared(mlp: Mlp) -> SharedExpert {
+    SharedExpert { mlp, gate: None }
+}
+
+/// The layer of DeepSeek V3 and of those that copied it, under `path`: scores with a correction, groups, a shared expert.
+pub(super) fn deepseek(c: &Config<'_>, path: &str, names: [&str; 2], score: Score) -> Result<Block> {
+    let n = c.count("n_routed_experts")?;
+    let inner = c.count("moe_intermediate_size")?;
+    let top_k = c.count("num_experts_per_tok")?;
+    let mut router = router(c, format!("{path}.gate"), n, top_k, score)?;
+    let correction = format!("{path}.{}", names[1]);
+    router.correction = c.input.has(&correction).then_some(correction);
+    router.groups = groups(c, n, "n_group", "topk_group", 2)?;
+    if top_k > 1 && c.flag("norm_topk_prob", true)? {
+        router.normalise = Some(0.0);
+    }
+    router.factor = c.positive("routed_scaling_factor", 1.0)? as f32;
+    let shared = shared_of(c, path, inner)?;
+    let experts = experts(c, &format!("{path}.{}", names[0]), n, inner, MlpActivation::Silu);
+    Ok(moe(router, experts, shared))
+}
+
+/// The limit to some groups, where there is more than one.
+pub(super) fn groups(
+    c: &Config<'_>,
+    n: usize,
+    groups: &str,
+    top: &str,
+    best_of: usize,
+) -> Result<Option<GroupLimit>> {
+    let n_groups = c.count_or(groups, 1)?;
+    if n_groups == 1 {
+        return Ok(None);
+    }
+    let top_groups = c.count_or(top, n_groups)?;
+    if !n.is_multiple_of(n_groups) || top_groups > n_groups {
+        return Err(c.fields.invalid(
+            groups,
+            n_groups,
+            &format!("a divisor of {n} experts, no less than {top}"),
+        ));
+    }
+    Ok(Some(GroupLimit {
+        n_groups,
+        top_groups,
+        best_of,
+        others: 0.0,
+    }))
+}
+
+/// `n_shared_experts` as one wide expert.
+pub(super) fn shared_of(c: &Config<'_>, path: &str, inner: usize) -> Result<Option<SharedExpert>> {
+    Ok(match c.fields.count("n_shared_experts", MAX_EXTENT)? {
+        None => None,
+        Some(n) => Some(shared(c.mlp(
+            &format!("{path}.shared_experts"),
+            inner * n,
+            MlpActivation::Silu,
+            false,
+        ))),
+    })
+}
+
+/// Whether layer `i` has experts, by `first_k_dense_replace` and `moe_layer_freq`.
+pub(super) fn is_sparse(c: &Config<'_>, i: usize) -> Result<bool> {
+    // Zero dense layers is a usual value.
+    let dense = c
+        .fields
+        .get("first_k_dense_replace")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0) as usize;
+    Ok(i >= dense && i.is_multiple_of(c.count_or("moe_layer_freq", 1)?))
+}

@@ -1,0 +1,167 @@
+//! Lowering of mixtures of experts.
+
+use mlx_native::DType;
+use mlx_native::ops::route::{self, RouteParams};
+use mlx_native::ops::rowwise::Function;
+
+use super::{Builder, whole};
+use crate::error::{LmError, Result};
+use crate::model::number::u32_of;
+use crate::model::program::{Ids, RouteStep, Step, Value};
+use crate::spec::{Experts, Moe, Router, Score, Stack};
+
+impl Builder<'_, '_> {
+    pub(super) fn moe(&mut self, m: &Moe, x: Value) -> Result<Value> {
+        let (ids, weights) = self.route(&m.router, m.experts.n_experts, x)?;
+        let k = m.router.top_k;
+        let (mut input, mut per_slot) = (x, false);
+        if let Some((down, ..)) = &m.latent {
+            input = self.linear(down, x)?;
+        }
+        let width = self.width(input);
+        if m.weights_before {
+            if k != 1 {
+                return Err(LmError::Unsupported(format!(
+                    "{k} experts a token whose inputs are weighted"
+                )));
+            }
+            let weighted = self.value(width);
+            let operands = [whole(input, width), whole(weights, 1).each(width)];
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(weighted, width),
+                1,
+                width,
+                [1.0; 4],
+            );
+            (input, per_slot) = (weighted, true);
+        }
+        let slots = self.experts(&m.experts, input, ids, k, per_slot)?;
+        let mut y = slots;
+        if !m.weights_before {
+            y = self.value(width);
+            self.push(Step::WeightedSum {
+                x: slots,
+                weights,
+                y,
+                slots: k,
+                dim: width,
+            });
+        }
+        if let Some((_, norm, up)) = &m.latent {
+            if let Some(norm) = norm {
+                self.norm_in_place(norm, y)?;
+            }
+            y = self.linear(up, y)?;
+        }
+        if let Some(shared) = &m.shared {
+            let s = self.mlp(&shared.mlp, x)?;
+            if let Some(gate) = &shared.gate {
+                let g = self.linear(gate, x)?;
+                self.map_in_place(Function::Sigmoid, g, [0.0; 4]);
+                let width = self.width(s);
+                let operands = [whole(s, width), whole(g, 1).each(width)];
+                self.rowwise_into(Function::Mul, &operands, whole(s, width), 1, width, [1.0; 4]);
+            }
+            self.add(y, s, 1.0, 1.0);
+        }
+        Ok(y)
+    }
+
+    /// Experts of each token and their weights.
+    fn route(&mut self, r: &Router, n_experts: usize, x: Value) -> Result<(Value, Value)> {
+        let width = self.width(x);
+        let x = match &r.norm {
+            Some(norm) => self.norm(norm, x, width)?,
+            None => x,
+        };
+        let logits = self.linear(&r.matrix, x)?;
+        if let Some(cap) = r.cap {
+            self.map_in_place(Function::Cap, logits, [cap, 0.0, 0.0, 0.0]);
+        }
+        if r.expert_scale.is_some() || self.width(logits) != n_experts {
+            return Err(LmError::Unsupported(format!(
+                "{}: a router with scales of experts",
+                r.matrix.path
+            )));
+        }
+        let score = match r.score {
+            Score::Softmax => route::Score::Softmax,
+            Score::SoftmaxOfChosen => route::Score::SoftmaxOfChosen,
+            Score::Sigmoid => route::Score::Sigmoid,
+            Score::SqrtSoftplus => route::Score::SqrtSoftplus,
+            Score::SparseMixer { .. } => return Err(LmError::Unsupported("the sparse mixer".to_owned())),
+        };
+        let correction = match &r.correction {
+            Some(name) => Some(self.l.vector_as(name, &[n_experts], DType::F32, 0.0)?),
+            None => None,
+        };
+        let (ids, weights) = (self.value_of(r.top_k, DType::U32), self.value(r.top_k));
+        let groups = r.groups;
+        let params = RouteParams {
+            rows: 1,
+            n_experts: u32_of(n_experts)?,
+            top_k: u32_of(r.top_k)?,
+            score: score as u32,
+            n_groups: u32_of(groups.map_or(1, |g| g.n_groups))?,
+            top_groups: u32_of(groups.map_or(1, |g| g.top_groups))?,
+            best_of: u32_of(groups.map_or(1, |g| g.best_of))?,
+            others: groups.is_some_and(|g| g.others != 0.0).into(),
+            normalise: r.normalise.is_some().into(),
+            sum_eps: r.normalise.unwrap_or(0.0),
+            factor: r.factor,
+            unused: 0,
+        };
+        self.push(Step::Route(Box::new(RouteStep {
+            logits,
+            correction,
+            ids,
+            weights,
+            params,
+        })));
+        Ok((ids, weights))
+    }
+
+    /// Outputs of the chosen experts, `slots` rows a token.
+    fn experts(
+        &mut self,
+        e: &Experts,
+        x: Value,
+        ids: Value,
+        slots: usize,
+        x_per_slot: bool,
+    ) -> Result<Value> {
+        let n = e.n_experts;
+        let up = self.expert_product(&e.up, n, x, ids, slots, x_per_slot)?;
+        let gate = match &e.gate {
+            Some(gate) => Some(self.expert_product(gate, n, x, ids, slots, x_per_slot)?),
+            None => None,
+        };
+        let inner = self.activate(&e.activation, gate, up)?;
+        self.expert_product(&e.down, n, inner, ids, slots, true)
+    }
+
+    fn expert_product(
+        &mut self,
+        stack: &Stack,
+        n: usize,
+        x: Value,
+        ids: Value,
+        slots: usize,
+        x_per_slot: bool,
+    ) -> Result<Value> {
+        let y = self.value(slots * stack.outputs);
+        let stack = self.l.stack(stack, n)?;
+        let ids = Ids::Chosen(ids);
+        self.push(Step::Experts {
+            stack,
+            x,
+            ids,
+            y,
+            slots,
+            x_per_slot,
+        });
+        Ok(y)
+    }
+}
