@@ -1,6 +1,8 @@
 //! One text, compiled for every instruction set: loops that the compiler turns into vectors by itself.
 
-use crate::isa::{Isa, IsaToken};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
+use crate::isa::IsaToken;
 
 /// A piece of work to be compiled once for each [`Isa`]. Mark `run` `#[inline(always)]`, and all that it calls in its
 /// loops: only what is inlined gets the wider instructions. Products and sums are never fused by the compiler, so that
