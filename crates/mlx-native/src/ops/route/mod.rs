@@ -135,7 +135,8 @@ pub fn route(
         pipeline,
         &[
             (0, KernelArg::Buffer(logits)),
-            (1, KernelArg::Buffer(correction.unwrap_or(logits))),
+            // Without one, something that is not read.
+            (1, correction.map_or(KernelArg::Bytes(&[0; 16]), KernelArg::Buffer)),
             (2, KernelArg::Buffer(ids)),
             (3, KernelArg::Buffer(weights)),
             (4, KernelArg::Bytes(as_bytes(params))),

@@ -109,6 +109,8 @@ template <typename T>
         }
         const float top = simd_max(best);
         const uint chosen = simd_min(at != 0xFFFFFFFFu && best == top ? at : 0xFFFFFFFFu);
+        // Every lane has read the keys before one of them goes.
+        threadgroup_barrier(mem_flags::mem_threadgroup);
         if (lane == 0) {
             ids[ulong(row) * p.top_k + j] = chosen;
             picked[j] = scores[chosen];

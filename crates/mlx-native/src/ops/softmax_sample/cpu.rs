@@ -24,10 +24,11 @@ pub(super) fn softmax_sample(launch: &Launch<'_>, part: usize, _parts: usize) {
         )
     };
     launch.isa().run(Softmax { logits, probabilities, inverse: 1.0 / p.temperature });
-    let mut sum = 0.0f32;
+    // In f64: over a vocabulary of 150,000, one running f32 sum drifts by more than a small probability.
+    let mut sum = 0.0f64;
     let reached = probabilities.iter().position(|v| {
-        sum += *v;
-        *v > 0.0 && sum >= p.random
+        sum += f64::from(*v);
+        *v > 0.0 && sum >= f64::from(p.random)
     });
     // Rounding may leave the sum below: then the last token that is possible at all.
     let last = || probabilities.iter().rposition(|v| *v > 0.0);
