@@ -36,7 +36,7 @@
 //! device, on every machine.
 //!
 //! The owner of a wrapped region is the caller's: its `Drop` may panic, and may hold the last handle of the device. So a
-//! backend lets go of a list through [`submission::release`], reports a panic as a failure of the work, and a thread of the
+//! backend lets go of a list through `submission::release`, reports a panic as a failure of the work, and a thread of the
 //! device never waits for its own end.
 //!
 //! # Queues
