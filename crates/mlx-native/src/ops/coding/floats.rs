@@ -45,11 +45,15 @@ impl<'a> Floats<'a> {
     pub(crate) fn are_finite(&self, first: usize, len: usize) -> bool {
         // All bits of the exponent, as plain loops that the compiler makes vectors of.
         fn all(halves: &[u16], exponent: u16) -> bool {
-            halves.iter().fold(true, |finite, v| finite & (v & exponent != exponent))
+            halves
+                .iter()
+                .fold(true, |finite, v| finite & (v & exponent != exponent))
         }
         let range = first..first + len;
         match self {
-            Floats::F32(values) => values[range].iter().fold(true, |finite, v| finite & v.is_finite()),
+            Floats::F32(values) => values[range]
+                .iter()
+                .fold(true, |finite, v| finite & v.is_finite()),
             Floats::F16(values) => all(bytemuck::cast_slice(&values[range]), 0x7C00),
             Floats::Bf16(values) => all(bytemuck::cast_slice(&values[range]), 0x7F80),
         }

@@ -139,7 +139,11 @@ impl<'a> Source<'a> {
             Scales::Affine { scales, biases } => {
                 let (dtype, scales) = scales.bytes();
                 let (_, biases) = biases.bytes();
-                IntegerScales::Affine { dtype, scales, biases }
+                IntegerScales::Affine {
+                    dtype,
+                    scales,
+                    biases,
+                }
             }
             Scales::Powers { scales, .. } => IntegerScales::Powers(scales),
             _ => IntegerScales::Others,

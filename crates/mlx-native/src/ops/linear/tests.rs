@@ -538,35 +538,33 @@ mod refusals {
     fn company(format: WeightFormat, dtype: DType, rows: &[u32]) {
         let mut rng = Rng::new(5);
         let most = *rows.last().expect("some") as usize;
-        {
-            let mut b = Bench::new();
-            let k = columns(format, 300);
-            let case = WeightCase::new(format, 37, k);
-            let planes: Vec<_> = case
-                .random(&mut rng)
-                .iter()
-                .map(|t| {
-                    let mut buffer = b.buffer(t.dtype(), t.shape());
-                    buffer.write(0, t.bytes()).expect("as long");
-                    buffer
-                })
-                .collect();
-            let weight = case.weight(&planes).expect("it fits");
-            let mut x = b.buffer(dtype, &[most, k as usize]);
-            x.write(0, Tensor::random(dtype, &[most, k as usize], &mut rng).bytes()).expect("as long");
-            let bias = b.buffer(dtype, &[37]);
-            let mut results = Vec::new();
-            for &m in rows {
-                let out = b.buffer(dtype, &[m as usize, 37]);
-                let params = LinearParams { m };
-                let mut encoder = b.device.command_encoder().expect("a cpu gives encoders");
-                linear(&mut encoder, &mut b.registry, &b.device, &x, &weight, Some(&bias), &out, &params).expect("valid");
-                encoder.commit_and_wait().expect("it runs");
-                results.push(out.read::<u8>().expect("it ran"));
-            }
-            for (m, result) in rows.iter().zip(&results) {
-                assert_eq!(result[..], results[rows.len() - 1][..result.len()], "{format}, {dtype:?}: {m} rows");
-            }
+        let mut b = Bench::new();
+        let k = columns(format, 300);
+        let case = WeightCase::new(format, 37, k);
+        let planes: Vec<_> = case
+            .random(&mut rng)
+            .iter()
+            .map(|t| {
+                let mut buffer = b.buffer(t.dtype(), t.shape());
+                buffer.write(0, t.bytes()).expect("as long");
+                buffer
+            })
+            .collect();
+        let weight = case.weight(&planes).expect("it fits");
+        let mut x = b.buffer(dtype, &[most, k as usize]);
+        x.write(0, Tensor::random(dtype, &[most, k as usize], &mut rng).bytes()).expect("as long");
+        let bias = b.buffer(dtype, &[37]);
+        let mut results = Vec::new();
+        for &m in rows {
+            let out = b.buffer(dtype, &[m as usize, 37]);
+            let params = LinearParams { m };
+            let mut encoder = b.device.command_encoder().expect("a cpu gives encoders");
+            linear(&mut encoder, &mut b.registry, &b.device, &x, &weight, Some(&bias), &out, &params).expect("valid");
+            encoder.commit_and_wait().expect("it runs");
+            results.push(out.read::<u8>().expect("it ran"));
+        }
+        for (m, result) in rows.iter().zip(&results) {
+            assert_eq!(result[..], results[rows.len() - 1][..result.len()], "{format}, {dtype:?}: {m} rows");
         }
     }
 }

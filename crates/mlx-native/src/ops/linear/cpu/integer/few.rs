@@ -249,19 +249,22 @@ unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usi
             prefetch(codes.wrapping_add(AHEAD + line));
         }
         let rows: [_; M] = std::array::from_fn(|i| x.row(first_x + i).as_ptr().add(first * RUNS));
-        let mut sums = [[V::zero(); EIGHT]; M];
-        for s in 0..EIGHT {
+        // One after the other and written out, so that all stays in registers.
+        let one = |s: usize| {
+            let mut sums = [V::zero(); M];
             for run in 0..RUNS {
                 let codes = C::codes::<V>(codes.add(s * span_bytes + run * C::BYTES));
                 for i in 0..M {
-                    sums[i][s] = V::dot(sums[i][s], codes, &*rows[i].add(s * RUNS + run));
+                    sums[i] = V::dot(sums[i], codes, &*rows[i].add(s * RUNS + run));
                 }
             }
-        }
+            sums
+        };
+        let sums = [one(0), one(1), one(2), one(3), one(4), one(5), one(6), one(7)];
         let scale = E::eight::<V>(scales);
         for i in 0..M {
             let power = V::load_f32(x.powers(first_x + i).as_ptr().add(first));
-            let total = V::totals(sums[i]);
+            let total = V::totals(sums.map(|of_span| of_span[i]));
             let scaled = V::mul(scale, power);
             let product = if E::BIASED {
                 let sum = V::load_f32(x.sums(first_x + i).as_ptr().add(first));
