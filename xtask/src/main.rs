@@ -42,9 +42,9 @@ Usage: cargo xtask COMMAND
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
 
-  published [--device cpu|emulator] [FILTER...]
-        The 184 tests that mlx-native 0.1.0 published, against this version; cargo fetches them. The one that measures the
-        latency of a queue is run apart. The emulator takes minutes.
+  published [--device emulator] [FILTER...]
+        The 184 tests that mlx-native 0.1.0 published, against this version, on the best device here or on the emulator, which
+        takes minutes; cargo fetches them. The one that measures the latency of a queue is run apart.
 
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.

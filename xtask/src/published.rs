@@ -16,9 +16,9 @@ const TIMING: &str = "test_graph_vs_sequential_speed";
 /// What a line begins with that tells why nothing was run.
 pub const LEFT_OUT: &str = "left out: ";
 
-/// The chore: `[--device cpu|emulator] [--if-reachable] [FILTER...]`.
+/// The chore: `[--device best|emulator] [--if-reachable] [FILTER...]`.
 pub fn main(args: &[String]) -> Result<()> {
-    let (mut device, mut if_reachable, mut filters) = ("cpu", false, Vec::new());
+    let (mut device, mut if_reachable, mut filters) = ("best", false, Vec::new());
     let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
         match arg {
@@ -29,9 +29,9 @@ pub fn main(args: &[String]) -> Result<()> {
         }
     }
     let features = match device {
-        "cpu" => FEATURES.to_owned(),
+        "best" => FEATURES.to_owned(),
         "emulator" => format!("{FEATURES},mlx-native/default-emulator"),
-        other => return Err(format!("--device is cpu or emulator, not '{other}'").into()),
+        other => return Err(format!("--device is best or emulator, not '{other}'").into()),
     };
     let folder = match fetch() {
         Ok(folder) => folder,
@@ -51,7 +51,7 @@ pub fn main(args: &[String]) -> Result<()> {
         .args(["--skip", TIMING])
         .args(&filters)
         .run_reading(|line| passed += count_passed(line));
-    println!("\nmlx-native {VERSION}, {device}: {passed} of {} tests passed", TESTS - 1);
+    println!("\nmlx-native {VERSION}, device {device}: {passed} of {} tests passed", TESTS - 1);
     outcome?;
     if filters.is_empty() {
         if passed != TESTS - 1 {

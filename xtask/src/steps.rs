@@ -149,7 +149,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "published",
-        what: "the tests that 0.1.0 published, on the CPU",
+        what: "the tests that 0.1.0 published",
         in_quick: false,
         only_when_named: false,
         counts: Counts::Tests,
