@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<Vec<_>, std::io::Error>>()?;
         files.sort();
-        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
+        for file in files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|e| e == "rs"))
+        {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             writeln!(modules, "#[path = {file:?}]\nmod {name};")?;
         }

@@ -51,13 +51,20 @@ pub fn main(args: &[String]) -> Result<()> {
         .args(["--skip", TIMING])
         .args(&filters)
         .run_reading(|line| passed += count_passed(line));
-    println!("\nmlx-native {VERSION}, device {device}: {passed} of {} tests passed", TESTS - 1);
+    println!(
+        "\nmlx-native {VERSION}, device {device}: {passed} of {} tests passed",
+        TESTS - 1
+    );
     outcome?;
     if filters.is_empty() {
         if passed != TESTS - 1 {
             return Err(format!("{passed} tests ran, {VERSION} has {}", TESTS - 1).into());
         }
-        let result = if tests().args([TIMING]).succeeds() { "passed" } else { "failed" };
+        let result = if tests().args([TIMING]).succeeds() {
+            "passed"
+        } else {
+            "failed"
+        };
         println!("{TIMING}, which measures the latency of a queue: {result}");
     }
     Ok(())
@@ -70,7 +77,8 @@ fn count_passed(line: &str) -> usize {
     };
     let words: Vec<&str> = counts.split([' ', ';']).collect();
     let at = words.iter().position(|word| *word == "passed");
-    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The folder with the test files, ready to be modules of one program.
@@ -79,7 +87,10 @@ fn fetch() -> Result<PathBuf> {
     let tests = work.join("tests");
     let is_there = |folder: &Path| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.filter(|e| e.path().extension().is_some_and(|e| e == "rs")).count() == FILES
+        entries
+            .filter(|e| e.path().extension().is_some_and(|e| e == "rs"))
+            .count()
+            == FILES
     };
     if is_there(&tests) {
         return Ok(tests);
@@ -93,14 +104,20 @@ fn fetch() -> Result<PathBuf> {
     )?;
     write_file(&package.join("src/lib.rs"), "")?;
     let mut metadata = String::new();
-    Cmd::line("cargo metadata --format-version 1").dir(&package).run_quietly(|line| metadata.push_str(line))?;
-    let from = package_folder(&metadata).ok_or("it is not in the answer of cargo metadata")?.join("tests");
+    Cmd::line("cargo metadata --format-version 1")
+        .dir(&package)
+        .run_quietly(|line| metadata.push_str(line))?;
+    let from = package_folder(&metadata)
+        .ok_or("it is not in the answer of cargo metadata")?
+        .join("tests");
     if !is_there(&from) {
         return Err(format!("{} has not the {FILES} files of {VERSION}", from.display()).into());
     }
     for entry in std::fs::read_dir(&from)? {
         let path = entry?.path();
-        let (Some(name), Some(text)) = (path.file_name(), read_file(&path)) else { continue };
+        let (Some(name), Some(text)) = (path.file_name(), read_file(&path)) else {
+            continue;
+        };
         write_file(&tests.join(name), &for_every_system(&text))?;
     }
     Ok(tests)
@@ -134,8 +151,14 @@ mod tests {
 
     #[test]
     fn the_line_of_the_system_goes_and_counts_are_read() {
-        assert_eq!(for_every_system("//! x\n#![cfg(target_vendor = \"apple\")]\nuse y;\n"), "//! x\n\nuse y;\n");
-        assert_eq!(count_passed("test result: ok. 12 passed; 0 failed; 1 ignored"), 12);
+        assert_eq!(
+            for_every_system("//! x\n#![cfg(target_vendor = \"apple\")]\nuse y;\n"),
+            "//! x\n\nuse y;\n"
+        );
+        assert_eq!(
+            count_passed("test result: ok. 12 passed; 0 failed; 1 ignored"),
+            12
+        );
         assert_eq!(count_passed("test result: FAILED. 3 passed; 1 failed"), 3);
         assert_eq!(count_passed("test a ... ok"), 0);
     }

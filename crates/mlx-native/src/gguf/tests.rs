@@ -201,7 +201,10 @@ fn loads_tensors() {
     let mut own = file.load_tensor("v", &device).unwrap();
     own.as_mut_slice::<f32>().unwrap()[0] = 9.0;
     let mut mapped = file.map_tensor("v", &device).unwrap();
-    assert_eq!((own.read::<f32>().unwrap()[0], mapped.read::<f32>().unwrap()[0]), (9.0, 1.0));
+    assert_eq!(
+        (own.read::<f32>().unwrap()[0], mapped.read::<f32>().unwrap()[0]),
+        (9.0, 1.0)
+    );
     assert!(mapped.as_mut_slice::<f32>().is_err(), "the file is not written");
     assert!(matches!(
         file.map_tensor("none", &device),

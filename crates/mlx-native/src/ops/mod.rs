@@ -98,7 +98,7 @@ published_modules! {
     gather_bench,
     /// 0.1's GELU: [`rowwise`].
     gelu,
-    /// 0.1's products with affine codes: [`decoded_matmul`].
+    /// 0.1's products with affine codes: [`linear`] and [`decoded_matmul`].
     quantized_matmul,
     /// 0.1's routed products with affine codes: [`decoded_matmul`].
     quantized_matmul_id,

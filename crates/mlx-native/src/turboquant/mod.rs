@@ -173,9 +173,11 @@ pub fn turboquant_dequantize(packed: &[u8], norm: f32, config: &TurboQuantConfig
     }
     let factor = 1.0 / (dim as f32).sqrt() * norm;
     let mut values: Vec<f32> = Vec::new();
-    values.try_reserve_exact(dim).map_err(|_| MlxError::BufferAllocationError {
-        bytes: dim.saturating_mul(4),
-    })?;
+    values
+        .try_reserve_exact(dim)
+        .map_err(|_| MlxError::BufferAllocationError {
+            bytes: dim.saturating_mul(4),
+        })?;
     let mut at = 0;
     values.extend((0..dim).map(|i| {
         let (width, levels) = config.bit_width.of(i, dim);

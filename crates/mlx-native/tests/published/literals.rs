@@ -17,9 +17,10 @@ use mlx_native::ops::sdpa::SdpaParams;
 use mlx_native::ops::sdpa_sliding::SdpaSlidingParams;
 use mlx_native::turboquant::{BitWidth, TurboQuantConfig};
 use mlx_native::{
-    CapturedNode, DType, DispatchKind, GgmlQuantizedMatmulIdParams, GgmlQuantizedMatmulParams, GgmlType, GgufFile,
-    MTLSize, MetadataValue, MlxBuffer, MlxDevice, MlxError, OpKind, QuantizationConfig, QuantizedMatmulIdParams,
-    QuantizedMatmulParams, QuantizedWeight, RecordedBinding, SafetensorsFile, TensorInfo, TensorQuantConfig,
+    CapturedNode, DType, DispatchKind, GgmlQuantizedMatmulIdParams, GgmlQuantizedMatmulParams, GgmlType,
+    GgufFile, MTLSize, MetadataValue, MlxBuffer, MlxDevice, MlxError, OpKind, QuantizationConfig,
+    QuantizedMatmulIdParams, QuantizedMatmulParams, QuantizedWeight, RecordedBinding, SafetensorsFile,
+    TensorInfo, TensorQuantConfig,
 };
 
 fn copies<T: Copy + Clone + Debug>(_: T) {}
@@ -31,15 +32,55 @@ fn debugs<T: Debug>() {}
 #[test]
 fn parameter_structs() {
     let (m, n, k, group_size, bits) = (1, 2, 3, 4, 5);
-    copies(QuantizedMatmulParams { m, k, n, group_size, bits });
-    copies(QuantizedMatmulIdParams { m, k, n, group_size, bits, n_expert_used: 6, num_experts: 7 });
+    copies(QuantizedMatmulParams {
+        m,
+        k,
+        n,
+        group_size,
+        bits,
+    });
+    copies(QuantizedMatmulIdParams {
+        m,
+        k,
+        n,
+        group_size,
+        bits,
+        n_expert_used: 6,
+        num_experts: 7,
+    });
     let ggml_type = GgmlType::Q4_0;
     copies(GgmlQuantizedMatmulParams { m, n, k, ggml_type });
-    copies(GgmlQuantizedMatmulIdParams { n_tokens: 1, top_k: 2, n, k, n_experts: 5, expert_stride: 6u64, ggml_type });
-    let (n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity) = (4, 2, 8, 1, 3, 0.5f32, 16);
-    copies(SdpaParams { n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity });
+    copies(GgmlQuantizedMatmulIdParams {
+        n_tokens: 1,
+        top_k: 2,
+        n,
+        k,
+        n_experts: 5,
+        expert_stride: 6u64,
+        ggml_type,
+    });
+    let (n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, scale, kv_capacity) =
+        (4, 2, 8, 1, 3, 0.5f32, 16);
+    copies(SdpaParams {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        seq_len,
+        kv_seq_len,
+        scale,
+        kv_capacity,
+    });
     let window_size = 9u32;
-    copies(SdpaSlidingParams { n_heads, n_kv_heads, head_dim, seq_len, kv_seq_len, window_size, scale, kv_capacity });
+    copies(SdpaSlidingParams {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        seq_len,
+        kv_seq_len,
+        window_size,
+        scale,
+        kv_capacity,
+    });
     let (num_heads, num_kv_heads, mask_type, sliding_window, softcap) = (4, 2, 0, 0, 0.0f32);
     copies(FlashAttnVecParams {
         num_heads,
@@ -63,20 +104,63 @@ fn parameter_structs() {
         sliding_window,
         softcap,
     });
-    let StridedCopyParams { rows: _, cols: _, stride_row: _, stride_col: _ } =
-        StridedCopyParams { rows: 1, cols: 2, stride_row: 3, stride_col: 4 };
+    let StridedCopyParams {
+        rows: _,
+        cols: _,
+        stride_row: _,
+        stride_col: _,
+    } = StridedCopyParams {
+        rows: 1,
+        cols: 2,
+        stride_row: 3,
+        stride_col: 4,
+    };
     let DenseGemmF16Params { m: _, n: _, k: _ } = DenseGemmF16Params { m, n, k };
-    let EmbeddingGatherParams { embed_dim: _, group_size: _, bits: _, n_tokens: _ } =
-        EmbeddingGatherParams { embed_dim: 1usize, group_size: 2usize, bits: 4u8, n_tokens: 3usize };
-    let MoeDispatchParams { input_dim: _, intermediate_dim: _, n_selected: _ } =
-        MoeDispatchParams { input_dim: 1usize, intermediate_dim: 2usize, n_selected: 3usize };
-    let MoeGateParams { hidden_dim: _, n_experts: _, top_k: _, seq_len: _, rms_eps: _ } =
-        MoeGateParams { hidden_dim: 1usize, n_experts: 2usize, top_k: 3usize, seq_len: 4usize, rms_eps: 1e-6f32 };
-    let size = MTLSize { width: 1u64, height: 2u64, depth: 3u64 };
+    let EmbeddingGatherParams {
+        embed_dim: _,
+        group_size: _,
+        bits: _,
+        n_tokens: _,
+    } = EmbeddingGatherParams {
+        embed_dim: 1usize,
+        group_size: 2usize,
+        bits: 4u8,
+        n_tokens: 3usize,
+    };
+    let MoeDispatchParams {
+        input_dim: _,
+        intermediate_dim: _,
+        n_selected: _,
+    } = MoeDispatchParams {
+        input_dim: 1usize,
+        intermediate_dim: 2usize,
+        n_selected: 3usize,
+    };
+    let MoeGateParams {
+        hidden_dim: _,
+        n_experts: _,
+        top_k: _,
+        seq_len: _,
+        rms_eps: _,
+    } = MoeGateParams {
+        hidden_dim: 1usize,
+        n_experts: 2usize,
+        top_k: 3usize,
+        seq_len: 4usize,
+        rms_eps: 1e-6f32,
+    };
+    let size = MTLSize {
+        width: 1u64,
+        height: 2u64,
+        depth: 3u64,
+    };
     copies(size);
     hashes(size);
     compares(size);
-    assert_eq!((size, MTLSize::default()), (MTLSize::new(1, 2, 3), MTLSize::new(0, 0, 0)));
+    assert_eq!(
+        (size, MTLSize::default()),
+        (MTLSize::new(1, 2, 3), MTLSize::new(0, 0, 0))
+    );
 }
 
 #[test]
@@ -98,7 +182,15 @@ fn enums() {
             }
         );
     }
-    for dtype in [DType::F32, DType::F16, DType::BF16, DType::U8, DType::U16, DType::U32, DType::I32] {
+    for dtype in [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::I32,
+    ] {
         let (bytes, name) = match dtype {
             DType::F32 => (4, "f32"),
             DType::F16 => (2, "f16"),
@@ -108,7 +200,10 @@ fn enums() {
             DType::U32 => (4, "u32"),
             DType::I32 => (4, "i32"),
         };
-        assert_eq!((dtype.size_of(), dtype.name(), dtype.to_string()), (bytes, name, name.to_owned()));
+        assert_eq!(
+            (dtype.size_of(), dtype.name(), dtype.to_string()),
+            (bytes, name, name.to_owned())
+        );
         hashes(dtype);
         compares(dtype);
     }
@@ -125,11 +220,34 @@ fn enums() {
         hashes(ty);
         compares(ty);
     }
-    let movable = [OpKind::MatMul, OpKind::MatMulId, OpKind::Norm, OpKind::Rope, OpKind::Elementwise];
-    assert!(movable.iter().chain(&[OpKind::Copy, OpKind::Gather]).all(OpKind::is_reorderable));
-    assert!(![OpKind::Sdpa, OpKind::Softmax, OpKind::MoeGate, OpKind::Other].iter().any(OpKind::is_reorderable));
-    for width in [BitWidth::Two, BitWidth::Three, BitWidth::Four, BitWidth::TwoPointFive] {
-        let config = TurboQuantConfig { bit_width: width, head_dim: 64 };
+    let movable = [
+        OpKind::MatMul,
+        OpKind::MatMulId,
+        OpKind::Norm,
+        OpKind::Rope,
+        OpKind::Elementwise,
+    ];
+    assert!(
+        movable
+            .iter()
+            .chain(&[OpKind::Copy, OpKind::Gather])
+            .all(OpKind::is_reorderable)
+    );
+    assert!(
+        ![OpKind::Sdpa, OpKind::Softmax, OpKind::MoeGate, OpKind::Other]
+            .iter()
+            .any(OpKind::is_reorderable)
+    );
+    for width in [
+        BitWidth::Two,
+        BitWidth::Three,
+        BitWidth::Four,
+        BitWidth::TwoPointFive,
+    ] {
+        let config = TurboQuantConfig {
+            bit_width: width,
+            head_dim: 64,
+        };
         assert_eq!(config.clone().bit_width, width);
         copies(width);
     }
@@ -142,14 +260,26 @@ fn errors() {
     let of = |s: &str| s.to_owned();
     for (error, words) in [
         (MlxError::DeviceNotFound, &["Metal GPU device"][..]),
-        (MlxError::CommandBufferError(of("x")), &["Command buffer error: x"]),
-        (MlxError::ShaderCompilationError { name: of("kern"), message: of("why") }, &["kern", "why"]),
+        (
+            MlxError::CommandBufferError(of("x")),
+            &["Command buffer error: x"],
+        ),
+        (
+            MlxError::ShaderCompilationError {
+                name: of("kern"),
+                message: of("why"),
+            },
+            &["kern", "why"],
+        ),
         (MlxError::BufferAllocationError { bytes: 1234 }, &["1234"]),
         (MlxError::InvalidArgument(of("x")), &["Invalid argument: x"]),
         (MlxError::KernelNotFound(of("x")), &["Kernel not found: x"]),
         (MlxError::IoError(of("x")), &["I/O error: x"]),
         (MlxError::SafetensorsError(of("x")), &["Safetensors error: x"]),
-        (MlxError::QuantConfigError(of("x")), &["Quantization config error: x"]),
+        (
+            MlxError::QuantConfigError(of("x")),
+            &["Quantization config error: x"],
+        ),
         (MlxError::UnsupportedDtype(of("x")), &["Unsupported dtype: x"]),
         (MlxError::GgufParseError(of("x")), &["GGUF parse error: x"]),
     ] {
@@ -166,7 +296,13 @@ fn files_and_weights() {
     let config = QuantizationConfig {
         bits: 4u8,
         group_size: 64usize,
-        per_tensor: HashMap::from([("x".to_owned(), TensorQuantConfig { bits: 8u8, group_size: 32usize })]),
+        per_tensor: HashMap::from([(
+            "x".to_owned(),
+            TensorQuantConfig {
+                bits: 8u8,
+                group_size: 32usize,
+            },
+        )]),
     };
     assert_eq!(config.clone().config_for_tensor("x"), (8, 32));
     let read: QuantizationConfig = serde_json::from_str("{}").unwrap();
@@ -188,16 +324,30 @@ fn files_and_weights() {
     ] {
         let is_u32 = matches!(
             value,
-            MetadataValue::Uint32(_) | MetadataValue::Uint8(_) | MetadataValue::Uint16(_) | MetadataValue::Int32(_)
+            MetadataValue::Uint32(_)
+                | MetadataValue::Uint8(_)
+                | MetadataValue::Uint16(_)
+                | MetadataValue::Int32(_)
         );
         assert_eq!(value.clone().as_u32(), is_u32.then_some(1), "{value:?}");
         let is_f32 = matches!(value, MetadataValue::Float32(_) | MetadataValue::Float64(_));
         assert_eq!(value.as_f32(), is_f32.then_some(1.0), "{value:?}");
     }
     assert_eq!(MetadataValue::Int32(-1).as_u32(), None);
-    let info =
-        TensorInfo { name: "x".to_owned(), shape: vec![2, 3], ggml_type: GgmlType::F32, offset: 0u64, byte_len: 24usize };
-    let TensorInfo { name: _, shape: _, ggml_type: _, offset: _, byte_len: _ } = info.clone();
+    let info = TensorInfo {
+        name: "x".to_owned(),
+        shape: vec![2, 3],
+        ggml_type: GgmlType::F32,
+        offset: 0u64,
+        byte_len: 24usize,
+    };
+    let TensorInfo {
+        name: _,
+        shape: _,
+        ggml_type: _,
+        offset: _,
+        byte_len: _,
+    } = info.clone();
     debugs::<QuantizedWeight>();
     debugs::<SafetensorsFile>();
     let opened = GgufFile::open(std::path::Path::new("/nowhere/x.gguf"));
@@ -209,9 +359,20 @@ fn files_and_weights() {
 fn borrowed_types_and_captured_nodes() {
     let device = MlxDevice::new().unwrap();
     let buffer = device.alloc_buffer(16, DType::F32, vec![4]).unwrap();
-    let ExpertWeights { gate_proj, up_proj: _, down_proj: _ } =
-        ExpertWeights { gate_proj: &buffer, up_proj: &buffer, down_proj: &buffer };
-    let args = [KernelArg::Buffer(gate_proj), KernelArg::BufferWithOffset(&buffer, 4), KernelArg::Bytes(&[1, 2])];
+    let ExpertWeights {
+        gate_proj,
+        up_proj: _,
+        down_proj: _,
+    } = ExpertWeights {
+        gate_proj: &buffer,
+        up_proj: &buffer,
+        down_proj: &buffer,
+    };
+    let args = [
+        KernelArg::Buffer(gate_proj),
+        KernelArg::BufferWithOffset(&buffer, 4),
+        KernelArg::Bytes(&[1, 2]),
+    ];
     for arg in args {
         match arg {
             KernelArg::Buffer(b) | KernelArg::BufferWithOffset(b, _) => assert_eq!(b.byte_len(), 16),
@@ -220,10 +381,25 @@ fn borrowed_types_and_captured_nodes() {
     }
     let metal_buffer: mlx_native::metal::Buffer = buffer.metal_buffer().clone();
     let again = MlxBuffer::from_raw(metal_buffer.clone(), DType::U8, vec![16]);
-    assert_eq!((again.contents_ptr(), again.dtype()), (buffer.contents_ptr(), DType::U8));
-    let bindings = vec![(0u64, RecordedBinding::Buffer { metal_buffer, offset: 0u64 }), (1, RecordedBinding::Bytes(vec![1]))];
+    assert_eq!(
+        (again.contents_ptr(), again.dtype()),
+        (buffer.contents_ptr(), DType::U8)
+    );
+    let bindings = vec![
+        (
+            0u64,
+            RecordedBinding::Buffer {
+                metal_buffer,
+                offset: 0u64,
+            },
+        ),
+        (1, RecordedBinding::Bytes(vec![1])),
+    ];
     let mut registry = mlx_native::KernelRegistry::new();
-    let pipeline = registry.get_pipeline("softmax_f32", device.metal_device()).unwrap().clone();
+    let pipeline = registry
+        .get_pipeline("softmax_f32", device.metal_device())
+        .unwrap()
+        .clone();
     let node = CapturedNode::Dispatch {
         pipeline,
         bindings,
@@ -236,6 +412,9 @@ fn borrowed_types_and_captured_nodes() {
         writes: vec![],
     };
     let graph = mlx_native::ComputeGraph::from_nodes(vec![node, CapturedNode::Barrier]);
-    assert_eq!((graph.len(), graph.dispatch_count(), graph.barrier_count()), (2, 1, 1));
+    assert_eq!(
+        (graph.len(), graph.dispatch_count(), graph.barrier_count()),
+        (2, 1, 1)
+    );
     assert_eq!(graph.unannotated_dispatch_count(), 1);
 }

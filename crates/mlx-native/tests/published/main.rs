@@ -6,5 +6,6 @@ mod drawn;
 mod graph;
 mod literals;
 mod refusals;
+#[rustfmt::skip] // A line for each signature.
 mod signatures;
 mod support;

@@ -44,18 +44,29 @@ pub struct Operator {
 
 impl Operator {
     fn buffers(&self, bench: &Bench) -> Vec<MlxBuffer> {
-        self.buffers.iter().map(|(dtype, n)| bench.zeros(*dtype, *n)).collect()
+        self.buffers
+            .iter()
+            .map(|(dtype, n)| bench.zeros(*dtype, *n))
+            .collect()
     }
 
     /// Calls it, and commits whatever that recorded; also how many dispatches those were.
     fn run(&self, bench: &mut Bench, buffers: &mut [MlxBuffer], sizes: &[usize]) -> (Result<()>, usize) {
         let mut encoder = bench.device.command_encoder().unwrap();
-        let call =
-            Call { encoder: &mut encoder, registry: &mut bench.registry, device: &bench.device, buffers, sizes };
+        let call = Call {
+            encoder: &mut encoder,
+            registry: &mut bench.registry,
+            device: &bench.device,
+            buffers,
+            sizes,
+        };
         let result = (self.call)(call);
         let recorded = encoder.recorded_dispatches();
         if let Err(error) = encoder.commit_and_wait() {
-            panic!("{}: the encoder cannot be committed after {result:?}: {error}", self.name);
+            panic!(
+                "{}: the encoder cannot be committed after {result:?}: {error}",
+                self.name
+            );
         }
         (result, recorded)
     }
@@ -74,7 +85,11 @@ fn every_operator_does_what_is_right() {
     for op in table::OPERATORS {
         let mut buffers = op.buffers(&bench);
         let (result, recorded) = op.run(&mut bench, &mut buffers, op.sizes);
-        assert!(result.is_ok() && recorded > 0, "{}: {result:?}, {recorded}", op.name);
+        assert!(
+            result.is_ok() && recorded > 0,
+            "{}: {result:?}, {recorded}",
+            op.name
+        );
     }
 }
 
@@ -90,7 +105,12 @@ fn a_buffer_that_is_too_short_is_refused_whatever_its_shape_says() {
             // One byte less than it needs, and next to nothing.
             for bytes in [n * dtype.size_of() - 1, 1] {
                 buffers[i] = bench.device.alloc_buffer(bytes.max(1), *dtype, vec![*n]).unwrap();
-                op.refuses(&mut bench, &mut buffers, op.sizes, &format!("buffer {i} of {bytes} bytes"));
+                op.refuses(
+                    &mut bench,
+                    &mut buffers,
+                    op.sizes,
+                    &format!("buffer {i} of {bytes} bytes"),
+                );
             }
         }
     }
@@ -119,8 +139,14 @@ fn sizes_of_zero_are_refused_or_do_nothing() {
 #[test]
 fn sizes_near_the_greatest_number_are_refused() {
     let mut bench = Bench::cpu();
-    const HUGE: [usize; 6] =
-        [u32::MAX as usize, u32::MAX as usize - 1, 1 << 31, (1 << 31) + 1, usize::MAX, usize::MAX / 2 + 1];
+    const HUGE: [usize; 6] = [
+        u32::MAX as usize,
+        u32::MAX as usize - 1,
+        1 << 31,
+        (1 << 31) + 1,
+        usize::MAX,
+        usize::MAX / 2 + 1,
+    ];
     for op in table::OPERATORS {
         for i in 0..op.sizes.len() {
             for huge in HUGE {
@@ -143,12 +169,16 @@ fn sizes_near_the_greatest_number_are_refused() {
             op.refuses(&mut bench, &mut buffers, &sizes, &format!("size {i} and 2^32"));
         }
         // All of them at once: products that overflow.
-        for huge in HUGE {
+        for huge in HUGE.into_iter().filter(|_| !op.sizes.is_empty()) {
             let sizes = vec![huge; op.sizes.len()];
             let mut buffers = op.buffers(&bench);
             let (result, recorded) = op.run(&mut bench, &mut buffers, &sizes);
             let is_nothing = result.is_ok() && recorded == 0;
-            assert!(is_nothing || matches!(result, Err(MlxError::InvalidArgument(_))), "{}: {result:?}", op.name);
+            assert!(
+                is_nothing || matches!(result, Err(MlxError::InvalidArgument(_))),
+                "{}: {result:?}",
+                op.name
+            );
         }
     }
 }

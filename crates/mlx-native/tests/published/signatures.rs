@@ -1,5 +1,7 @@
 //! Every signature that mlx-native 0.1.0 published, by its exact type: what is missing or differs does not compile.
 
+#![allow(clippy::extra_unused_lifetimes, reason = "types of sessions and pools are named by them")]
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;

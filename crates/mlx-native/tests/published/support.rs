@@ -12,22 +12,36 @@ pub struct Bench {
 
 impl Bench {
     pub fn cpu() -> Self {
-        Bench { device: MlxDevice::open(DeviceKind::Cpu).unwrap(), registry: KernelRegistry::new(), is_slow: false }
+        Bench {
+            device: MlxDevice::open(DeviceKind::Cpu).unwrap(),
+            registry: KernelRegistry::new(),
+            is_slow: false,
+        }
     }
 
     #[cfg(feature = "emulator")]
     pub fn emulator() -> Self {
         let device = MlxDevice::open(DeviceKind::Emulator).unwrap();
-        Bench { device, registry: KernelRegistry::new(), is_slow: true }
+        Bench {
+            device,
+            registry: KernelRegistry::new(),
+            is_slow: true,
+        }
     }
 
     /// `most`, or a sixteenth of it on a slow device.
     pub fn most(&self, most: usize) -> usize {
-        if self.is_slow { most.div_ceil(16).max(4).min(most) } else { most }
+        if self.is_slow {
+            most.div_ceil(16).max(4).min(most)
+        } else {
+            most
+        }
     }
 
     pub fn zeros(&self, dtype: DType, n: usize) -> MlxBuffer {
-        self.device.alloc_buffer(n * dtype.size_of(), dtype, vec![n]).unwrap()
+        self.device
+            .alloc_buffer(n * dtype.size_of(), dtype, vec![n])
+            .unwrap()
     }
 
     /// The values rounded to `dtype`.
@@ -61,7 +75,9 @@ impl Bench {
     ) -> Result<R> {
         let mut encoder = self.device.command_encoder()?;
         let result = record(&mut encoder, &mut self.registry, &self.device);
-        encoder.commit_and_wait().expect("what a call recorded, or nothing after a refusal, runs");
+        encoder
+            .commit_and_wait()
+            .expect("what a call recorded, or nothing after a refusal, runs");
         result
     }
 
@@ -83,8 +99,18 @@ fn fill(buffer: &mut MlxBuffer, bits: impl Iterator<Item = u16>) {
 pub fn values(buffer: &MlxBuffer) -> Vec<f64> {
     match buffer.dtype() {
         DType::F32 => buffer.read::<f32>().unwrap().into_iter().map(f64::from).collect(),
-        DType::F16 => buffer.read::<u16>().unwrap().into_iter().map(|b| f16::from_bits(b).to_f64()).collect(),
-        DType::BF16 => buffer.read::<u16>().unwrap().into_iter().map(|b| bf16::from_bits(b).to_f64()).collect(),
+        DType::F16 => buffer
+            .read::<u16>()
+            .unwrap()
+            .into_iter()
+            .map(|b| f16::from_bits(b).to_f64())
+            .collect(),
+        DType::BF16 => buffer
+            .read::<u16>()
+            .unwrap()
+            .into_iter()
+            .map(|b| bf16::from_bits(b).to_f64())
+            .collect(),
         DType::U32 => buffer.read::<u32>().unwrap().into_iter().map(f64::from).collect(),
         _ => buffer.read::<u8>().unwrap().into_iter().map(f64::from).collect(),
     }

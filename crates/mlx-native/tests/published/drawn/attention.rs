@@ -28,7 +28,11 @@ impl Shape {
             batch: r.range(1, 2),
             heads: kv_heads * r.range(1, 7),
             kv_heads,
-            dim: r.pick(if b.is_slow { &[1, 20, 64] } else { &[1, 33, 64, 80, 96, 128, 192, 256, 512] }),
+            dim: r.pick(if b.is_slow {
+                &[1, 20, 64]
+            } else {
+                &[1, 33, 64, 80, 96, 128, 192, 256, 512]
+            }),
             seq: r.range(1, keys.min(12)),
             keys,
             capacity: keys + r.range(0, 9),
@@ -55,10 +59,19 @@ impl Shape {
     }
 
     /// The reference; `first(position)` is the first key that a query at `position` sees.
-    fn attend(&self, [q, k, v]: [&[f64]; 3], score: impl Fn(f64) -> f64, first: impl Fn(usize) -> usize) -> Vec<f64> {
+    fn attend(
+        &self,
+        [q, k, v]: [&[f64]; 3],
+        score: impl Fn(f64) -> f64,
+        first: impl Fn(usize) -> usize,
+    ) -> Vec<f64> {
         let mut out = Vec::new();
         for row in 0..self.batch * self.heads * self.seq {
-            let (batch, head, i) = (row / self.seq / self.heads, row / self.seq % self.heads, row % self.seq);
+            let (batch, head, i) = (
+                row / self.seq / self.heads,
+                row / self.seq % self.heads,
+                row % self.seq,
+            );
             let kv_head = batch * self.kv_heads + head / (self.heads / self.kv_heads);
             let position = self.keys - self.seq + i;
             let at = |key: usize| (kv_head * self.capacity + key) * self.dim;
@@ -72,7 +85,11 @@ impl Shape {
             let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
             let sum: f64 = weights.iter().sum();
             out.extend((0..self.dim).map(|c| {
-                seen.clone().zip(&weights).map(|(key, w)| w * v[at(key) + c]).sum::<f64>() / sum
+                seen.clone()
+                    .zip(&weights)
+                    .map(|(key, w)| w * v[at(key) + c])
+                    .sum::<f64>()
+                    / sum
             }));
         }
         out
@@ -95,7 +112,11 @@ pub fn sdpa(b: &mut Bench, r: &mut Rng) {
         kv_capacity: s.capacity as u32,
     };
     b.run(|e, reg, d| mlx_native::ops::sdpa::sdpa(e, reg, d, &q, &k, &v, &out, &params, s.batch as u32));
-    let want = s.attend([&values(&q), &values(&k), &values(&v)], |x| x * f64::from(scale), |_| 0);
+    let want = s.attend(
+        [&values(&q), &values(&k), &values(&v)],
+        |x| x * f64::from(scale),
+        |_| 0,
+    );
     close("sdpa", &values(&out), &want, tolerance(dtype));
 }
 
@@ -120,13 +141,22 @@ pub fn sdpa_sliding(b: &mut Bench, r: &mut Rng) {
     });
     // One key more than the window.
     let first = |position: usize| position.saturating_sub(window as usize);
-    let want = s.attend([&values(&q), &values(&k), &values(&v)], |x| x * f64::from(0.2f32), first);
+    let want = s.attend(
+        [&values(&q), &values(&k), &values(&v)],
+        |x| x * f64::from(0.2f32),
+        first,
+    );
     close("sdpa_sliding", &values(&out), &want, tolerance(dtype));
 }
 
 /// Mask, window and cap of a decode attention, and the functions that they mean.
 fn decode(r: &mut Rng, s: &Shape) -> (u32, u32, f32, f32) {
-    (r.range(0, 2) as u32, r.range(0, s.keys + 2) as u32, r.pick(&[0.0, 0.0, 5.0]), r.pick(&[1.0, 0.1]))
+    (
+        r.range(0, 2) as u32,
+        r.range(0, s.keys + 2) as u32,
+        r.pick(&[0.0, 0.0, 5.0]),
+        r.pick(&[1.0, 0.1]),
+    )
 }
 
 fn score(scale: f32, softcap: f32) -> impl Fn(f64) -> f64 {
@@ -137,12 +167,24 @@ fn score(scale: f32, softcap: f32) -> impl Fn(f64) -> f64 {
 }
 
 fn first_key(s: &Shape, mask_type: u32, window: u32) -> usize {
-    if mask_type == 2 && window > 0 { s.keys.saturating_sub(window as usize) } else { 0 }
+    if mask_type == 2 && window > 0 {
+        s.keys.saturating_sub(window as usize)
+    } else {
+        0
+    }
 }
 
 pub fn flash_attn_vec(b: &mut Bench, r: &mut Rng) {
-    let mut s = Shape { batch: 1, seq: 1, ..Shape::draw(b, r) };
-    s.dim = if b.is_slow { 40 } else { r.pick(&[1, 64, 100, 256, 512]) };
+    let mut s = Shape {
+        batch: 1,
+        seq: 1,
+        ..Shape::draw(b, r)
+    };
+    s.dim = if b.is_slow {
+        40
+    } else {
+        r.pick(&[1, 64, 100, 256, 512])
+    };
     let (mask_type, sliding_window, softcap, scale) = decode(r, &s);
     let dtype = r.pick(&[DType::F32, DType::F16]);
     let q = b.floats(DType::F32, &r.floats(s.q_len(), 1.0));
@@ -164,20 +206,43 @@ pub fn flash_attn_vec(b: &mut Bench, r: &mut Rng) {
     };
     b.run(|e, reg, d| flash::flash_attn_vec(e, reg, d, &q, &k, &v, &out, &tmp, &params));
     let first = first_key(&s, mask_type, sliding_window);
-    let want = s.attend([&values(&q), &values(&k), &values(&v)], score(scale, softcap), |_| first);
-    close("flash_attn_vec", &values(&out), &want, if dtype == DType::F16 { 3e-3 } else { 2e-5 });
+    let want = s.attend(
+        [&values(&q), &values(&k), &values(&v)],
+        score(scale, softcap),
+        |_| first,
+    );
+    close(
+        "flash_attn_vec",
+        &values(&out),
+        &want,
+        if dtype == DType::F16 { 3e-3 } else { 2e-5 },
+    );
 }
 
 pub fn flash_attn_vec_tq(b: &mut Bench, r: &mut Rng) {
-    let mut s = Shape { batch: 1, seq: 1, ..Shape::draw(b, r) };
-    s.dim = if b.is_slow { 32 } else { r.pick(&[2, 64, 128, 256, 512]) };
+    let mut s = Shape {
+        batch: 1,
+        seq: 1,
+        ..Shape::draw(b, r)
+    };
+    s.dim = if b.is_slow {
+        32
+    } else {
+        r.pick(&[2, 64, 128, 256, 512])
+    };
     let (mask_type, sliding_window, softcap, scale) = decode(r, &s);
     let q = b.floats(DType::F32, &r.floats(s.q_len(), 1.0));
     let slots = s.kv_heads * s.capacity;
     let mut draw = || {
         let packed = r.bytes(slots * s.dim / 2);
         let norms: Vec<f32> = (0..slots)
-            .map(|i| if i % s.capacity < s.keys { r.signed().abs() * 4.0 } else { f32::NAN })
+            .map(|i| {
+                if i % s.capacity < s.keys {
+                    r.signed().abs() * 4.0
+                } else {
+                    f32::NAN
+                }
+            })
             .collect();
         let level = |i: usize| {
             let nibble = packed[i / 2] >> (4 * (i % 2)) & 15;
@@ -203,7 +268,9 @@ pub fn flash_attn_vec_tq(b: &mut Bench, r: &mut Rng) {
         softcap,
     };
     b.run(|e, reg, d| {
-        tq::flash_attn_vec_tq(e, reg, d, &q, &k_packed, &k_norms, &v_packed, &v_norms, &out, &tmp, &params)
+        tq::flash_attn_vec_tq(
+            e, reg, d, &q, &k_packed, &k_norms, &v_packed, &v_norms, &out, &tmp, &params,
+        )
     });
     let mut turned = values(&q);
     turned.chunks_mut(s.dim).for_each(transform);

@@ -31,28 +31,44 @@ pub fn moe_gate(b: &mut Bench, r: &mut Rng) {
     let x = b.floats(DType::BF16, &r.floats(seq * hidden, 2.0));
     let router = b.floats(DType::F32, &r.floats(experts * hidden, 1.0));
     let weight = b.floats(DType::F32, &r.floats(hidden, 2.0));
-    let scale = b.floats(DType::F32, &(0..experts).map(|_| r.signed().abs() + 0.1).collect::<Vec<_>>());
+    let scale = b.floats(
+        DType::F32,
+        &(0..experts).map(|_| r.signed().abs() + 0.1).collect::<Vec<_>>(),
+    );
     let (ids, weights) = (b.zeros(DType::U32, seq * k), b.zeros(DType::F32, seq * k));
-    let params = MoeGateParams { hidden_dim: hidden, n_experts: experts, top_k: k, seq_len: seq, rms_eps: 1e-6 };
+    let params = MoeGateParams {
+        hidden_dim: hidden,
+        n_experts: experts,
+        top_k: k,
+        seq_len: seq,
+        rms_eps: 1e-6,
+    };
     b.run(|e, reg, d| {
         let device = d.metal_device();
-        mlx_native::ops::moe_gate::moe_gate(e, reg, device, &x, &router, &weight, &scale, &ids, &weights, &params)
+        mlx_native::ops::moe_gate::moe_gate(
+            e, reg, device, &x, &router, &weight, &scale, &ids, &weights, &params,
+        )
     });
     let (x, router, weight, scale) = (values(&x), values(&router), values(&weight), values(&scale));
     let (ids, weights) = (ids.read::<u32>().unwrap(), values(&weights));
     for (t, x) in x.chunks(hidden).enumerate() {
         let root = (x.iter().map(|v| v * v).sum::<f64>() / hidden as f64 + 1e-6).sqrt();
         let normed: Vec<f64> = x.iter().zip(&weight).map(|(x, w)| x / root * w).collect();
-        let logits: Vec<f64> =
-            router.chunks(hidden).map(|row| row.iter().zip(&normed).map(|(r, n)| r * n).sum()).collect();
+        let logits: Vec<f64> = router
+            .chunks(hidden)
+            .map(|row| row.iter().zip(&normed).map(|(r, n)| r * n).sum())
+            .collect();
         let chosen = &ids[t * k..][..k];
         // Logits whose sums in f32 may order otherwise: compare what they are worth.
         let want: Vec<f64> = top(&logits, k).iter().map(|i| logits[*i]).collect();
         let got: Vec<f64> = chosen.iter().map(|i| logits[*i as usize]).collect();
         close("logits of the chosen", &got, &want, 1e-4);
         let highest = got.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let parts: Vec<f64> =
-            chosen.iter().zip(&got).map(|(i, l)| (l - highest).exp() * scale[*i as usize]).collect();
+        let parts: Vec<f64> = chosen
+            .iter()
+            .zip(&got)
+            .map(|(i, l)| (l - highest).exp() * scale[*i as usize])
+            .collect();
         close("weights", &weights[t * k..][..k], &shares(&parts), 1e-3);
     }
 }
@@ -68,13 +84,27 @@ pub fn fused_moe_routing(b: &mut Bench, r: &mut Rng) {
     b.run(|e, reg, d| {
         let device = d.metal_device();
         dispatch_fused_moe_routing_f32(
-            e, reg, device, &logit_buffer, &ids, &weights, &scale_buffer, experts as u32, k as u32,
+            e,
+            reg,
+            device,
+            &logit_buffer,
+            &ids,
+            &weights,
+            &scale_buffer,
+            experts as u32,
+            k as u32,
         )
     });
     let logits: Vec<f64> = logits.iter().map(|l| f64::from(*l)).collect();
     let chosen = top(&logits, k);
-    assert_eq!(ids.read::<u32>().unwrap(), chosen.iter().map(|i| *i as u32).collect::<Vec<_>>());
-    let parts: Vec<f64> = chosen.iter().map(|i| logits[*i].exp() * f64::from(scale[*i])).collect();
+    assert_eq!(
+        ids.read::<u32>().unwrap(),
+        chosen.iter().map(|i| *i as u32).collect::<Vec<_>>()
+    );
+    let parts: Vec<f64> = chosen
+        .iter()
+        .map(|i| logits[*i].exp() * f64::from(scale[*i]))
+        .collect();
     close("weights", &values(&weights), &shares(&parts), 1e-5);
 }
 
@@ -88,43 +118,72 @@ pub fn gather_topk_weights(b: &mut Bench, r: &mut Rng) {
     let (p, s) = (b.floats(DType::F32, &probs), b.floats(DType::F32, &scale));
     let (sorted, ids, weights) = (b.words(&order), b.zeros(DType::U32, k), b.zeros(DType::F32, k));
     b.run(|e, reg, d| {
-        moe::moe_gather_topk_weights_encode(e, reg, d.metal_device(), &p, &sorted, &s, &ids, &weights, experts, k)
+        moe::moe_gather_topk_weights_encode(
+            e,
+            reg,
+            d.metal_device(),
+            &p,
+            &sorted,
+            &s,
+            &ids,
+            &weights,
+            experts,
+            k,
+        )
     });
     assert_eq!(ids.read::<u32>().unwrap(), order[..k]);
     let best: Vec<f64> = order[..k].iter().map(|i| f64::from(probs[*i as usize])).collect();
-    let want: Vec<f64> =
-        shares(&best).iter().zip(&order).map(|(w, i)| w * f64::from(scale[*i as usize])).collect();
+    let want: Vec<f64> = shares(&best)
+        .iter()
+        .zip(&order)
+        .map(|(w, i)| w * f64::from(scale[*i as usize]))
+        .collect();
     close("weights", &values(&weights), &want, 1e-5);
 }
 
 pub fn moe_dispatch(b: &mut Bench, r: &mut Rng) {
     let (input, inner, n) = (r.range(1, b.most(120)), r.range(1, b.most(150)), r.range(1, 4));
     let x = b.floats(DType::F32, &r.floats(input, 1.0));
-    let experts: Vec<_> =
-        (0..n).map(|_| [0; 3].map(|_| b.floats(DType::F32, &r.floats(input * inner, 0.5)))).collect();
+    let experts: Vec<_> = (0..n)
+        .map(|_| [0; 3].map(|_| b.floats(DType::F32, &r.floats(input * inner, 0.5))))
+        .collect();
     let routing: Vec<f32> = (0..n).map(|_| r.pick(&[0.0, 0.3, -0.5, 1.5])).collect();
     let out = b.zeros(DType::F32, input);
     let [gate, up, hidden] = [0; 3].map(|_| b.zeros(DType::F32, inner));
     let expert = b.zeros(DType::F32, input);
     let list: Vec<ExpertWeights<'_>> = experts
         .iter()
-        .map(|[gate_proj, up_proj, down_proj]| ExpertWeights { gate_proj, up_proj, down_proj })
+        .map(|[gate_proj, up_proj, down_proj]| ExpertWeights {
+            gate_proj,
+            up_proj,
+            down_proj,
+        })
         .collect();
-    let params = MoeDispatchParams { input_dim: input, intermediate_dim: inner, n_selected: n };
+    let params = MoeDispatchParams {
+        input_dim: input,
+        intermediate_dim: inner,
+        n_selected: n,
+    };
     b.run(|e, reg, d| {
         let device = d.metal_device();
-        moe::moe_dispatch(e, reg, device, &x, &list, &routing, &out, &gate, &up, &hidden, &expert, &params)
+        moe::moe_dispatch(
+            e, reg, device, &x, &list, &routing, &out, &gate, &up, &hidden, &expert, &params,
+        )
     });
     let x = values(&x);
     let times = |w: &[f64], x: &[f64]| -> Vec<f64> {
-        w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+        w.chunks(x.len())
+            .map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum())
+            .collect()
     };
     let mut want = vec![0.0; input];
     for ([gate, up, down], weight) in experts.iter().zip(&routing) {
         let (gate, up) = (times(&values(gate), &x), times(&values(up), &x));
         let hidden: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| gelu(*g) * u).collect();
         let result = times(&values(down), &hidden);
-        want.iter_mut().zip(result).for_each(|(sum, v)| *sum += f64::from(*weight) * v);
+        want.iter_mut()
+            .zip(result)
+            .for_each(|(sum, v)| *sum += f64::from(*weight) * v);
     }
     close("moe_dispatch", &values(&out), &want, 1e-4);
 }
@@ -142,10 +201,19 @@ pub fn parts(b: &mut Bench, r: &mut Rng) {
     let both = values(&gate_up);
     let want: Vec<f64> = both
         .chunks(2 * inner)
-        .flat_map(|row| (0..inner).map(|i| gelu(row[i]) * row[inner + i]).collect::<Vec<_>>())
+        .flat_map(|row| {
+            (0..inner)
+                .map(|i| gelu(row[i]) * row[inner + i])
+                .collect::<Vec<_>>()
+        })
         .collect();
     close("swiglu_batch", &values(&out), &want, 1e-5);
-    close("swiglu_fused_offset", &values(&one)[3..], &want[slot * inner..][..inner], 1e-5);
+    close(
+        "swiglu_fused_offset",
+        &values(&one)[3..],
+        &want[slot * inner..][..inner],
+        1e-5,
+    );
     let weights = b.floats(DType::F32, &r.floats(k, 2.0));
     let (sum, factor) = (b.zeros(DType::F32, inner), r.signed());
     b.run(|e, reg, d| {

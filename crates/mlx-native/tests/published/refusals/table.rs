@@ -13,7 +13,8 @@ use mlx_native::ops::moe_gate::MoeGateParams;
 use mlx_native::ops::sdpa::SdpaParams;
 use mlx_native::ops::sdpa_sliding::SdpaSlidingParams;
 use mlx_native::{
-    GgmlQuantizedMatmulIdParams, GgmlQuantizedMatmulParams, GgmlType, QuantizedMatmulIdParams, QuantizedMatmulParams,
+    GgmlQuantizedMatmulIdParams, GgmlQuantizedMatmulParams, GgmlType, QuantizedMatmulIdParams,
+    QuantizedMatmulParams,
 };
 
 use super::Operator;

@@ -76,8 +76,9 @@ fn facts(host: &MetalHost) -> Result<Facts> {
     // SAFETY: sysconf has no preconditions.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).ok().filter(|p| p.is_power_of_two());
-    let page = page
-        .ok_or_else(|| MlxError::DeviceUnavailable("the system does not tell the size of its pages".into()))?;
+    let page = page.ok_or_else(|| {
+        MlxError::DeviceUnavailable("the system does not tell the size of its pages".into())
+    })?;
     let memory = physical_memory().unwrap_or(8 << 30);
     Ok(Facts {
         name: "Metal host code over the emulator".to_owned(),
