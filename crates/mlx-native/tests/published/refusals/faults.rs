@@ -517,3 +517,28 @@ fn codebooks_of_any_size() {
         }
     }
 }
+
+#[test]
+fn texts_of_ones_own_that_come_to_no_pipeline() {
+    let mut b = Bench::cpu();
+    let count = b.registry.source_count();
+    // A text that is none, and one that the cpu has no body for.
+    for text in [
+        "this is no kernel",
+        "kernel void mine(device float *x [[buffer(0)]]) { x[0] = 1.0f; }",
+    ] {
+        b.registry.register_source("mine", text);
+        match b.registry.get_pipeline("mine", b.device.metal_device()) {
+            Err(MlxError::ShaderCompilationError { name, message }) => {
+                assert!(name == "mine" && !message.is_empty())
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(
+            (b.registry.source_count(), b.registry.is_cached("mine")),
+            (count + 1, false)
+        );
+    }
+    let unknown = b.registry.get_pipeline("unknown", b.device.metal_device()).err();
+    assert_eq!(unknown, Some(MlxError::KernelNotFound("unknown".to_owned())));
+}
