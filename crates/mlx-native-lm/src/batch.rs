@@ -201,7 +201,13 @@ impl Batch {
             None => return Err(unknown()),
         };
         // What the device computes ahead is forgotten: work that comes after it in the queue may use its blocks.
-        let ahead: usize = self.flights.iter().flat_map(Flight::all).filter(|(i, _)| *i == id).map(|(_, n)| n).sum();
+        let ahead: usize = self
+            .flights
+            .iter()
+            .flat_map(Flight::all)
+            .filter(|(i, _)| *i == id)
+            .map(|(_, n)| n)
+            .sum();
         let len = sequence.state.len();
         sequence.state.truncate(len - ahead)?;
         Ok(sequence.state)
@@ -250,7 +256,11 @@ impl Batch {
     /// Whether a step would do something.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.flights.is_empty() || self.sequences.iter().any(|s| s.fed < s.tokens.len() && !s.has_ended())
+        !self.flights.is_empty()
+            || self
+                .sequences
+                .iter()
+                .any(|s| s.fed < s.tokens.len() && !s.has_ended())
     }
 
     fn get(&self, id: SequenceId) -> Option<&Sequence> {
@@ -288,7 +298,9 @@ impl Batch {
     fn submit(&mut self, decoder: &mut Decoder, plan: &[(usize, usize)]) -> Result<()> {
         // Sequences in the order of the plan.
         let mut order = vec![None; self.sequences.len()];
-        plan.iter().enumerate().for_each(|(at, (i, n))| order[*i] = Some((at, *n)));
+        plan.iter()
+            .enumerate()
+            .for_each(|(at, (i, n))| order[*i] = Some((at, *n)));
         let mut rows: Vec<(usize, Rows<'_>)> = Vec::new();
         let (mut members, mut others) = (vec![None; plan.len()], Vec::new());
         let mut wishes = vec![None; plan.len()];
@@ -298,7 +310,14 @@ impl Batch {
             let is_last = s.fed + n == s.tokens.len();
             let tokens = &s.tokens[s.fed..s.fed + n];
             let wanted = if is_last { Wanted::Last } else { Wanted::None };
-            rows.push((at, Rows { tokens, state: &mut s.state, wanted }));
+            rows.push((
+                at,
+                Rows {
+                    tokens,
+                    state: &mut s.state,
+                    wanted,
+                },
+            ));
             if is_last {
                 members[at] = Some((s.id, n));
                 is_any_on_device |= s.sampling.is_some();
@@ -314,49 +333,88 @@ impl Batch {
         let mut choice = None;
         if is_any_on_device {
             let wishes: Vec<Wish<'_>> = (wishes.into_iter().flatten())
-                .map(|(sampling, history, count)| Wish { sampling, history, count })
+                .map(|(sampling, history, count)| Wish {
+                    sampling,
+                    history,
+                    count,
+                })
                 .collect();
             self.chooser.set(&wishes)?;
             choice = Some(self.chooser.choose(decoder, members.len())?);
         }
-        self.flights.push_back(Flight { work, choice, members, others });
+        self.flights.push_back(Flight {
+            work,
+            choice,
+            members,
+            others,
+        });
         Ok(())
     }
 
     /// Whether the step after the one in flight is known already, but for its ids: the same sequences, one token each.
     fn can_run_ahead(&self, decoder: &Decoder) -> bool {
-        let Some(flight) = self.flights.front() else { return false };
+        let Some(flight) = self.flights.front() else {
+            return false;
+        };
         let goes_on = |(s, (id, _)): (&Sequence, &(SequenceId, usize))| {
             s.id == *id && s.sampling.is_some() && s.chosen + 1 < s.max_tokens
         };
         let same = flight.members.len() == self.sequences.len() && flight.others.is_empty();
         let fits = flight.members.len() <= decoder.chunk();
-        same && fits && decoder.can_run_ahead() && self.in_order(flight).into_iter().zip(&flight.members).all(goes_on)
+        same && fits
+            && decoder.can_run_ahead()
+            && self
+                .in_order(flight)
+                .into_iter()
+                .zip(&flight.members)
+                .all(goes_on)
     }
 
     /// The sequences in the order of a flight.
     fn in_order(&self, flight: &Flight) -> Vec<&Sequence> {
-        flight.members.iter().filter_map(|(id, _)| self.get(*id)).collect()
+        flight
+            .members
+            .iter()
+            .filter_map(|(id, _)| self.get(*id))
+            .collect()
     }
 
     fn run_ahead(&mut self, decoder: &mut Decoder) -> Result<()> {
-        let Some(flight) = self.flights.front() else { return Ok(()) };
+        let Some(flight) = self.flights.front() else {
+            return Ok(());
+        };
         let members: Vec<_> = flight.members.iter().map(|(id, _)| (*id, 1)).collect();
         let place = |id: SequenceId| members.iter().position(|(i, _)| *i == id);
         let mut rows: Vec<(Option<usize>, Rows<'_>)> = (self.sequences.iter_mut())
-            .map(|s| (place(s.id), Rows { tokens: &[0], state: &mut s.state, wanted: Wanted::Last }))
+            .map(|s| {
+                (
+                    place(s.id),
+                    Rows {
+                        tokens: &[0],
+                        state: &mut s.state,
+                        wanted: Wanted::Last,
+                    },
+                )
+            })
             .collect();
         rows.sort_by_key(|(at, _)| *at);
         let mut rows: Vec<Rows<'_>> = rows.into_iter().map(|(_, row)| row).collect();
         let work = decoder.submit(&mut rows, true)?;
         let choice = Some(self.chooser.choose(decoder, members.len())?);
-        self.flights.push_back(Flight { work, choice, members, others: Vec::new() });
+        self.flights.push_back(Flight {
+            work,
+            choice,
+            members,
+            others: Vec::new(),
+        });
         Ok(())
     }
 
     /// What came out of the oldest step.
     fn land(&mut self, decoder: &Decoder) -> Result<Vec<(SequenceId, Output)>> {
-        let Some(flight) = self.flights.pop_front() else { return Ok(Vec::new()) };
+        let Some(flight) = self.flights.pop_front() else {
+            return Ok(Vec::new());
+        };
         let tokens = match &flight.choice {
             Some(choice) => self.chooser.read(choice, flight.members.len())?,
             None => {

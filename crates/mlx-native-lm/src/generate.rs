@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::batch::Line;
 use crate::detokenizer::Detokenizer;
 use crate::error::{LmError, Result};
-use crate::batch::Line;
 use crate::model::{Decoder, SequenceState};
 use crate::sampling::{Sampler, SamplingParams};
 use crate::tokenizer::Tokenizer;
@@ -155,7 +155,13 @@ pub fn generate(
         start,
         prompt: prompt.len(),
     };
-    let result = run.go(decoder, &mut line, &mut detokenizer, &mut generation, &mut on_event);
+    let result = run.go(
+        decoder,
+        &mut line,
+        &mut detokenizer,
+        &mut generation,
+        &mut on_event,
+    );
     // Whatever happened, the caller keeps what was computed.
     let state = line.finish().map(|state| *cache = state);
     result.and(state)?;

@@ -51,9 +51,7 @@ pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
-pub use model::{
-    Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted,
-};
+pub use model::{Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};

@@ -12,7 +12,9 @@ use mlx_native_lm::{
 const MODELS: [&str; 4] = ["qwen3-4bit", "llama-8bit", "llama-bf16-tied", "qwen3-f32"];
 
 fn open(name: &str, chunk: usize) -> Decoder {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/models")
+        .join(name);
     let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
     let options = ModelOptions {
         dtype: Some(DType::F32),
@@ -22,7 +24,9 @@ fn open(name: &str, chunk: usize) -> Decoder {
 }
 
 fn prompt(n: usize, seed: usize, vocab: usize) -> Vec<u32> {
-    (0..n).map(|i| ((i * 31 + seed * 17 + i * i * 7) % vocab) as u32).collect()
+    (0..n)
+        .map(|i| ((i * 31 + seed * 17 + i * i * 7) % vocab) as u32)
+        .collect()
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -35,7 +39,11 @@ fn a_row_has_the_same_bits_alone_in_company_and_however_it_was_cut() {
         let mut decoder = open(name, 256);
         decoder.set_row_independent(true);
         let vocab = decoder.spec().vocab_size;
-        let prompts: Vec<Vec<u32>> = [70, 1, 33, 9, 130].iter().enumerate().map(|(i, n)| prompt(*n, i, vocab)).collect();
+        let prompts: Vec<Vec<u32>> = [70, 1, 33, 9, 130]
+            .iter()
+            .enumerate()
+            .map(|(i, n)| prompt(*n, i, vocab))
+            .collect();
         let mut alone = Vec::new();
         for prompt in &prompts {
             let mut state = decoder.new_state(0).unwrap();
@@ -60,8 +68,16 @@ fn a_row_has_the_same_bits_alone_in_company_and_however_it_was_cut() {
                     if end == fed[i] {
                         continue;
                     }
-                    let wanted = if end == prompts[i].len() { Wanted::Last } else { Wanted::None };
-                    rows.push(Rows { tokens: &prompts[i][fed[i]..end], state, wanted });
+                    let wanted = if end == prompts[i].len() {
+                        Wanted::Last
+                    } else {
+                        Wanted::None
+                    };
+                    rows.push(Rows {
+                        tokens: &prompts[i][fed[i]..end],
+                        state,
+                        wanted,
+                    });
                     whose.push(i);
                     fed[i] = end;
                 }
@@ -74,35 +90,63 @@ fn a_row_has_the_same_bits_alone_in_company_and_however_it_was_cut() {
             }
             for (at, next) in [3u32, 5, 8].into_iter().enumerate() {
                 let mut rows: Vec<_> = (states.iter_mut())
-                    .map(|state| Rows { tokens: std::slice::from_ref(&next), state, wanted: Wanted::Last })
+                    .map(|state| Rows {
+                        tokens: std::slice::from_ref(&next),
+                        state,
+                        wanted: Wanted::Last,
+                    })
                     .collect();
                 for (i, logits) in decoder.step(&mut rows).unwrap().iter().enumerate() {
-                    assert_eq!(bits(logits), alone[i][at + 1], "{name}: sequence {i}, token {at}, cut {cut}");
+                    assert_eq!(
+                        bits(logits),
+                        alone[i][at + 1],
+                        "{name}: sequence {i}, token {at}, cut {cut}"
+                    );
                 }
             }
         }
     }
 }
 
-fn add(batch: &mut Batch, decoder: &Decoder, params: &SamplingParams, prompt: &[u32], max: usize, host: bool) -> (SequenceId, Sampler) {
+fn add(
+    batch: &mut Batch,
+    decoder: &Decoder,
+    params: &SamplingParams,
+    prompt: &[u32],
+    max: usize,
+    host: bool,
+) -> (SequenceId, Sampler) {
     let sampler = Sampler::new(params).unwrap();
     let sampling = sampler.on_device().filter(|_| !host);
     let state = decoder.new_state(0).unwrap();
-    let new = NewSequence { state, history: Vec::new(), sampling, max_tokens: max };
+    let new = NewSequence {
+        state,
+        history: Vec::new(),
+        sampling,
+        max_tokens: max,
+    };
     let id = batch.add(decoder, new).unwrap();
     batch.append(id, prompt).unwrap();
     (id, sampler)
 }
 
 /// Steps until nothing is left to do; tokens of each sequence.
-fn run(batch: &mut Batch, decoder: &mut Decoder, samplers: &mut BTreeMap<SequenceId, Sampler>) -> BTreeMap<SequenceId, Vec<u32>> {
+fn run(
+    batch: &mut Batch,
+    decoder: &mut Decoder,
+    samplers: &mut BTreeMap<SequenceId, Sampler>,
+) -> BTreeMap<SequenceId, Vec<u32>> {
     let mut all: BTreeMap<SequenceId, Vec<u32>> = BTreeMap::new();
     while batch.has_work() {
         for (id, output) in batch.step(decoder).unwrap() {
             let token = match output {
                 Output::Token(token) => token,
                 Output::Logits(mut logits) => {
-                    let token = samplers.get_mut(&id).unwrap().sample(&mut logits, batch.tokens(id)).unwrap();
+                    let token = samplers
+                        .get_mut(&id)
+                        .unwrap()
+                        .sample(&mut logits, batch.tokens(id))
+                        .unwrap();
                     batch.push(id, token).unwrap();
                     token
                 }
@@ -117,20 +161,57 @@ fn run(batch: &mut Batch, decoder: &mut Decoder, samplers: &mut BTreeMap<Sequenc
 fn the_device_chooses_the_tokens_that_the_host_chooses() {
     let mut decoder = open("qwen3-4bit", 64);
     let vocab = decoder.spec().vocab_size;
-    let plain = SamplingParams { seed: Some(11), ..SamplingParams::default() };
-    let warm = SamplingParams { temperature: 0.9, ..plain.clone() };
+    let plain = SamplingParams {
+        seed: Some(11),
+        ..SamplingParams::default()
+    };
+    let warm = SamplingParams {
+        temperature: 0.9,
+        ..plain.clone()
+    };
     let chains = [
         plain.clone(),
         warm.clone(),
-        SamplingParams { top_k: 9, ..warm.clone() },
-        SamplingParams { top_p: 0.8, ..warm.clone() },
-        SamplingParams { min_p: 0.05, temperature: 1.7, ..warm.clone() },
-        SamplingParams { repetition_penalty: Some(1.3), ..plain.clone() },
-        SamplingParams { presence_penalty: Some(0.7), frequency_penalty: Some(0.4), ..warm.clone() },
-        SamplingParams { top_k: 30, top_p: 0.9, min_p: 0.01, repetition_penalty: Some(1.1), repetition_context_size: 5, ..warm.clone() },
+        SamplingParams {
+            top_k: 9,
+            ..warm.clone()
+        },
+        SamplingParams {
+            top_p: 0.8,
+            ..warm.clone()
+        },
+        SamplingParams {
+            min_p: 0.05,
+            temperature: 1.7,
+            ..warm.clone()
+        },
+        SamplingParams {
+            repetition_penalty: Some(1.3),
+            ..plain.clone()
+        },
+        SamplingParams {
+            presence_penalty: Some(0.7),
+            frequency_penalty: Some(0.4),
+            ..warm.clone()
+        },
+        SamplingParams {
+            top_k: 30,
+            top_p: 0.9,
+            min_p: 0.01,
+            repetition_penalty: Some(1.1),
+            repetition_context_size: 5,
+            ..warm.clone()
+        },
         // What the device cannot do: the host does it, in the same batch.
-        SamplingParams { xtc_probability: 1.0, xtc_threshold: 0.05, ..warm.clone() },
-        SamplingParams { logit_bias: BTreeMap::from([(3, 5.0)]), ..warm },
+        SamplingParams {
+            xtc_probability: 1.0,
+            xtc_threshold: 0.05,
+            ..warm.clone()
+        },
+        SamplingParams {
+            logit_bias: BTreeMap::from([(3, 5.0)]),
+            ..warm
+        },
     ];
     let mut tokens: Vec<Vec<Vec<u32>>> = Vec::new();
     for host in [false, true] {
@@ -148,9 +229,20 @@ fn the_device_chooses_the_tokens_that_the_host_chooses() {
         let mut batch = Batch::new(&decoder).unwrap();
         let mut samplers = BTreeMap::new();
         for (i, params) in chains.iter().enumerate() {
-            samplers.extend([add(&mut batch, &decoder, params, &prompt(5 + i, i, vocab), 40, host)]);
+            samplers.extend([add(
+                &mut batch,
+                &decoder,
+                params,
+                &prompt(5 + i, i, vocab),
+                40,
+                host,
+            )]);
         }
-        tokens.push(run(&mut batch, &mut decoder, &mut samplers).into_values().collect());
+        tokens.push(
+            run(&mut batch, &mut decoder, &mut samplers)
+                .into_values()
+                .collect(),
+        );
     }
     assert!(tokens.iter().flatten().all(|list| list.len() == 40));
     for (way, lists) in tokens.iter().enumerate() {
@@ -165,19 +257,30 @@ fn the_device_chooses_the_tokens_that_the_host_chooses() {
 fn sequences_come_and_go_and_their_states_are_what_they_would_be_alone() {
     let mut decoder = open("qwen3-f32", 32);
     let vocab = decoder.spec().vocab_size;
-    let params = SamplingParams { temperature: 0.7, seed: Some(5), ..SamplingParams::default() };
+    let params = SamplingParams {
+        temperature: 0.7,
+        seed: Some(5),
+        ..SamplingParams::default()
+    };
     let mut alone = |n: usize, max: usize| {
         let mut batch = Batch::new(&decoder).unwrap();
         let (id, sampler) = add(&mut batch, &decoder, &params, &prompt(n, n, vocab), max, false);
-        run(&mut batch, &mut decoder, &mut BTreeMap::from([(id, sampler)])).remove(&id).unwrap()
+        run(&mut batch, &mut decoder, &mut BTreeMap::from([(id, sampler)]))
+            .remove(&id)
+            .unwrap()
     };
-    let wanted: Vec<Vec<u32>> = [(3, 30), (100, 30), (50, 12)].into_iter().map(|(n, max)| alone(n, max)).collect();
+    let wanted: Vec<Vec<u32>> = [(3, 30), (100, 30), (50, 12)]
+        .into_iter()
+        .map(|(n, max)| alone(n, max))
+        .collect();
     let mut batch = Batch::new(&decoder).unwrap();
     let (a, _) = add(&mut batch, &decoder, &params, &prompt(3, 3, vocab), 1000, false);
     let mut got: BTreeMap<SequenceId, Vec<u32>> = BTreeMap::new();
     let mut step = |batch: &mut Batch, decoder: &mut Decoder| {
         for (id, output) in batch.step(decoder).unwrap() {
-            let Output::Token(token) = output else { panic!("logits that nobody wanted") };
+            let Output::Token(token) = output else {
+                panic!("logits that nobody wanted")
+            };
             got.entry(id).or_default().push(token);
         }
         got.clone()
@@ -210,7 +313,10 @@ fn sequences_come_and_go_and_their_states_are_what_they_would_be_alone() {
     for chunk in front.chunks(32) {
         decoder.feed(chunk, &mut new).unwrap();
     }
-    let (x, y) = (decoder.forward(&[*last], &mut old).unwrap(), decoder.forward(&[*last], &mut new).unwrap());
+    let (x, y) = (
+        decoder.forward(&[*last], &mut old).unwrap(),
+        decoder.forward(&[*last], &mut new).unwrap(),
+    );
     assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-4));
 }
 
@@ -229,7 +335,11 @@ fn forks_share_blocks_until_one_of_them_writes() {
     for fork in &mut forks {
         logits.push(decoder.forward(&[9], fork).unwrap());
     }
-    assert_eq!(used(&decoder), before + 6 * block, "each has a last block of its own");
+    assert_eq!(
+        used(&decoder),
+        before + 6 * block,
+        "each has a last block of its own"
+    );
     assert!(logits.iter().all(|l| bits(l) == bits(&logits[0])));
     let own = decoder.forward(&[9], &mut first).unwrap();
     assert_eq!(bits(&own), bits(&logits[0]));
@@ -240,7 +350,9 @@ fn forks_share_blocks_until_one_of_them_writes() {
     // A pool that may not grow says so, and nothing is lost.
     decoder.set_cache_limit(Some(decoder.cache_bytes()));
     let mut state = decoder.new_state(0).unwrap();
-    let error = (0..100).find_map(|i| decoder.feed(&prompt(200, i, vocab), &mut state).err()).unwrap();
+    let error = (0..100)
+        .find_map(|i| decoder.feed(&prompt(200, i, vocab), &mut state).err())
+        .unwrap();
     assert!(error.to_string().contains("allowed"), "{error}");
     let held = state.len();
     assert!(held > 0 && held % 200 == 0);
@@ -288,7 +400,12 @@ fn prompt_caches_that_are_none_are_refused() {
     decoder.feed(&[1, 2, 3], &mut state).unwrap();
     state.save(&path, &BTreeMap::new()).unwrap();
     // Of another model.
-    let error = open("llama-8bit", 8).new_state(0).unwrap().load(&path).unwrap_err().to_string();
+    let error = open("llama-8bit", 8)
+        .new_state(0)
+        .unwrap()
+        .load(&path)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("prompt cache"), "{error}");
     let good = std::fs::read(&path).unwrap();
     let refused = |from: &str, to: &str| {
@@ -307,5 +424,11 @@ fn prompt_caches_that_are_none_are_refused() {
     assert!(refused("\"0.1\":", "\"0.8\":").contains("0.1"));
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
     assert!(decoder.new_state(0).unwrap().load(&path).is_err(), "cut off");
-    assert!(decoder.new_state(0).unwrap().load(folder.path().join("none")).is_err());
+    assert!(
+        decoder
+            .new_state(0)
+            .unwrap()
+            .load(folder.path().join("none"))
+            .is_err()
+    );
 }

@@ -145,7 +145,14 @@ impl Chooser {
             ring: &self.rings[ring],
         };
         let logits = &decoder.built.head.views[decoder.built.logits.0];
-        sample(&mut encoder, &mut decoder.registry, &self.device, logits, &state, &params)?;
+        sample(
+            &mut encoder,
+            &mut decoder.registry,
+            &self.device,
+            logits,
+            &state,
+            &params,
+        )?;
         let nodes = encoder.take_capture().unwrap_or_default();
         Ok(ComputeGraph::from_nodes(nodes).prepare(&self.device)?)
     }

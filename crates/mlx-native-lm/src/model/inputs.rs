@@ -140,12 +140,7 @@ impl Inputs {
     }
 
     /// Writes what a pass of `layout` reads besides ids.
-    pub fn write(
-        &mut self,
-        device: &MlxDevice,
-        layout: &Layout,
-        temperatures: &[Temperature],
-    ) -> Result<()> {
+    pub fn write(&mut self, device: &MlxDevice, layout: &Layout, temperatures: &[Temperature]) -> Result<()> {
         let mut starts = Vec::with_capacity(layout.n_seqs + 1);
         let mut lens = self.lens.known[..layout.n_seqs].to_vec();
         starts.push(0);

@@ -116,7 +116,14 @@ impl Decoder {
         built.head.allocate(device, 1)?;
         let pool = Arc::new(Pool::new(device, dtype, &built.states, rows)?);
         let groups = pool.lock().groups.len();
-        let inputs = Inputs::new(device, dtype, rows, groups, built.temperatures.len(), &built.own_ids)?;
+        let inputs = Inputs::new(
+            device,
+            dtype,
+            rows,
+            groups,
+            built.temperatures.len(),
+            &built.own_ids,
+        )?;
         let head_input = &built.head.views[built.head_input.0];
         let gathered = head_input.view(0, dtype, head_input.shape().to_vec())?;
         let is_fixed = built.body.steps.iter().all(|step| match step {
@@ -206,7 +213,11 @@ impl Decoder {
     pub(crate) fn can_run_ahead(&self) -> bool {
         self.is_fixed
             && self.built.temperatures.is_empty()
-            && !self.built.states.iter().any(|s| matches!(s, state::StateSpec::Recurrent(_)))
+            && !self
+                .built
+                .states
+                .iter()
+                .any(|s| matches!(s, state::StateSpec::Recurrent(_)))
     }
 
     /// Whether sequences can be in one pass.
@@ -280,7 +291,9 @@ impl Decoder {
     pub fn step(&mut self, rows: &mut [Rows<'_>]) -> Result<Vec<Vec<f32>>> {
         self.check(rows)?;
         if !self.is_fixed && rows.len() > 1 {
-            let each = rows.chunks_mut(1).map(|row| Ok(self.step(row)?.pop().unwrap_or_default()));
+            let each = rows
+                .chunks_mut(1)
+                .map(|row| Ok(self.step(row)?.pop().unwrap_or_default()));
             return each.collect();
         }
         let vocab = self.spec.vocab_size;
@@ -308,7 +321,12 @@ impl Decoder {
         if n == 0 {
             return Ok(Vec::new());
         }
-        read_f32(&self.built.head.views[self.built.logits.0], self.dtype, first * vocab, n * vocab)
+        read_f32(
+            &self.built.head.views[self.built.logits.0],
+            self.dtype,
+            first * vocab,
+            n * vocab,
+        )
     }
 }
 

@@ -41,7 +41,10 @@ impl InFlight {
 enum Head {
     None,
     /// So many from the first on.
-    Rows { first: usize, n: usize },
+    Rows {
+        first: usize,
+        n: usize,
+    },
     /// As many as are listed.
     Chosen(usize),
 }
@@ -110,11 +113,16 @@ impl Decoder {
         for row in &mut *rows {
             row.state.prepare(row.tokens.len())?;
         }
-        let is_decode =
-            self.is_fixed && rows.iter().all(|r| r.tokens.len() == 1 && r.wanted != Wanted::None);
+        let is_decode = self.is_fixed
+            && rows
+                .iter()
+                .all(|r| r.tokens.len() == 1 && r.wanted != Wanted::None);
         let layout = self.lay_out(rows, is_decode);
         let head = if is_decode {
-            Head::Rows { first: 0, n: layout.rows }
+            Head::Rows {
+                first: 0,
+                n: layout.rows,
+            }
         } else {
             self.head_of(rows, &layout)?
         };
@@ -129,7 +137,8 @@ impl Decoder {
             let ids: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
             self.inputs.ids.write(0, &ids)?;
         }
-        self.inputs.write(&self.device, &layout, &self.built.temperatures)?;
+        self.inputs
+            .write(&self.device, &layout, &self.built.temperatures)?;
         let work = if is_decode {
             InFlight::Replay(self.replay(&layout, head)?)
         } else {
@@ -206,7 +215,10 @@ impl Decoder {
             return Ok(Head::None);
         };
         if (last - first) as usize + 1 == chosen.len() {
-            return Ok(Head::Rows { first: *first as usize, n: chosen.len() });
+            return Ok(Head::Rows {
+                first: *first as usize,
+                n: chosen.len(),
+            });
         }
         self.inputs.chosen.set(&chosen)?;
         Ok(Head::Chosen(chosen.len()))
@@ -267,7 +279,15 @@ impl Decoder {
                     src_rows: u32_of(layout.rows)?,
                 };
                 let (r, chosen) = (&mut pass.r, self.inputs.chosen.buffer());
-                gather(r.encoder, r.registry, r.device, stream, chosen, &self.gathered, &params)?;
+                gather(
+                    r.encoder,
+                    r.registry,
+                    r.device,
+                    stream,
+                    chosen,
+                    &self.gathered,
+                    &params,
+                )?;
                 (self.gathered.view(0, self.dtype, vec![n, width])?, n)
             }
         };
@@ -281,7 +301,12 @@ impl Decoder {
 fn key_of(layout: &Layout, blocks: &Blocks) -> Key {
     let groups = blocks.groups.iter().enumerate();
     let recurrent = groups.filter(|(_, g)| g.kind == Kind::Recurrent);
-    let fixed = recurrent.flat_map(|(g, _)| layout.segments.iter().filter_map(move |s| s.tables[g].first().copied()));
+    let fixed = recurrent.flat_map(|(g, _)| {
+        layout
+            .segments
+            .iter()
+            .filter_map(move |s| s.tables[g].first().copied())
+    });
     Key {
         rows: layout.rows,
         max_kv: layout.max_kv,

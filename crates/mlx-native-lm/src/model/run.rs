@@ -50,7 +50,6 @@ struct Kv<'a> {
     pool: KvPool,
 }
 
-
 impl Pass<'_> {
     /// Records every step.
     pub fn record(&mut self) -> Result<()> {
@@ -218,7 +217,9 @@ impl Pass<'_> {
     /// Rows that are computed together: all, or one.
     fn pieces(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (rows, size) = (self.rows, if self.singly { 1 } else { self.rows });
-        (0..rows).step_by(size.max(1)).map(move |first| (first, size.min(rows - first)))
+        (0..rows)
+            .step_by(size.max(1))
+            .map(move |first| (first, size.min(rows - first)))
     }
 
     /// Rows of a value from `first` on.
@@ -273,7 +274,9 @@ impl Pass<'_> {
         let found = planes.get(place.plane + plane);
         let block = self.layout.block_of(segment, place.group);
         let (Some(found), Some(block)) = (found, block) else {
-            return Err(LmError::InvalidArgument(format!("state {state} has no plane {plane}")));
+            return Err(LmError::InvalidArgument(format!(
+                "state {state} has no plane {plane}"
+            )));
         };
         let first = block as usize * found.block_bytes();
         Ok(found.buffer.view(first, found.dtype, found.block.clone())?)

@@ -177,7 +177,10 @@ mod tests {
         // Positions from 44 on are there; position 143 sees 44 to 143.
         assert!(ring.can_truncate(300, 143).is_ok());
         let error = ring.can_truncate(300, 142).unwrap_err().to_string();
-        assert!(error.contains("142") && error.contains("window of 100"), "{error}");
+        assert!(
+            error.contains("142") && error.contains("window of 100"),
+            "{error}"
+        );
         assert_eq!(ring.truncate(150), 4, "a block that has turned is kept");
         // Going back does not bring back what was overwritten.
         assert!(ring.can_truncate(150, 142).is_err());

@@ -114,8 +114,15 @@ impl SequenceState {
     #[must_use]
     pub fn capacity(&self) -> usize {
         let blocks = self.pool.lock();
-        let paged = self.held.iter().zip(&blocks.groups).filter(|(_, g)| g.kind == Kind::Paged);
-        paged.map(|(held, _)| held.blocks.len() * BLOCK).min().unwrap_or(u32::MAX as usize)
+        let paged = self
+            .held
+            .iter()
+            .zip(&blocks.groups)
+            .filter(|(_, g)| g.kind == Kind::Paged);
+        paged
+            .map(|(held, _)| held.blocks.len() * BLOCK)
+            .min()
+            .unwrap_or(u32::MAX as usize)
     }
 
     /// What each group of layers keeps.
@@ -193,8 +200,7 @@ impl SequenceState {
             let needed = held.kind.blocks_for(positions);
             while held.blocks.len() < needed {
                 let wanted = needed - held.blocks.len();
-                held.blocks
-                    .push(blocks.take(self.pool.device(), group, wanted)?);
+                held.blocks.push(blocks.take(self.pool.device(), group, wanted)?);
             }
         }
         Ok(())

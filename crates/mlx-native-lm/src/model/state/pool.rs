@@ -276,7 +276,9 @@ impl Blocks {
             new = new.min(most);
         }
         if u32::try_from(new.saturating_mul(BLOCK)).is_err() {
-            return Err(LmError::InvalidArgument(format!("a cache of {new} blocks is too large")));
+            return Err(LmError::InvalidArgument(format!(
+                "a cache of {new} blocks is too large"
+            )));
         }
         let g = &mut self.groups[group];
         let mut encoder = device.command_encoder()?;

@@ -94,7 +94,9 @@ impl SequenceState {
                     Kind::Paged => 0,
                     Kind::Rotating { window, .. } => self.len.saturating_sub(window),
                     Kind::Recurrent => {
-                        return Err(LmError::Unsupported("saving the state of a recurrent layer".to_owned()));
+                        return Err(LmError::Unsupported(
+                            "saving the state of a recurrent layer".to_owned(),
+                        ));
                     }
                 };
                 let read = |plane: usize| self.read(group, place.group, plane, first..self.len);
@@ -142,7 +144,9 @@ impl SequenceState {
     /// a damaged file. The state is empty then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<BTreeMap<String, String>> {
         if !self.is_empty() {
-            return Err(LmError::InvalidArgument("load: the state holds something".to_owned()));
+            return Err(LmError::InvalidArgument(
+                "load: the state holds something".to_owned(),
+            ));
         }
         let file = SafetensorsFile::open(path)?;
         let layers = {
@@ -154,7 +158,9 @@ impl SequenceState {
         };
         let len = layers.first().map_or(0, |l| l.len);
         if len == 0 || layers.iter().any(|l| l.len != len) {
-            return Err(LmError::Weights("the layers of a prompt cache hold different numbers of positions".to_owned()));
+            return Err(LmError::Weights(
+                "the layers of a prompt cache hold different numbers of positions".to_owned(),
+            ));
         }
         self.prepare(len)?;
         let pool = self.pool.clone();
@@ -190,7 +196,9 @@ fn class(kind: Kind) -> &'static str {
 
 fn check_classes(file: &SafetensorsFile, blocks: &Blocks) -> Result<()> {
     let metadata = file.metadata();
-    let n = (0..).take_while(|i| metadata.contains_key(&format!("1.{i}"))).count();
+    let n = (0..)
+        .take_while(|i| metadata.contains_key(&format!("1.{i}")))
+        .count();
     if n != blocks.places.len() {
         return Err(LmError::Weights(format!(
             "a prompt cache of {n} layers, the model has {}",
@@ -200,7 +208,9 @@ fn check_classes(file: &SafetensorsFile, blocks: &Blocks) -> Result<()> {
     for (i, place) in blocks.places.iter().enumerate() {
         let (kind, found) = (blocks.groups[place.group].kind, &metadata[&format!("1.{i}")]);
         if kind == Kind::Recurrent {
-            return Err(LmError::Unsupported("a prompt cache with recurrent layers".to_owned()));
+            return Err(LmError::Unsupported(
+                "a prompt cache with recurrent layers".to_owned(),
+            ));
         }
         // What is kept of all positions serves a layer with a window as well, but not the other way round.
         if found != class(kind) && found != "KVCache" {
@@ -218,7 +228,10 @@ fn read_layer(file: &SafetensorsFile, blocks: &Blocks, i: usize) -> Result<Saved
     let group = &blocks.groups[place.group];
     let number = |part: usize| whole_number(file, &format!("{i}.{part}"));
     let len = number(2)?;
-    let is_ring = file.metadata().get(&format!("1.{i}")).is_some_and(|c| c == "RotatingKVCache");
+    let is_ring = file
+        .metadata()
+        .get(&format!("1.{i}"))
+        .is_some_and(|c| c == "RotatingKVCache");
     // The first position held, and how many rows from the beginning of the tensor come last.
     let rows = file.info(&format!("{i}.0")).and_then(|t| t.shape.get(2).copied());
     let rows = rows.ok_or_else(|| wrong(i, "has no keys"))?;
@@ -251,7 +264,13 @@ fn read_layer(file: &SafetensorsFile, blocks: &Blocks, i: usize) -> Result<Saved
     };
     let read = |part: usize| {
         let plane = &group.planes[place.plane + part];
-        read_rows(file, plane, &format!("{i}.{part}"), [rows, held, turned], len - kept..len)
+        read_rows(
+            file,
+            plane,
+            &format!("{i}.{part}"),
+            [rows, held, turned],
+            len - kept..len,
+        )
     };
     Ok(Saved {
         kind: group.kind,
@@ -279,7 +298,8 @@ fn read_rows(
         )));
     };
     let from = info.dtype.dtype().filter(|d| d.is_float());
-    let from = from.ok_or_else(|| LmError::Unsupported(format!("a prompt cache in {}", info.dtype.name())))?;
+    let from =
+        from.ok_or_else(|| LmError::Unsupported(format!("a prompt cache in {}", info.dtype.name())))?;
     let bytes = file.bytes(name)?;
     let n = out.positions.len();
     let (row_in, row_out) = (out.dim * from.size_of(), out.dim * out.dtype.size_of());
@@ -288,7 +308,12 @@ fn read_rows(
             let source = (turned + held - n + i) % rows;
             let at = (head * rows + source) * row_in;
             let to = (head * n + i) * row_out;
-            cast(from, &bytes[at..at + row_in], out.dtype, &mut out.bytes[to..to + row_out]);
+            cast(
+                from,
+                &bytes[at..at + row_in],
+                out.dtype,
+                &mut out.bytes[to..to + row_out],
+            );
         }
     }
     Ok(out)
@@ -299,7 +324,10 @@ fn cast(from: DType, bytes: &[u8], to: DType, out: &mut [u8]) {
         out.copy_from_slice(bytes);
         return;
     }
-    for (source, target) in bytes.chunks_exact(from.size_of()).zip(out.chunks_exact_mut(to.size_of())) {
+    for (source, target) in bytes
+        .chunks_exact(from.size_of())
+        .zip(out.chunks_exact_mut(to.size_of()))
+    {
         let value = match (from, source) {
             (DType::F16, [a, b]) => f16::from_le_bytes([*a, *b]).to_f32(),
             (DType::BF16, [a, b]) => bf16::from_le_bytes([*a, *b]).to_f32(),
@@ -316,7 +344,10 @@ fn cast(from: DType, bytes: &[u8], to: DType, out: &mut [u8]) {
 
 fn whole_number(file: &SafetensorsFile, name: &str) -> Result<usize> {
     let wrong = || LmError::Weights(format!("prompt cache, {name}: no whole number below 2^31"));
-    let info = file.info(name).filter(|t| t.element_count() == 1).ok_or_else(wrong)?;
+    let info = file
+        .info(name)
+        .filter(|t| t.element_count() == 1)
+        .ok_or_else(wrong)?;
     let bytes = file.bytes(name)?;
     let value = match (info.dtype, bytes) {
         (TensorType::I32, [a, b, c, d]) => i64::from(i32::from_le_bytes([*a, *b, *c, *d])),
@@ -371,7 +402,10 @@ fn write(path: &Path, layers: &[Saved], metadata: &BTreeMap<String, String>) -> 
     for (name, dtype, shape, bytes) in &data {
         let offsets = [end, end + bytes.len()];
         end += bytes.len();
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        header.insert(
+            name.clone(),
+            json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
+        );
     }
     let mut text = serde_json::to_vec(&header)?;
     text.resize(text.len().next_multiple_of(8), b' ');
