@@ -187,9 +187,11 @@ impl Case for LinearCase {
 }
 
 /// One rounding, and sums of `k` products of size 1 in f32, up to 256 of them one after the other: the sum grows like
-/// `sqrt(k)` and each addition is off by half a unit of it; twice that for the unlucky element.
+/// `sqrt(k)` and each addition is off by half a unit of it; twice that for the unlucky element. On the CPU bf16 becomes
+/// integers, which leave a standard deviation of 3e-6: as much again for them.
 fn tolerance(dtype: DType, k: usize) -> Tolerance {
-    Tolerance::accumulated(dtype, 1.2e-5 * (k as f64).sqrt())
+    let of_one = if dtype == DType::BF16 { 2.4e-5 } else { 1.2e-5 };
+    Tolerance::accumulated(dtype, of_one * (k as f64).sqrt())
 }
 
 /// Inputs of a golden file; the reference must agree with what MLX computed from them.
@@ -495,7 +497,7 @@ mod refusals {
                 }
             }
         }
-        company(WeightFormat::Mxfp4, DType::F16, &many);
+        company(WeightFormat::Mxfp4, DType::BF16, &many);
     }
 
     /// The bits are those of every level of this machine, if they are integers.

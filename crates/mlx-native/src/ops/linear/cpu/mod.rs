@@ -2,7 +2,7 @@
 //!
 //! Packed rows are used in place. Rows of `x` that meet one matrix together, all of them or those of one expert, are a group.
 //! With few rows a product is bound by reading the weights once: [`dots`]. With many, blocks of the weight are unpacked and
-//! used for all rows: [`panels`], and `backend::cpu::gemm` does the rest. Where activations are bf16 or f16 and the format is
+//! used for all rows: [`panels`], and `backend::cpu::gemm` does the rest. Where activations are bf16 and the format is
 //! one of integers, both have a faster way, [`integer`].
 
 mod dots;

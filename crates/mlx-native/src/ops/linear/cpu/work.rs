@@ -123,12 +123,12 @@ impl<'a> Work<'a> {
     fn few_integers(&self, task: usize, kept: &mut Kept<'a>) {
         let (args, rows) = (self.args, &self.group.rows);
         let few = kept.few.get_or_insert_with(|| {
-            let span = args.source.span();
-            let x = Activations::new(self.isa, padded_rows(rows.len()), args.k(), span, |i, values| match rows.get(i) {
+            let integer = self.format.integer.as_ref().expect("the way says so");
+            let (count, span) = (padded_rows(rows.len()), args.source.span());
+            let x = Activations::new(self.isa, count, args.k(), span, integer.middle, |i, values| match rows.get(i) {
                 Some(row) => args.x_row(*row, 0, values),
                 None => values.fill(0.0),
             });
-            let integer = self.format.integer.as_ref().expect("the way says so");
             Few::new(integer, self.isa, x, &args.source)
         });
         let columns = task * CLAIM..args.n().min((task + 1) * CLAIM);
@@ -151,7 +151,8 @@ impl<'a> Work<'a> {
         let (number, column) = (task / groups, task % groups * columns);
         let rows = &rows[number * chunk..rows.len().min((number + 1) * chunk)];
         if kept.rows.as_ref().is_none_or(|(kept, _)| *kept != number) {
-            let x = Activations::new(self.isa, rows.len(), args.k(), args.source.span(), |i, values| {
+            let middle = self.format.integer.as_ref().map_or(0.0, |integer| integer.middle);
+            let x = Activations::new(self.isa, rows.len(), args.k(), args.source.span(), middle, |i, values| {
                 args.x_row(rows[i], 0, values);
             });
             kept.rows = Some((number, x));

@@ -9,7 +9,8 @@ use crate::vector::Vectorised;
 #[repr(C, align(64))]
 pub(super) struct Run(pub [i16; RUN]);
 
-/// Rows of `x`: integers, and for each span the power of two that they count and the sum of its values. Behind the last span
+/// Rows of `x`: integers, and for each span the power of two that they count, the sum of its values, and what all codes being
+/// the middle one would add for what rounding took away. Behind the last span
 /// there are zeros up to a multiple of eight.
 pub(in crate::ops::linear::cpu) struct Activations {
     /// Values of a span.
@@ -21,6 +22,7 @@ pub(in crate::ops::linear::cpu) struct Activations {
     runs: Vec<Run>,
     powers: Vec<f32>,
     sums: Vec<f32>,
+    rests: Vec<f32>,
 }
 
 /// Spans whose sums make a vector.
@@ -33,6 +35,7 @@ impl Activations {
         rows: usize,
         k: usize,
         span: usize,
+        middle: f32,
         mut row: impl FnMut(usize, &mut [f32]),
     ) -> Self {
         assert!(span.is_multiple_of(RUN) && k.is_multiple_of(span) && k > 0);
@@ -47,6 +50,7 @@ impl Activations {
             runs: vec![Run([0; RUN]); rows * pitch],
             powers: vec![0.0; rows * padded],
             sums: vec![0.0; rows * padded],
+            rests: vec![0.0; rows * padded],
         };
         let mut values = vec![0.0; k];
         for i in 0..rows {
@@ -54,9 +58,11 @@ impl Activations {
             isa.run(Take {
                 values: &values,
                 span,
+                middle,
                 runs: &mut all.runs[i * pitch..],
                 powers: &mut all.powers[i * padded..],
                 sums: &mut all.sums[i * padded..],
+                rests: &mut all.rests[i * padded..],
             });
         }
         all
@@ -93,15 +99,22 @@ impl Activations {
     pub(super) fn sums(&self, i: usize) -> &[f32] {
         &self.sums[i * self.padded()..(i + 1) * self.padded()]
     }
+
+    /// What stands for the rests of a row's spans.
+    pub(super) fn rests(&self, i: usize) -> &[f32] {
+        &self.rests[i * self.padded()..(i + 1) * self.padded()]
+    }
 }
 
 /// One row.
 struct Take<'a> {
     values: &'a [f32],
     span: usize,
+    middle: f32,
     runs: &'a mut [Run],
     powers: &'a mut [f32],
     sums: &'a mut [f32],
+    rests: &'a mut [f32],
 }
 
 /// 1.5·2²³: a value below 2²² added to it is rounded to an integer, which its low bits then hold.
@@ -116,14 +129,19 @@ pub(super) fn powers(most: f32) -> (f32, f32) {
     (f32::from_bits((exponent - 14) << 23), f32::from_bits((268 - exponent) << 23))
 }
 
-/// The integer nearest to `value`, of which `inverse` is the unit's; never beyond 16 bits: a value within half a unit of 2¹⁵
-/// is cut.
+/// Parts of a unit in which what rounding took away is counted.
+const PARTS: f32 = 32768.0;
+
+/// The integer nearest to `value`, of which `inverse` is the unit's, and what rounding took away, in parts of a unit; never
+/// beyond 16 bits: a value within half a unit of 2¹⁵ is cut.
 #[inline(always)]
-pub(super) fn integer(value: f32, inverse: f32) -> i16 {
+pub(super) fn integer(value: f32, inverse: f32) -> (i16, i32) {
     let scaled = value * inverse;
-    let scaled = if scaled > 32767.0 { 32767.0 } else { scaled };
-    let scaled = if scaled < -32767.0 { -32767.0 } else { scaled };
-    (scaled + ROUNDER).to_bits() as i16
+    let cut = if scaled > 32767.0 { 32767.0 } else { scaled };
+    let cut = if cut < -32767.0 { -32767.0 } else { cut };
+    let shifted = cut + ROUNDER;
+    let rest = (scaled - (shifted - ROUNDER)) * PARTS + ROUNDER;
+    (shifted.to_bits() as i16, rest.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32)
 }
 
 impl Vectorised for Take<'_> {
@@ -138,11 +156,13 @@ impl Vectorised for Take<'_> {
                 most = most.max(v.to_bits() & 0x7FFF_FFFF);
             }
             let (power, inverse) = powers(f32::from_bits(most));
-            let mut sum = 0i32;
+            let (mut sum, mut rest) = (0i32, 0i32);
             for (run, values) in self.runs[s * runs..(s + 1) * runs].iter_mut().zip(values.chunks_exact(RUN)) {
                 let mut integers = [0i16; RUN];
                 for i in 0..RUN {
-                    integers[i] = integer(values[i], inverse);
+                    let (integer, part) = integer(values[i], inverse);
+                    integers[i] = integer;
+                    rest += part;
                 }
                 for i in 0..RUN {
                     sum += i32::from(integers[i]);
@@ -153,8 +173,10 @@ impl Vectorised for Take<'_> {
                 }
             }
             self.powers[s] = power;
-            // At most 128 · 2¹⁵: exact.
-            self.sums[s] = sum as f32 * power;
+            // At most 128 · 2¹⁵ of either: exact.
+            let rest = rest as f32 * (1.0 / PARTS);
+            self.sums[s] = (sum as f32 + rest) * power;
+            self.rests[s] = self.middle * rest;
         }
     }
 }

@@ -264,7 +264,8 @@ unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usi
         let scale = E::eight::<V>(scales);
         for i in 0..M {
             let power = V::load_f32(x.powers(first_x + i).as_ptr().add(first));
-            let total = V::totals(sums.map(|of_span| of_span[i]));
+            let rest = V::load_f32(x.rests(first_x + i).as_ptr().add(first));
+            let total = V::add(V::totals(sums.map(|of_span| of_span[i])), rest);
             let scaled = V::mul(scale, power);
             let product = if E::BIASED {
                 let sum = V::load_f32(x.sums(first_x + i).as_ptr().add(first));

@@ -33,6 +33,7 @@ pub(super) trait Integers: Copy {
     unsafe fn load_f16(p: *const f16) -> Self::Eight;
     unsafe fn load_bf16(p: *const bf16) -> Self::Eight;
     unsafe fn store_f32(v: Self::Eight, p: *mut f32);
+    unsafe fn add(a: Self::Eight, b: Self::Eight) -> Self::Eight;
     unsafe fn mul(a: Self::Eight, b: Self::Eight) -> Self::Eight;
     /// `a * b + c`, rounded once.
     unsafe fn mul_add(a: Self::Eight, b: Self::Eight, c: Self::Eight) -> Self::Eight;

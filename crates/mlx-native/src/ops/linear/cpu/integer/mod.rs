@@ -1,4 +1,4 @@
-//! Products whose codes stay integers: of packed weights by rows of `x` in bf16 or f16.
+//! Products whose codes stay integers: of packed weights by rows of `x` in bf16.
 //!
 //! A *span* is the weights that share a scale: 32, 64 or 128. Per span, `x` becomes 16-bit integers and a power of two
 //! ([`Activations`]); nearly every bf16 is represented without an error. Then
@@ -7,12 +7,13 @@
 //! total = 0
 //! for each span, in ascending order
 //!     sum   = Σ code * integer of x                                 i32, exact, so in any order
-//!     total = total + fma(sum, scale * power, bias * (Σ x))         f32, each operation rounded
+//!     rest  = middle code * what rounding took from the integers    near 0
+//!     total = total + fma(sum + rest, scale * power, bias * (Σ x))  f32, each operation rounded
 //! ```
 //!
 //! This is the definition, for every instruction set, any number of threads, rows alone ([`few`]) and in company
 //! ([`tiles`]): the bits of a row of results depend on its row of `x` and the weight, and on nothing else. Rows with a NaN or
-//! an infinity, and activations in f32, take the way of `dots` and `panels`, in f32.
+//! an infinity, and activations in f32 or f16, take the way of `dots` and `panels`, in f32.
 
 mod activations;
 mod few;
@@ -121,6 +122,8 @@ impl Scale for u8 {
 
 /// The functions of a format that can be multiplied this way.
 pub(super) struct Integer {
+    /// The code in the middle.
+    pub middle: f32,
     few: FewOf,
     unpack: tiles::Unpack,
 }
@@ -137,24 +140,28 @@ impl Integer {
     pub(super) const fn of<C: Coding>() -> Option<Self> {
         match C::INTEGER {
             None => None,
-            Some(coding::Integer::Nibbles) => Some(Self::affine::<Nibbles>()),
-            Some(coding::Integer::Bytes) => Some(Self::affine::<Bytes>()),
+            Some(coding::Integer::Nibbles) => Some(Self::affine::<Nibbles>(7.5)),
+            Some(coding::Integer::Bytes) => Some(Self::affine::<Bytes>(127.5)),
             Some(coding::Integer::Floats4) => {
                 let few = FewOf::Powers(few::functions::<Floats4, u8>());
-                Some(Integer { few, unpack: tiles::unpack::<Floats4> })
+                Some(Integer {
+                    middle: 0.0,
+                    few, unpack: tiles::unpack::<Floats4> })
             }
         }
     }
 
-    const fn affine<C: Words>() -> Self {
+    const fn affine<C: Words>(middle: f32) -> Self {
         let few = [few::functions::<C, f32>(), few::functions::<C, f16>(), few::functions::<C, bf16>()];
-        Integer { few: FewOf::Affine(few), unpack: tiles::unpack::<C> }
+        Integer {
+            middle,
+            few: FewOf::Affine(few), unpack: tiles::unpack::<C> }
     }
 }
 
 /// Whether a product with `source` can be done this way for `x` as it is.
 pub(super) fn applies(x: &Floats<'_>, source: &Source<'_>) -> bool {
-    !matches!(x, Floats::F32(_)) && matches!(source.span(), 32 | 64 | 128)
+    matches!(x, Floats::Bf16(_)) && matches!(source.span(), 32 | 64 | 128)
 }
 
 /// Whether tiles of integers are as fast as those of f32 on this level: without a product of pairs they are not.

@@ -136,6 +136,11 @@ impl Integers for Rows {
     }
 
     #[inline(always)]
+    unsafe fn add(a: Self::Eight, b: Self::Eight) -> Self::Eight {
+        intrinsics! { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: Self::Eight, b: Self::Eight) -> Self::Eight {
         intrinsics! { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
     }

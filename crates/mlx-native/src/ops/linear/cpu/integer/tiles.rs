@@ -254,6 +254,8 @@ unsafe fn rows_of_tile<P: Pairs, const R: usize>(tile: &Tile<'_>, results: &mut 
             std::array::from_fn(|i| tile.x.row(tile.rows.start + i).as_ptr().cast::<i32>().add(tile.k.start / 2));
         let powers: [*const f32; R] = std::array::from_fn(|i| tile.x.powers(tile.rows.start + i).as_ptr().add(first_span));
         let sums_of_x: [*const f32; R] = std::array::from_fn(|i| tile.x.sums(tile.rows.start + i).as_ptr().add(first_span));
+        let rests: [*const f32; R] =
+            std::array::from_fn(|i| tile.x.rests(tile.rows.start + i).as_ptr().add(first_span));
         let mut panel = tile.panel.as_ptr().cast::<i32>();
         for s in 0..tile.k.len() / span {
             let mut sums = [[P::zero(); 2]; R];
@@ -271,8 +273,9 @@ unsafe fn rows_of_tile<P: Pairs, const R: usize>(tile: &Tile<'_>, results: &mut 
                 for i in 0..R {
                     let scaled = scale.mul(P::Floats::splat(*powers[i].add(s)));
                     let biased = bias.mul(P::Floats::splat(*sums_of_x[i].add(s)));
+                    let total = sums[i][j].to_floats().add(P::Floats::splat(*rests[i].add(s)));
                     let to = results.as_mut_ptr().add(i * GROUP + j * lanes);
-                    P::Floats::load(to).add(P::mul_add(sums[i][j].to_floats(), scaled, biased)).store(to);
+                    P::Floats::load(to).add(P::mul_add(total, scaled, biased)).store(to);
                 }
             }
         }

@@ -155,6 +155,11 @@ impl<const VNNI: bool> Integers for Rows<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        intrinsics! { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {
         intrinsics! { _mm256_mul_ps(a, b) }
     }
