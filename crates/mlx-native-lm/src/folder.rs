@@ -125,7 +125,9 @@ impl ModelFolder {
     /// [`LmError::Config`] or [`LmError::Unsupported`], naming the key.
     pub fn decoder_spec(&self) -> Result<DecoderSpec> {
         let has = |name: &str| self.weights.contains(name);
-        (self.family.spec)(&FamilyInput::new(self.config.fields(), &has))
+        let spec = (self.family.spec)(&FamilyInput::new(self.config.fields(), &has))?;
+        self.config.refuse_unread()?;
+        Ok(spec)
     }
 
     /// `generation_config.json`; empty where there is none.
@@ -154,7 +156,11 @@ impl ModelFolder {
     pub fn eos_token_ids(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
         let recommended = self.generation_config.eos_token_ids.as_ref();
         let mut ids = match recommended.filter(|ids| !ids.is_empty()) {
-            Some(ids) => ids.clone(),
+            Some(ids) => {
+                // Those of config.json are known, and count no more.
+                let _ = self.config.fields().get("eos_token_id");
+                ids.clone()
+            }
             None => self.config.eos_token_ids()?,
         };
         if let Some((_, id)) = tokenizer.and_then(Tokenizer::eos_token) {

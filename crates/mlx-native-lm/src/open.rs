@@ -67,8 +67,7 @@ impl Model {
         let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
         let mut unknown = folder.unknown_fields();
-        let of_tokenizer = tokenizer.unknown_fields().iter();
-        unknown.extend(of_tokenizer.map(|field| format!("tokenizer_config.json: {field}")));
+        unknown.extend_from_slice(tokenizer.unknown_fields());
         Ok(Model {
             decoder,
             tokenizer,
