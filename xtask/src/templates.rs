@@ -19,13 +19,27 @@ pub fn main(args: &[String]) -> Result<()> {
     }
     let python = install::python("templates-venv", PACKAGES)?;
     let folder = target_dir().join("templates");
-    let (cache, templates, tokenizers) = (folder.join("cache"), folder.join("cases"), folder.join("tokenizers"));
+    let (cache, templates, tokenizers) = (
+        folder.join("cache"),
+        folder.join("cases"),
+        folder.join("tokenizers"),
+    );
     let cache_text = cache.to_string_lossy();
     Cmd::new(&python)
-        .args(["tools/chat_templates.py", &templates.to_string_lossy(), "--cache", &cache_text])
+        .args([
+            "tools/chat_templates.py",
+            &templates.to_string_lossy(),
+            "--cache",
+            &cache_text,
+        ])
         .run()?;
     Cmd::new(&python)
-        .args(["tools/tokenizers.py", &tokenizers.to_string_lossy(), "--cache", &cache_text])
+        .args([
+            "tools/tokenizers.py",
+            &tokenizers.to_string_lossy(),
+            "--cache",
+            &cache_text,
+        ])
         .run()?;
     Cmd::line("cargo test --workspace --test gathered")
         .args(["--features", FEATURES, "--", "--nocapture"])

@@ -91,13 +91,22 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         "layer_types" => are_read(fields, value),
         "rope_parameters" => value.as_object().is_some_and(Map::is_empty),
         "rope_theta" => false,
-        "rope_type" | "type" if in_rope => matches!(value.as_str(), Some("default" | "mrope")),
-        "partial_rotary_factor" => number(1.0),
+        "rope_type" | "type" if in_rope => match value.as_str() {
+            Some("default" | "mrope") => true,
+            // By its `alpha`, which is read.
+            Some("dynamic") => model_type(fields).starts_with("hunyuan"),
+            _ => false,
+        },
+        // Latent attention has its own size of what turns; GLM turns one half.
+        "partial_rotary_factor" => {
+            number(1.0) || fields.contains_key("kv_lora_rank") || (model_type(fields) == "glm" && number(0.5))
+        }
         "rope_interleave" => value.as_bool() == Some(true),
         "hidden_act" | "hidden_activation" | "activation_function" => is_own_activation(fields, value),
         "norm_topk_prob" | "scale_attn_by_inverse_layer_idx" => value.as_bool() == Some(false),
         "scale_attn_weights" => value.as_bool() == Some(true),
-        "decoder_sparse_step" | "topk_group" => number(1.0),
+        "topk_group" => number(1.0) || fields.get("topk_method").and_then(Value::as_str) == Some("greedy"),
+        "decoder_sparse_step" => number(1.0),
         "mlp_only_layers" => value.as_array().is_some_and(Vec::is_empty),
         "final_logit_softcapping" => number(15.0),
         "layer_norm_epsilon" => number(1e-5),
@@ -142,9 +151,8 @@ fn are_read(fields: &Map<String, Value>, value: &Value) -> bool {
 fn is_own_activation(fields: &Map<String, Value>, value: &Value) -> bool {
     let name = value.as_str().unwrap_or_default();
     match model_type(fields) {
-        "gemma" | "gpt2" | "gptj" | "gpt_neox" | "phi" | "starcoder2" | "phixtral" => {
-            name.starts_with("gelu")
-        }
+        "gpt2" | "gptj" | "gpt_neox" | "phi" | "starcoder2" | "phixtral" => name.starts_with("gelu"),
+        gemma if gemma.starts_with("gemma") => name.starts_with("gelu"),
         "nanochat" | "nemotron" => name == "relu2",
         "apertus" => name == "xielu",
         _ => matches!(name, "silu" | "swish"),

@@ -21,13 +21,24 @@ fn twice(device: &MlxDevice, x: &MlxBuffer) -> (CommandEncoder, MlxBuffer) {
         n_elements: 2,
         b_elements: 2,
     };
-    add(&mut encoder, &mut KernelRegistry::new(), device, x, x, &y, &params).expect("an addition");
+    add(
+        &mut encoder,
+        &mut KernelRegistry::new(),
+        device,
+        x,
+        x,
+        &y,
+        &params,
+    )
+    .expect("an addition");
     (encoder, y)
 }
 
 fn pair(device: &MlxDevice) -> MlxBuffer {
     let mut x = device.alloc_tensor(DType::F32, &[2]).expect("memory");
-    x.as_mut_slice::<f32>().expect("a view").copy_from_slice(&[1.5, -2.0]);
+    x.as_mut_slice::<f32>()
+        .expect("a view")
+        .copy_from_slice(&[1.5, -2.0]);
     x
 }
 

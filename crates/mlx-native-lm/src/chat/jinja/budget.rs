@@ -78,7 +78,7 @@ impl Budget {
     pub(crate) fn enter(&self) -> Res<()> {
         let depth = self.depth.get() + 1;
         if depth > self.most {
-            return Err(Error::new(format!(
+            return Err(Error::too_deep(format!(
                 "recursion: found more than {} levels of calls and expressions",
                 self.most
             )));

@@ -177,7 +177,8 @@ impl Parser {
 
     fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         if self.depth >= self.most {
-            return self.fail(format!("found more than {} levels of nesting", self.most));
+            let text = format!("found more than {} levels of nesting", self.most);
+            return Err(Error::too_deep(text).at(self.line()));
         }
         self.depth += 1;
         let result = parse(self);
