@@ -5,12 +5,11 @@
 
 use crate::features::FEATURES;
 use crate::install;
+use crate::published::LEFT_OUT;
 use crate::shell::{Cmd, Result, root, target_dir};
 
 /// What the script that makes the folder needs.
 const PACKAGES: &[&str] = &["numpy==2.4.6", "gguf==0.19.0", "tokenizers==0.23.3"];
-/// Begins the line that says that nothing was run, and why.
-pub const LEFT_OUT: &str = "left out: ";
 /// What the script says where the registry does not give the package.
 const NOT_TO_BE_HAD: &str = "cannot be had";
 

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: runs the table of `steps`, stops at the first failure, and ends with what a CI reader looks for.
 
 use crate::install;
-use crate::real::LEFT_OUT;
+use crate::published::LEFT_OUT;
 use crate::shell::Result;
 use crate::steps::{Counts, Level, Plan, STEPS, Step};
 use std::time::{Duration, Instant};
