@@ -5,6 +5,7 @@ use std::fmt;
 use mlx_native::{DType, MlxDevice};
 use mlx_native_lm::{Decoder, ModelOptions, SequenceState, open_decoder};
 
+use crate::gguf;
 use crate::golden::{Golden, Variant};
 use crate::weights::write_folder;
 
@@ -52,6 +53,21 @@ pub fn run(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Outco
     let text = |e: mlx_native_lm::LmError| e.to_string();
     let mut decoder = open_decoder(device, folder.path(), &options).map_err(text)?;
     compare(&mut decoder, case, variant).map_err(text)
+}
+
+/// The case as a GGUF file, held against the logits of `variant`; `None` where GGUF has no such model.
+pub fn run_gguf(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Option<Outcome>, String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let Some(path) = gguf::write(folder.path(), case)? else {
+        return Ok(None);
+    };
+    let options = ModelOptions {
+        dtype: Some(DType::F32),
+        prefill_step: 64,
+    };
+    let text = |e: mlx_native_lm::LmError| e.to_string();
+    let mut decoder = open_decoder(device, path, &options).map_err(text)?;
+    compare(&mut decoder, case, variant).map(Some).map_err(text)
 }
 
 fn compare(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_native_lm::Result<Outcome> {
