@@ -39,7 +39,7 @@ pub(super) fn config(meta: &Metadata<'_>, model: &GgufModel) -> Result<Map<Strin
                 ),
                 ("norm_topk_prob", json!(true)),
                 ("decoder_sparse_step", json!(1)),
-                ("mlp_only_layers", json!([])),
+                ("mlp_only_layers", json!(dense_layers(meta, model)?)),
             ],
         ),
         "gemma2" => gemma2(meta, &mut c)?,
@@ -127,6 +127,14 @@ fn usual(meta: &Metadata<'_>, model: &GgufModel) -> Result<Map<String, Value>> {
         set(&mut c, [("head_dim", json!(dim))]);
     }
     Ok(c)
+}
+
+/// The layers that have no experts.
+fn dense_layers(meta: &Metadata<'_>, model: &GgufModel) -> Result<Vec<u64>> {
+    // More are refused by whoever reads the configuration.
+    let layers = 0..meta.count("block_count")?.min(1 << 12);
+    let has_router = |i: &u64| model.contains(&format!("blk.{i}.ffn_gate_inp.weight"));
+    Ok(layers.filter(|i| !has_router(i)).collect())
 }
 
 fn llama(meta: &Metadata<'_>, model: &GgufModel, experts: u64, c: &mut Map<String, Value>) -> Result<()> {

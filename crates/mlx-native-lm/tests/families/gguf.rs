@@ -97,13 +97,26 @@ impl Writer {
     }
 }
 
-/// Writes the case as a GGUF file; `None` where GGUF has no such model.
-pub fn write(folder: &Path, case: &Golden) -> Result<Option<PathBuf>, String> {
-    let Some((_, arch)) = ARCHITECTURES.iter().find(|(name, _)| *name == case.case) else {
-        return Ok(None);
-    };
+/// The case's configuration, but for what GGUF has no key for: scores of Gemma are scaled by the width of a head, YaRN's
+/// two factors are one. `None` where GGUF has no such model.
+pub fn config(case: &Golden) -> Option<Value> {
+    ARCHITECTURES.iter().find(|(name, _)| *name == case.case)?;
+    let mut config = case.config.clone();
+    if config.get("query_pre_attn_scalar").is_some() {
+        config["query_pre_attn_scalar"] = config["head_dim"].clone();
+    }
+    if let Some(all) = config["rope_scaling"].get("mscale_all_dim").cloned() {
+        config["rope_scaling"]["mscale"] = all;
+    }
+    Some(config)
+}
+
+/// Writes the case as a GGUF file, with a configuration of [`config`].
+pub fn write(folder: &Path, case: &Golden, config: &Value) -> Result<PathBuf, String> {
+    let arch = ARCHITECTURES.iter().find(|(name, _)| *name == case.case);
+    let (_, arch) = arch.ok_or_else(|| format!("{}: not in GGUF", case.case))?;
     let mut w = Writer::default();
-    metadata(&mut w, arch, &case.config);
+    metadata(&mut w, arch, config);
     for tensor in &case.tensors {
         let n = tensor.shape.iter().product();
         let mut values = formula(&tensor.name, case.weights_seed, n, tensor.c, tensor.a);
@@ -111,7 +124,7 @@ pub fn write(folder: &Path, case: &Golden) -> Result<Option<PathBuf>, String> {
         if arch.starts_with("gemma") && name.contains("norm") {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
-        let heads = |key: &str| case.config[key].as_u64().unwrap_or(1) as usize;
+        let heads = |key: &str| config[key].as_u64().unwrap_or(1) as usize;
         if *arch == "llama" && name.contains("attn_q.") {
             values = neighbours(&values, heads("num_attention_heads"), tensor.shape[0]);
         } else if *arch == "llama" && name.contains("attn_k.") {
@@ -126,9 +139,35 @@ pub fn write(folder: &Path, case: &Golden) -> Result<Option<PathBuf>, String> {
             w.tensor(&format!("rope_factors_{kind}.weight"), &[values.len()], &values);
         }
     }
+    if let Some(factors) = llama3_factors(config) {
+        w.tensor("rope_freqs.weight", &[factors.len()], &factors);
+    }
     let path = folder.join("model.gguf");
     std::fs::write(&path, w.finish()).map_err(|e| e.to_string())?;
-    Ok(Some(path))
+    Ok(path)
+}
+
+/// What wavelengths of Llama 3 are multiplied with, which the converter writes as a tensor.
+fn llama3_factors(config: &Value) -> Option<Vec<f32>> {
+    let scaling = config["rope_scaling"].as_object()?;
+    scaling.get("rope_type").filter(|kind| *kind == "llama3")?;
+    let n = |key: &str| scaling.get(key).and_then(Value::as_f64);
+    let (factor, low, high) = (n("factor")?, n("low_freq_factor")?, n("high_freq_factor")?);
+    let context = n("original_max_position_embeddings")?;
+    let dim = config["hidden_size"].as_f64()? / config["num_attention_heads"].as_f64()?;
+    let base = config["rope_theta"].as_f64()?;
+    let of_pair = |i: usize| {
+        let length = std::f64::consts::TAU * base.powf(2.0 * i as f64 / dim);
+        if length < context / high {
+            1.0
+        } else if length > context / low {
+            factor
+        } else {
+            let smooth = (context / length - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    Some((0..dim as usize / 2).map(|i| of_pair(i) as f32).collect())
 }
 
 /// Rows of queries or keys as the converter lays them: the two halves of a head's rotation side by side.
@@ -230,7 +269,8 @@ fn metadata(w: &mut Writer, arch: &str, config: &Value) {
         let turned = dim as f64 * x("partial_rotary_factor").unwrap_or(1.0);
         w.u32(&k("rope.dimension_count"), turned as u64);
     }
-    if let Some(scaling) = config["rope_scaling"].as_object() {
+    let scaling = config["rope_scaling"].as_object();
+    if let Some(scaling) = scaling.filter(|s| s.get("rope_type").is_none_or(|kind| kind != "llama3")) {
         let number = |key: &str| scaling.get(key).and_then(Value::as_f64);
         let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str);
         w.text(&k("rope.scaling.type"), kind.unwrap_or("none"));

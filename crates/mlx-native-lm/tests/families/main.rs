@@ -117,6 +117,10 @@ fn table(options: &Options) -> Result<bool, String> {
         }
         right += right_of_case;
         all += of_case;
+        // A variant that the case does not have says nothing of it.
+        if of_case == 0 {
+            continue;
+        }
         match (right_of_case == of_case, known) {
             (true, false) => {}
             (false, true) => pending += 1,
