@@ -51,7 +51,13 @@ pub struct Bench {
     pub generation_tokens: Vec<usize>,
 
     /// Tokens that are there before, with commas between.
-    #[arg(long, short = 'd', default_value = "0", value_delimiter = ',', value_name = "N")]
+    #[arg(
+        long,
+        short = 'd',
+        default_value = "0",
+        value_delimiter = ',',
+        value_name = "N"
+    )]
     pub depth: Vec<usize>,
 
     /// Sequences at a time.
@@ -120,7 +126,10 @@ struct Best {
 /// What the model or the device had to say.
 pub fn run(options: &Bench) -> Result<()> {
     if options.batch_size != 1 {
-        bail!("--batch-size {}: one sequence at a time is measured so far", options.batch_size);
+        bail!(
+            "--batch-size {}: one sequence at a time is measured so far",
+            options.batch_size
+        );
     }
     if options.num_trials == 0 {
         bail!("--num-trials 0: wanted at least one");
@@ -182,7 +191,9 @@ fn open(options: &Bench, device: &MlxDevice) -> Result<(String, Decoder, Plan, D
     let folder = place::files(options.model.as_ref())?;
     let (plan, spec) = (folder.plan(DType::F32, 1)?, folder.decoder_spec()?);
     let name = match &options.model {
-        Some(path) => path.file_name().map_or(path.display().to_string(), |n| n.display().to_string()),
+        Some(path) => path
+            .file_name()
+            .map_or(path.display().to_string(), |n| n.display().to_string()),
         None => "demo".to_owned(),
     };
     let decoder = folder.decoder(device, &options.place.options())?;
@@ -270,21 +281,44 @@ fn best(device: &MlxDevice) -> Result<Best> {
         }
         Ok(fastest)
     };
-    let (from, to) = (device.alloc_tensor(DType::F32, &[n])?, device.alloc_tensor(DType::F32, &[n])?);
+    let (from, to) = (
+        device.alloc_tensor(DType::F32, &[n])?,
+        device.alloc_tensor(DType::F32, &[n])?,
+    );
     let params = ops::copy::CopyParams {
         n_elements: u32::try_from(n)?,
     };
     let seconds = fastest(&mut |encoder| {
-        Ok(ops::copy::copy(encoder, &mut registry, device, &from, &to, &params)?)
+        Ok(ops::copy::copy(
+            encoder,
+            &mut registry,
+            device,
+            &from,
+            &to,
+            &params,
+        )?)
     })?;
     let bandwidth = 8.0 * n as f64 / seconds;
     let matrix = || device.alloc_tensor(DType::F32, &[wide, wide]);
-    let (x, w, y) = (matrix()?, mlx_native::quant::Weight::dense(matrix()?, &[wide, wide])?, matrix()?);
+    let (x, w, y) = (
+        matrix()?,
+        mlx_native::quant::Weight::dense(matrix()?, &[wide, wide])?,
+        matrix()?,
+    );
     let params = ops::linear::LinearParams {
         m: u32::try_from(wide)?,
     };
     let seconds = fastest(&mut |encoder| {
-        Ok(ops::linear::linear(encoder, &mut registry, device, &x, &w, None, &y, &params)?)
+        Ok(ops::linear::linear(
+            encoder,
+            &mut registry,
+            device,
+            &x,
+            &w,
+            None,
+            &y,
+            &params,
+        )?)
     })?;
     Ok(Best {
         bandwidth,

@@ -53,13 +53,19 @@ pub fn run(options: &Inspect) -> Result<()> {
     let folder = place::files(options.model.as_ref())?;
     let dtype = options.dtype.dtype().unwrap_or(DType::BF16);
     let spec = folder.decoder_spec()?;
-    let context = options.context.or(spec.max_context.map(|n| n.min(32_768))).unwrap_or(4096);
+    let context = options
+        .context
+        .or(spec.max_context.map(|n| n.min(32_768)))
+        .unwrap_or(4096);
     // What does not run here is looked at all the same.
     let (plan, reason) = match folder.plan(dtype, context) {
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let tokenizer = folder.tokenizer().map(|t| t.vocab_size()).map_err(|e| e.to_string());
+    let tokenizer = folder
+        .tokenizer()
+        .map(|t| t.vocab_size())
+        .map_err(|e| e.to_string());
     let unknown = folder.unknown_fields();
     let mut object = json!({
         "family": folder.family().name,
@@ -159,7 +165,9 @@ fn text(o: &Value, tensors: Option<&Plan>) -> String {
         o["layers"],
         o["hidden_size"],
         o["vocab_size"],
-        o["max_context"].as_u64().map_or("not said".to_owned(), |n| n.to_string())
+        o["max_context"]
+            .as_u64()
+            .map_or("not said".to_owned(), |n| n.to_string())
     );
     match o["reason"].as_str() {
         Some(reason) => {
@@ -206,7 +214,12 @@ fn text(o: &Value, tensors: Option<&Plan>) -> String {
             size(&m["activations"])
         );
     }
-    let unknown: Vec<&str> = o["unknown_fields"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let unknown: Vec<&str> = o["unknown_fields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if !unknown.is_empty() {
         let _ = writeln!(t, "no effect   {}", unknown.join(", "));
     }

@@ -61,7 +61,10 @@ pub fn run(options: &Perplexity) -> Result<()> {
     progress.stage("loading");
     let device = options.place.open()?;
     let mut model = options.place.model(options.model.as_ref(), &device)?;
-    let tokens = model.tokenizer().encode(&text).with_context(|| format!("{path}"))?;
+    let tokens = model
+        .tokenizer()
+        .encode(&text)
+        .with_context(|| format!("{path}"))?;
     let start = Instant::now();
     let result = perplexity(
         model.decoder_mut(),

@@ -52,7 +52,9 @@ impl Place {
     pub fn model(&self, folder: Option<&PathBuf>, device: &MlxDevice) -> Result<Model> {
         match folder {
             Some(folder) => Ok(Model::open(device, folder, &self.options())?),
-            None => Model::from_files(device, mlx_native_demo::files(), &self.options()).context("the demo model"),
+            None => {
+                Model::from_files(device, mlx_native_demo::files(), &self.options()).context("the demo model")
+            }
         }
     }
 }

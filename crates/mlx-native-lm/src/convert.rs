@@ -20,8 +20,8 @@ use crate::folder::ModelFolder;
 use crate::json::parse_object;
 use crate::quantization::{QuantMode, QuantSpec};
 use crate::tensors::Plan;
-use predicate::{Choice, Choices};
 pub use predicate::Recipe;
+use predicate::{Choice, Choices};
 use tensor::{Converted, Converter};
 pub(crate) use write::{Entry, Folder};
 
@@ -143,11 +143,15 @@ pub fn convert(
 
 fn check(options: &ConvertOptions) -> Result<()> {
     if options.quantize.is_some() && options.dequantize {
-        return Err(LmError::InvalidArgument("convert: either quantize or dequantize".to_owned()));
+        return Err(LmError::InvalidArgument(
+            "convert: either quantize or dequantize".to_owned(),
+        ));
     }
     match (options.recipe, options.quantize) {
         (None, _) => Ok(()),
-        (Some(_), None) => Err(LmError::InvalidArgument("convert: a mixed recipe quantizes".to_owned())),
+        (Some(_), None) => Err(LmError::InvalidArgument(
+            "convert: a mixed recipe quantizes".to_owned(),
+        )),
         (Some(_), Some(spec)) if spec.mode != QuantMode::Affine => Err(LmError::InvalidArgument(
             "convert: mixed recipes are of affine mode".to_owned(),
         )),
@@ -209,13 +213,7 @@ fn quantization_section(config: &Map<String, Value>, options: &ConvertOptions) -
 }
 
 /// Notes how a matrix is packed, where the top of the section does not say it.
-fn note(
-    section: &mut Map<String, Value>,
-    path: &str,
-    choice: &Choice,
-    fine: bool,
-    options: &ConvertOptions,
-) {
+fn note(section: &mut Map<String, Value>, path: &str, choice: &Choice, fine: bool, options: &ConvertOptions) {
     if let Some(own) = &choice.noted {
         section.insert(path.to_owned(), own.clone());
     } else if let (true, Some(spec)) = (fine, options.quantize) {
@@ -224,7 +222,11 @@ fn note(
 }
 
 /// Sorted by key, with the section twice, without what mlx-lm leaves out.
-fn finish_config(config: &mut Map<String, Value>, section: Option<Map<String, Value>>, options: &ConvertOptions) {
+fn finish_config(
+    config: &mut Map<String, Value>,
+    section: Option<Map<String, Value>>,
+    options: &ConvertOptions,
+) {
     config.remove("_name_or_path");
     config.remove("vision_config");
     if options.dequantize {

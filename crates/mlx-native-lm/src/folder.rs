@@ -95,9 +95,10 @@ impl ModelFolder {
         let quantization = config.quantization()?;
         let tensors = match tensors(&files)? {
             Read::Gguf(tensors) => Tensors::Gguf(tensors),
-            Read::Mlx(weights) => {
-                Tensors::Mlx(StoredTensors::of(weights, &Rules::of(family.name, &config.fields())?)?)
-            }
+            Read::Mlx(weights) => Tensors::Mlx(StoredTensors::of(
+                weights,
+                &Rules::of(family.name, &config.fields())?,
+            )?),
         };
         Ok(ModelFolder {
             files,
@@ -170,7 +171,11 @@ impl ModelFolder {
     ///
     /// # Errors
     /// As opening the model.
-    pub fn decoder(&self, device: &mlx_native::MlxDevice, options: &crate::ModelOptions) -> Result<crate::Decoder> {
+    pub fn decoder(
+        &self,
+        device: &mlx_native::MlxDevice,
+        options: &crate::ModelOptions,
+    ) -> Result<crate::Decoder> {
         crate::open::decoder(device, self, options)
     }
 

@@ -96,7 +96,10 @@ impl QuantSpec {
             Some((bits, group)) => format!("{bits} bits in groups of {group}"),
             None => "1, 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128".to_owned(),
         };
-        Err(LmError::InvalidArgument(format!("{spec}: {} has {wanted}", mode.name())))
+        Err(LmError::InvalidArgument(format!(
+            "{spec}: {} has {wanted}",
+            mode.name()
+        )))
     }
 
     /// The format of `path.weight`, which is packed like this: what the shapes leave open is in the dtype of the scales and
@@ -273,12 +276,7 @@ impl QuantizationConfig {
     /// # Errors
     /// [`LmError::Weights`], naming the tensor, when tensors are missing, do not fit the format, or are there without a
     /// `quantization` section.
-    pub fn for_module(
-        &self,
-        path: &str,
-        in_dims: usize,
-        weights: &dyn Known,
-    ) -> Result<Option<QuantSpec>> {
+    pub fn for_module(&self, path: &str, in_dims: usize, weights: &dyn Known) -> Result<Option<QuantSpec>> {
         let scales_name = format!("{path}.scales");
         let named = match (self.by_path.get(path), self.default) {
             (Some(Override::Dense), _) => return Ok(None),

@@ -146,7 +146,11 @@ impl RandomModel {
     pub fn decoder(&self, device: &MlxDevice, dtype: DType, prefill_step: usize) -> Result<(Decoder, Plan)> {
         let nowhere = MlxDevice::open(DeviceKind::Null)?;
         let (_, plan, _) = self.build(&nowhere, false, dtype, prefill_step)?;
-        if let Some(limit) = device.limits().max_working_set.filter(|limit| plan.bytes() > *limit) {
+        if let Some(limit) = device
+            .limits()
+            .max_working_set
+            .filter(|limit| plan.bytes() > *limit)
+        {
             return Err(LmError::InvalidArgument(format!(
                 "the weights take {} bytes, device {} has {limit}",
                 plan.bytes(),
@@ -165,7 +169,10 @@ impl RandomModel {
         let mut folder = Folder::create(target)?;
         let nowhere = MlxDevice::open(DeviceKind::Null)?;
         let (_, plan, list) = self.build(&nowhere, false, DType::F32, 1)?;
-        let entries: Vec<Entry> = list.iter().map(|t| Entry::new(&t.name, t.dtype, t.shape.clone())).collect();
+        let entries: Vec<Entry> = list
+            .iter()
+            .map(|t| Entry::new(&t.name, t.dtype, t.shape.clone()))
+            .collect();
         let mut shards = folder.shards(&entries)?;
         for tensor in &list {
             tensor.for_each_piece(|piece| shards.write(&tensor.name, piece))?;

@@ -17,8 +17,8 @@ use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 
 pub use dry::{Part, Plan};
-pub(crate) use gguf::{GgufSource, GgufTensors};
 pub(crate) use foreign::Rules;
+pub(crate) use gguf::{GgufSource, GgufTensors};
 pub(crate) use mlx::MlxSource;
 pub use random::RandomFormat;
 pub(crate) use random::{RandomSource, RandomTensor};
@@ -103,7 +103,9 @@ impl Tensors {
         let name = format!("{path}.weight");
         let fits = |found: Option<&[usize]>| match found {
             Some(found) if found == shape => Ok(()),
-            Some(found) => Err(LmError::Weights(format!("{name}: found {found:?}, wanted {shape:?}"))),
+            Some(found) => Err(LmError::Weights(format!(
+                "{name}: found {found:?}, wanted {shape:?}"
+            ))),
             None => Err(LmError::Weights(format!("{name} is missing"))),
         };
         match self {
@@ -140,5 +142,7 @@ impl Tensors {
 
 /// The names among `all` that are not in `read`.
 fn left<'a>(all: impl Iterator<Item = &'a str>, read: &BTreeSet<String>) -> Vec<String> {
-    all.filter(|name| !read.contains(*name)).map(str::to_owned).collect()
+    all.filter(|name| !read.contains(*name))
+        .map(str::to_owned)
+        .collect()
 }

@@ -23,7 +23,12 @@ pub enum Recipe {
 
 impl Recipe {
     /// All of them.
-    pub const ALL: [Recipe; 4] = [Recipe::Mixed2And6, Recipe::Mixed3And4, Recipe::Mixed3And6, Recipe::Mixed4And6];
+    pub const ALL: [Recipe; 4] = [
+        Recipe::Mixed2And6,
+        Recipe::Mixed3And4,
+        Recipe::Mixed3And6,
+        Recipe::Mixed4And6,
+    ];
 
     /// Its name in mlx-lm.
     #[must_use]
@@ -79,7 +84,12 @@ fn finer(family: &str) -> &'static [&'static str] {
         "gpt_oss" => &["router"],
         "qwen3_next" | "qwen3_5" | "qwen3_5_moe" => &["mlp.gate", "shared_expert_gate"],
         "granite" => &["self_attn.o_proj", "mlp.down_proj", "lm_head"],
-        "granitemoe" => &["block_sparse_moe.router.layer", "self_attn.o_proj", "mlp.down_proj", "lm_head"],
+        "granitemoe" => &[
+            "block_sparse_moe.router.layer",
+            "self_attn.o_proj",
+            "mlp.down_proj",
+            "lm_head",
+        ],
         "granitemoehybrid" => &["router.layer"],
         "lfm2_moe" => &["feed_forward.gate"],
         "minimax" => &["block_sparse_moe.gate"],
@@ -147,12 +157,18 @@ impl<'a> Choices<'a> {
 
     fn mixed(&self, recipe: Recipe, path: &str) -> u32 {
         let (low, high) = recipe.bits();
-        let index = path.split('.').nth(self.place).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let index = path
+            .split('.')
+            .nth(self.place)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
         let (n, eighth) = (self.layers, self.layers / 8);
         let edge = index < eighth || index >= 7 * n / 8;
         // Below the first eighth Python's remainder is not negative either: those are at the edge.
         let more = edge || (index - eighth) % 3 == 2;
-        let value = ["v_proj", "v_a_proj", "v_b_proj"].iter().any(|part| path.contains(part));
+        let value = ["v_proj", "v_a_proj", "v_b_proj"]
+            .iter()
+            .any(|part| path.contains(part));
         if more && (value || path.contains("down_proj")) || path.contains("lm_head") {
             return high;
         }

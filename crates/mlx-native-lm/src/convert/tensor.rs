@@ -109,7 +109,9 @@ impl Converter<'_> {
             }
         }
         let values = match part.format {
-            WeightFormat::Dense(_) | WeightFormat::Ggml(_) => self.dense(part, &format!("{}.weight", part.path))?,
+            WeightFormat::Dense(_) | WeightFormat::Ggml(_) => {
+                self.dense(part, &format!("{}.weight", part.path))?
+            }
             packed => cast(&self.unpacked(part, packed)?, DType::F32, self.target(part))?,
         };
         let dtype = self.target(part);
@@ -117,7 +119,11 @@ impl Converter<'_> {
             WeightFormat::Dense(_) => vec![plane("weight", values)],
             WeightFormat::Affine { format, .. } => {
                 let [weight, scales, biases] = affine(&values, dtype, columns, format)?;
-                vec![plane("weight", weight), plane("scales", scales), plane("biases", biases)]
+                vec![
+                    plane("weight", weight),
+                    plane("scales", scales),
+                    plane("biases", biases),
+                ]
             }
             other => {
                 let [weight, scales] = floats(&values, dtype, columns, float_format(other)?)?;
@@ -172,7 +178,10 @@ impl Converter<'_> {
             WeightFormat::Affine { format, scales } => {
                 // As MLX does: in the dtype of the scales, which are cast first.
                 let to = self.target(part);
-                let (s, b) = (cast(&read("scales")?, scales, to)?, cast(&read("biases")?, scales, to)?);
+                let (s, b) = (
+                    cast(&read("scales")?, scales, to)?,
+                    cast(&read("biases")?, scales, to)?,
+                );
                 affine_values(&words, &s, &b, to, columns, format)?
             }
             WeightFormat::Nvfp4 { global_scale: true } => {
@@ -216,7 +225,13 @@ fn affine_values(
     format: AffineFormat,
 ) -> Result<Vec<f32>> {
     if dtype == DType::F32 {
-        return Ok(dequantize::<f32>(words, &typed(scales), &typed(biases), k, format)?);
+        return Ok(dequantize::<f32>(
+            words,
+            &typed(scales),
+            &typed(biases),
+            k,
+            format,
+        )?);
     }
     let group = format.group_size() as usize;
     Ok(with_float!(dtype, S => {
@@ -303,7 +318,9 @@ fn unpack_blocks(ty: GgmlType, bytes: &[u8]) -> Result<Vec<f32>> {
     let (block, bytes_of_block) = (ty.block_values() as usize, ty.block_bytes() as usize);
     let mut values = vec![0f32; bytes.len() / bytes_of_block * block];
     const BLOCKS: usize = 1 << 10;
-    let parts = values.par_chunks_mut(BLOCKS * block).zip(bytes.par_chunks(BLOCKS * bytes_of_block));
+    let parts = values
+        .par_chunks_mut(BLOCKS * block)
+        .zip(bytes.par_chunks(BLOCKS * bytes_of_block));
     parts.try_for_each(|(values, bytes)| ggml::dequantize(ty, bytes, values))?;
     Ok(values)
 }
@@ -315,8 +332,12 @@ fn cast(bytes: &[u8], from: DType, to: DType) -> Result<Vec<u8>> {
     }
     let narrow = |wide: &mut dyn FnMut(usize) -> f32, n: usize| -> Vec<u8> {
         match to {
-            DType::F16 => (0..n).flat_map(|i| f16::from_f32(wide(i)).to_le_bytes()).collect(),
-            DType::BF16 => (0..n).flat_map(|i| bf16::from_f32(wide(i)).to_le_bytes()).collect(),
+            DType::F16 => (0..n)
+                .flat_map(|i| f16::from_f32(wide(i)).to_le_bytes())
+                .collect(),
+            DType::BF16 => (0..n)
+                .flat_map(|i| bf16::from_f32(wide(i)).to_le_bytes())
+                .collect(),
             _ => (0..n).flat_map(|i| wide(i).to_le_bytes()).collect(),
         }
     };

@@ -50,7 +50,10 @@ impl Folder {
             )));
         }
         let Some(name) = target.file_name().and_then(|n| n.to_str()) else {
-            return Err(LmError::InvalidArgument(format!("{}: no name of a folder", target.display())));
+            return Err(LmError::InvalidArgument(format!(
+                "{}: no name of a folder",
+                target.display()
+            )));
         };
         let partial = target.with_file_name(format!(".{name}.partial-{}", std::process::id()));
         let failed = |e: std::io::Error| LmError::Folder(format!("{}: {e}", partial.display()));
@@ -109,7 +112,8 @@ impl Folder {
             let failed = |e: std::io::Error| LmError::Folder(format!("{}: {e}", path.display()));
             let mut file = File::create(&path).map_err(failed)?;
             let header = header(&entries);
-            file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+            file.write_all(&(header.len() as u64).to_le_bytes())
+                .map_err(failed)?;
             file.write_all(&header).map_err(failed)?;
             let mut at = 8 + header.len() as u64;
             for entry in entries {
@@ -164,7 +168,10 @@ struct Place {
 impl Shards<'_> {
     /// Writes the next bytes of the tensor `name`.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let place = self.places.get_mut(name).filter(|p| p.written + bytes.len() <= p.bytes);
+        let place = self
+            .places
+            .get_mut(name)
+            .filter(|p| p.written + bytes.len() <= p.bytes);
         let Some(place) = place else {
             return Err(LmError::Weights(format!(
                 "{name}: {} bytes that were not announced",

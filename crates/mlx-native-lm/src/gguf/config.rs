@@ -9,7 +9,15 @@ use crate::error::Result;
 
 /// The architectures that are read.
 const ARCHITECTURES: &[&str] = &[
-    "llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "gpt-oss", "phi3", "deepseek2",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "gemma2",
+    "gemma3",
+    "gpt-oss",
+    "phi3",
+    "deepseek2",
 ];
 
 /// The configuration that MLX's folder of this model would have.
@@ -105,7 +113,10 @@ fn usual(meta: &Metadata<'_>, model: &GgufModel) -> Result<Map<String, Value>> {
             ("vocab_size", json!(vocab)),
             ("hidden_act", json!("silu")),
             ("max_position_embeddings", json!(meta.count("context_length")?)),
-            ("rope_theta", json!(meta.float_or("rope.freq_base")?.unwrap_or(10_000.0))),
+            (
+                "rope_theta",
+                json!(meta.float_or("rope.freq_base")?.unwrap_or(10_000.0)),
+            ),
             ("tie_word_embeddings", json!(!model.contains("output.weight"))),
             ("attention_bias", json!(model.contains("blk.0.attn_q.bias"))),
         ],
@@ -176,10 +187,7 @@ fn gemma2(meta: &Metadata<'_>, c: &mut Map<String, Value>) -> Result<()> {
     let scalar = query_scalar(meta, c, 46)?;
     set(
         c,
-        [
-            ("model_type", json!("gemma2")),
-            ("query_pre_attn_scalar", scalar),
-        ],
+        [("model_type", json!("gemma2")), ("query_pre_attn_scalar", scalar)],
     );
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if let Some(cap) = meta.float_or(key)? {
@@ -201,7 +209,10 @@ fn gemma3(meta: &Metadata<'_>, c: &mut Map<String, Value>) -> Result<()> {
             ("rope_local_base_freq", json!(local)),
             ("rope_theta", json!(global)),
             ("sliding_window", json!(meta.count("attention.sliding_window")?)),
-            ("sliding_window_pattern", json!(meta.count_or("attention.sliding_window_pattern")?.unwrap_or(6))),
+            (
+                "sliding_window_pattern",
+                json!(meta.count_or("attention.sliding_window_pattern")?.unwrap_or(6)),
+            ),
         ],
     );
     Ok(())
@@ -265,16 +276,32 @@ fn deepseek2(meta: &Metadata<'_>, experts: u64, c: &mut Map<String, Value>) -> R
     set(
         c,
         [
-            ("model_type", json!(if sigmoid { "deepseek_v3" } else { "deepseek_v2" })),
+            (
+                "model_type",
+                json!(if sigmoid { "deepseek_v3" } else { "deepseek_v2" }),
+            ),
             ("kv_lora_rank", json!(meta.count("attention.kv_lora_rank")?)),
             ("qk_rope_head_dim", json!(turned)),
             ("qk_nope_head_dim", json!(plain)),
             ("v_head_dim", json!(value)),
-            ("num_key_value_heads", c.get("num_attention_heads").cloned().unwrap_or_default()),
+            (
+                "num_key_value_heads",
+                c.get("num_attention_heads").cloned().unwrap_or_default(),
+            ),
             ("attention_bias", json!(false)),
             ("norm_topk_prob", json!(normalised)),
-            ("routed_scaling_factor", json!(meta.float_or("expert_weights_scale")?.filter(|v| *v != 0.0).unwrap_or(1.0))),
-            ("first_k_dense_replace", json!(meta.count_or("leading_dense_block_count")?.unwrap_or(0))),
+            (
+                "routed_scaling_factor",
+                json!(
+                    meta.float_or("expert_weights_scale")?
+                        .filter(|v| *v != 0.0)
+                        .unwrap_or(1.0)
+                ),
+            ),
+            (
+                "first_k_dense_replace",
+                json!(meta.count_or("leading_dense_block_count")?.unwrap_or(0)),
+            ),
             ("moe_layer_freq", json!(1)),
         ],
     );
@@ -287,7 +314,10 @@ fn deepseek2(meta: &Metadata<'_>, experts: u64, c: &mut Map<String, Value>) -> R
             [
                 ("n_routed_experts", json!(experts)),
                 ("num_experts_per_tok", json!(meta.count("expert_used_count")?)),
-                ("moe_intermediate_size", json!(meta.count("expert_feed_forward_length")?)),
+                (
+                    "moe_intermediate_size",
+                    json!(meta.count("expert_feed_forward_length")?),
+                ),
             ],
         );
         if let Some(n) = meta.count_or("expert_shared_count")?.filter(|n| *n > 0) {
@@ -345,7 +375,10 @@ fn rotation(meta: &Metadata<'_>, model: &GgufModel, c: &mut Map<String, Value>) 
                 "beta_slow": meta.float_or("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             });
             // A tenth of what configurations call mscale_all_dim; DeepSeek's files have the same for mscale.
-            if let Some(log) = meta.float_or("rope.scaling.yarn_log_multiplier")?.filter(|v| *v != 0.0) {
+            if let Some(log) = meta
+                .float_or("rope.scaling.yarn_log_multiplier")?
+                .filter(|v| *v != 0.0)
+            {
                 scaling["mscale"] = json!(log * 10.0);
                 scaling["mscale_all_dim"] = json!(log * 10.0);
             }
@@ -364,7 +397,9 @@ fn factors(meta: &Metadata<'_>, model: &GgufModel, name: &str) -> Result<Vec<f32
         Some(info) if info.ggml_type == GgmlType::F32 && info.byte_len <= 4 * MOST => {
             let bytes = model.tensor_bytes(name)?;
             let words = bytes.chunks_exact(4);
-            Ok(words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            Ok(words
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect())
         }
         _ => Err(meta.invalid(name, "something else", "a short F32 tensor")),
     }

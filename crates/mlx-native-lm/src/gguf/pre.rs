@@ -48,15 +48,17 @@ fn bytes(use_regex: bool) -> Value {
 /// The way of splitting of this name; `None` where it is not known.
 pub(super) fn splitting(name: &str) -> Option<Splitting> {
     let steps = match name {
-        "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "gigachat"
-        | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es" | "jina-v2-de" | "jina-v2-code" | "roberta-bpe" => {
+        "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling"
+        | "gigachat" | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es" | "jina-v2-de"
+        | "jina-v2-code" | "roberta-bpe" => {
             vec![bytes(true)]
         }
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva" | "minerva-7b" => {
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva"
+        | "minerva-7b" => {
             vec![digits(), bytes(true)]
         }
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" | "dbrx"
-        | "smaug-bpe" | "chatglm-bpe" | "glm4" => vec![split(LLAMA3), bytes(false)],
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
+        | "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => vec![split(LLAMA3), bytes(false)],
         "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "kormo" | "hunyuan" | "solar-open" | "megrez" => {
             vec![split(QWEN2), bytes(false)]
         }
@@ -93,13 +95,41 @@ pub(super) fn splitting(name: &str) -> Option<Splitting> {
             split(DEEPSEEK_V3),
             bytes(false),
         ],
-        "default" => vec![split(r"[\p{P}\$\+<=>\^~\|]+"), split(GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]"), bytes(false)],
+        "default" => vec![
+            split(r"[\p{P}\$\+<=>\^~\|]+"),
+            split(GPT2),
+            split(r"\p{N}+"),
+            split("[0-9][0-9][0-9]"),
+            bytes(false),
+        ],
         _ => return None,
     };
-    let composed = ["qwen2", "deepseek-r1-qwen", "qwen35", "stablelm2", "command-r", "mpt", "olmo"];
-    let whole_words = ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"];
+    let composed = [
+        "qwen2",
+        "deepseek-r1-qwen",
+        "qwen35",
+        "stablelm2",
+        "command-r",
+        "mpt",
+        "olmo",
+    ];
+    let whole_words = [
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "tekken",
+    ];
     Some(Splitting {
-        normalizer: if composed.contains(&name) { json!({"type": "NFC"}) } else { Value::Null },
+        normalizer: if composed.contains(&name) {
+            json!({"type": "NFC"})
+        } else {
+            Value::Null
+        },
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": steps}),
         ignore_merges: whole_words.contains(&name),
         adds_bos: whole_words.contains(&name),

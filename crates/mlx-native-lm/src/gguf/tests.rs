@@ -17,7 +17,8 @@ fn text_bytes(text: &str) -> Vec<u8> {
 impl Made {
     fn set(mut self, key: &str, ty: u32, value: Vec<u8>) -> Self {
         self.entries.retain(|(k, _)| k != key);
-        self.entries.push((key.to_owned(), [&ty.to_le_bytes()[..], &value].concat()));
+        self.entries
+            .push((key.to_owned(), [&ty.to_le_bytes()[..], &value].concat()));
         self
     }
 
@@ -82,16 +83,30 @@ const TOKENS: &[&str] = &["<s>", "</s>", "a", "b", "Ġ", "ab", "Ġa", "<|im_end|
 fn llama() -> Made {
     let tensor = |name: &str, extents: &[u64]| (name.to_owned(), extents.to_vec());
     let mut made = Made {
-        tensors: vec![tensor("token_embd.weight", &[32, 8]), tensor("output_norm.weight", &[32])],
+        tensors: vec![
+            tensor("token_embd.weight", &[32, 8]),
+            tensor("output_norm.weight", &[32]),
+        ],
         ..Made::default()
     };
     for name in ["attn_norm", "ffn_norm"] {
         made.tensors.push(tensor(&format!("blk.0.{name}.weight"), &[32]));
     }
-    for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
-        made.tensors.push(tensor(&format!("blk.0.{name}.weight"), &[32, 32]));
+    for name in [
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    ] {
+        made.tensors
+            .push(tensor(&format!("blk.0.{name}.weight"), &[32, 32]));
     }
-    let kinds = [3, 3, 1, 1, 1, 1, 1, 3].map(|k: i32| k.to_le_bytes().to_vec()).to_vec();
+    let kinds = [3, 3, 1, 1, 1, 1, 1, 3]
+        .map(|k: i32| k.to_le_bytes().to_vec())
+        .to_vec();
     made.text("general.architecture", "llama")
         .u32("llama.embedding_length", 32)
         .u32("llama.block_count", 1)
@@ -114,8 +129,14 @@ fn a_file_is_a_model() {
     let model = llama().open().unwrap();
     assert_eq!(model.family().name, "llama");
     let spec = model.decoder_spec().unwrap();
-    assert_eq!((spec.hidden_size, spec.vocab_size, spec.max_context), (32, 8, Some(64)));
-    assert!(spec.head.matrix.is_none(), "no output.weight: the table is the head");
+    assert_eq!(
+        (spec.hidden_size, spec.vocab_size, spec.max_context),
+        (32, 8, Some(64))
+    );
+    assert!(
+        spec.head.matrix.is_none(),
+        "no output.weight: the table is the head"
+    );
     let plan = model.plan(mlx_native::DType::F32, 64).unwrap();
     assert_eq!(plan.parameters(), 8 * 32 + 7 * 32 * 32 + 3 * 32);
     let tokenizer = model.tokenizer().unwrap();
@@ -128,14 +149,22 @@ fn a_file_is_a_model() {
 /// SentencePiece's merges follow the scores: `bc` is better than `ab`.
 #[test]
 fn scores_order_merges_and_bytes_stand_in() {
-    let tokens = ["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "c", "ab", "bc", "▁a"];
+    let tokens = [
+        "<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "c", "ab", "bc", "▁a",
+    ];
     let scores = [0.0, 0.0, 0.0, 0.0, -5.0, -6.0, -7.0, -8.0, -2.0, -1.0, -3.0];
-    let kinds = [2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1].map(|k: i32| k.to_le_bytes().to_vec()).to_vec();
+    let kinds = [2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1]
+        .map(|k: i32| k.to_le_bytes().to_vec())
+        .to_vec();
     let made = llama()
         .text("tokenizer.ggml.model", "llama")
         .texts("tokenizer.ggml.tokens", &tokens)
         .array("tokenizer.ggml.token_type", 5, kinds)
-        .array("tokenizer.ggml.scores", 6, scores.map(|s: f32| s.to_le_bytes().to_vec()).to_vec())
+        .array(
+            "tokenizer.ggml.scores",
+            6,
+            scores.map(|s: f32| s.to_le_bytes().to_vec()).to_vec(),
+        )
         .u32("tokenizer.ggml.bos_token_id", 1)
         .u32("tokenizer.ggml.eos_token_id", 2);
     let tokenizer = made.open().unwrap().tokenizer().unwrap();
@@ -149,22 +178,61 @@ fn scores_order_merges_and_bytes_stand_in() {
 fn what_is_wrong_is_one_line_that_names_it() {
     let long = "x".repeat(100);
     let cases: Vec<(Made, &[&str])> = vec![
-        (llama().without("general.architecture"), &["general.architecture", "nothing"]),
-        (llama().text("general.architecture", "mamba9"), &["architecture \"mamba9\"", "qwen3moe"]),
-        (llama().without("llama.block_count"), &["llama.block_count", "nothing"]),
+        (
+            llama().without("general.architecture"),
+            &["general.architecture", "nothing"],
+        ),
+        (
+            llama().text("general.architecture", "mamba9"),
+            &["architecture \"mamba9\"", "qwen3moe"],
+        ),
+        (
+            llama().without("llama.block_count"),
+            &["llama.block_count", "nothing"],
+        ),
         (llama().u32("llama.attention.head_count", 0), &["head_count"]),
         (llama().u32("llama.block_count", u32::MAX), &["num_hidden_layers"]),
-        (llama().text("llama.embedding_length", "32"), &["llama.embedding_length", "whole number"]),
-        (llama().f32("llama.attention.layer_norm_rms_epsilon", f32::NAN), &["epsilon", "finite"]),
-        (llama().without("tokenizer.ggml.tokens"), &["tokenizer.ggml.tokens"]),
-        (llama().without("tokenizer.ggml.merges"), &["tokenizer.ggml.merges"]),
-        (llama().text("tokenizer.ggml.pre", "no-such"), &["tokenizer.ggml.pre", "no-such"]),
+        (
+            llama().text("llama.embedding_length", "32"),
+            &["llama.embedding_length", "whole number"],
+        ),
+        (
+            llama().f32("llama.attention.layer_norm_rms_epsilon", f32::NAN),
+            &["epsilon", "finite"],
+        ),
+        (
+            llama().without("tokenizer.ggml.tokens"),
+            &["tokenizer.ggml.tokens"],
+        ),
+        (
+            llama().without("tokenizer.ggml.merges"),
+            &["tokenizer.ggml.merges"],
+        ),
+        (
+            llama().text("tokenizer.ggml.pre", "no-such"),
+            &["tokenizer.ggml.pre", "no-such"],
+        ),
         (llama().text("tokenizer.ggml.model", &long), &["tokenizer", "xxx"]),
-        (llama().u32("tokenizer.ggml.eos_token_id", 99), &["eos_token_id", "99", "below 8"]),
-        (llama().array("tokenizer.ggml.token_type", 5, vec![vec![0; 4]; 3]), &["token_type", "8"]),
-        (llama().u32("llama.rope.dimension_count", 6), &["6 of 16 elements"]),
-        (llama().text("llama.rope.scaling.type", "su"), &["rope scaling \"su\""]),
-        (llama().u32("llama.attention.value_length", 8), &["keys of 16 and values of 8"]),
+        (
+            llama().u32("tokenizer.ggml.eos_token_id", 99),
+            &["eos_token_id", "99", "below 8"],
+        ),
+        (
+            llama().array("tokenizer.ggml.token_type", 5, vec![vec![0; 4]; 3]),
+            &["token_type", "8"],
+        ),
+        (
+            llama().u32("llama.rope.dimension_count", 6),
+            &["6 of 16 elements"],
+        ),
+        (
+            llama().text("llama.rope.scaling.type", "su"),
+            &["rope scaling \"su\""],
+        ),
+        (
+            llama().u32("llama.attention.value_length", 8),
+            &["keys of 16 and values of 8"],
+        ),
     ];
     for (made, words) in cases {
         let error = made.open().expect_err(words[0]).to_string();
@@ -188,16 +256,32 @@ fn tensors_must_be_those_of_the_model() {
     fewer.tensors.retain(|(name, _)| name != "blk.0.ffn_up.weight");
     assert!(plan(fewer).contains("mlp.up_proj.weight"));
     let mut other = llama();
-    other.tensors.iter_mut().filter(|(n, _)| n.contains("attn_v")).for_each(|(_, e)| e[1] = 16);
+    other
+        .tensors
+        .iter_mut()
+        .filter(|(n, _)| n.contains("attn_v"))
+        .for_each(|(_, e)| e[1] = 16);
     assert!(plan(other).contains("v_proj"));
 }
 
 /// The way of splitting has to be one that the library of tokenizers takes, for every name.
 #[test]
 fn every_way_of_splitting_compiles() {
-    for name in ["default", "gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "gpt-4o", "tekken", "kimi-k2", "falcon",
-        "deepseek-coder", "deepseek-llm", "deepseek-v3"]
-    {
+    for name in [
+        "default",
+        "gpt-2",
+        "smollm",
+        "llama-bpe",
+        "qwen2",
+        "qwen35",
+        "gpt-4o",
+        "tekken",
+        "kimi-k2",
+        "falcon",
+        "deepseek-coder",
+        "deepseek-llm",
+        "deepseek-v3",
+    ] {
         let model = llama().text("tokenizer.ggml.pre", name).open().unwrap();
         let tokenizer = model.tokenizer().unwrap_or_else(|e| panic!("{name}: {e}"));
         let ids = tokenizer.encode_with("ab ab", false).unwrap();

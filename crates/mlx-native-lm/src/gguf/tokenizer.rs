@@ -71,7 +71,12 @@ impl<'a> Vocabulary<'a> {
     fn to_json(&self) -> Value {
         let mut tokens: Vec<(&str, u32)> = self.ids.iter().map(|(t, id)| (*t, *id)).collect();
         tokens.sort_unstable_by_key(|(_, id)| *id);
-        Value::Object(tokens.into_iter().map(|(t, id)| (t.to_owned(), json!(id))).collect())
+        Value::Object(
+            tokens
+                .into_iter()
+                .map(|(t, id)| (t.to_owned(), json!(id)))
+                .collect(),
+        )
     }
 
     /// Tokens that are found in a text before anything else.
@@ -127,7 +132,8 @@ fn byte_level(meta: &Metadata<'_>, v: &Vocabulary<'_>) -> Result<Value> {
         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
         "ignore_merges": splitting.ignore_merges, "vocab": v.to_json(), "merges": merges,
     });
-    let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let decoder =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": v.added(|_| false),
         "normalizer": splitting.normalizer, "pre_tokenizer": splitting.pre_tokenizer,
@@ -179,7 +185,10 @@ fn merges_of(v: &Vocabulary<'_>, scores: &[f32]) -> Vec<Value> {
     }
     merges.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
     let text = |id: u32| v.tokens[id as usize];
-    merges.into_iter().map(|(_, _, left, right)| json!([text(left), text(right)])).collect()
+    merges
+        .into_iter()
+        .map(|(_, _, left, right)| json!([text(left), text(right)]))
+        .collect()
 }
 
 /// The likeliest tokens by their scores.
@@ -188,7 +197,9 @@ fn unigram(meta: &Metadata<'_>, v: &Vocabulary<'_>) -> Result<Value> {
     let pairs: Vec<Value> = v.tokens.iter().zip(&scores).map(|(t, s)| json!([t, s])).collect();
     let unknown = meta.id("tokenizer.ggml.unknown_token_id")?.unwrap_or(2);
     if meta.has("tokenizer.ggml.precompiled_charsmap") {
-        return Err(meta.unsupported("a tokenizer with a map of characters (tokenizer.ggml.precompiled_charsmap)"));
+        return Err(
+            meta.unsupported("a tokenizer with a map of characters (tokenizer.ggml.precompiled_charsmap)")
+        );
     }
     let prefixed = meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let scheme = if prefixed { "always" } else { "never" };
@@ -224,8 +235,16 @@ fn named<'a>(meta: &Metadata<'_>, v: &Vocabulary<'a>, name: &str) -> Result<Opti
 /// What puts the first and the last token around a text.
 fn around(meta: &Metadata<'_>, v: &Vocabulary<'_>, adds_bos: bool) -> Result<Value> {
     let adds = |key: &str, default: bool| Ok::<_, LmError>(meta.flag(key)?.unwrap_or(default));
-    let first = if adds("tokenizer.ggml.add_bos_token", adds_bos)? { named(meta, v, "bos")? } else { None };
-    let last = if adds("tokenizer.ggml.add_eos_token", false)? { named(meta, v, "eos")? } else { None };
+    let first = if adds("tokenizer.ggml.add_bos_token", adds_bos)? {
+        named(meta, v, "bos")?
+    } else {
+        None
+    };
+    let last = if adds("tokenizer.ggml.add_eos_token", false)? {
+        named(meta, v, "eos")?
+    } else {
+        None
+    };
     if first.is_none() && last.is_none() {
         return Ok(Value::Null);
     }
@@ -242,7 +261,12 @@ fn around(meta: &Metadata<'_>, v: &Vocabulary<'_>, adds_bos: bool) -> Result<Val
     };
     let used = first.into_iter().chain(last);
     let tokens: Map<String, Value> = used
-        .map(|(token, id)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .map(|(token, id)| {
+            (
+                token.to_owned(),
+                json!({"id": token, "ids": [id], "tokens": [token]}),
+            )
+        })
         .collect();
     Ok(json!({
         "type": "TemplateProcessing", "single": with(&["A"]), "pair": with(&["A", "B"]), "special_tokens": tokens,
@@ -290,7 +314,9 @@ pub(super) fn generation_config(meta: &Metadata<'_>) -> Result<Map<String, Value
     }
     // gpt-oss goes on behind it: to the next channel.
     let harmony = v.ids.contains_key("<|return|>");
-    let ends = END_OF_TURN.iter().filter(|text| !(harmony && **text == "<|end|>"));
+    let ends = END_OF_TURN
+        .iter()
+        .filter(|text| !(harmony && **text == "<|end|>"));
     let ends = ends.filter_map(|text| v.ids.get(text));
     ids.extend(ends.filter(|id| v.kinds[**id as usize] == CONTROL));
     let mut seen = std::collections::HashSet::new();

@@ -35,11 +35,16 @@ impl Part {
     /// Bytes as stored, all planes together.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let (Some(columns), rows) = (self.shape.last(), self.shape.iter().rev().skip(1).product::<usize>()) else {
+        let (Some(columns), rows) = (
+            self.shape.last(),
+            self.shape.iter().rev().skip(1).product::<usize>(),
+        ) else {
             return self.format.row_bytes(1).unwrap_or(0);
         };
         let planes = self.format.planes(*columns).unwrap_or_default();
-        let of_plane = planes.iter().filter_map(|p| Some(p.elements(rows)? * p.dtype.size_of()));
+        let of_plane = planes
+            .iter()
+            .filter_map(|p| Some(p.elements(rows)? * p.dtype.size_of()));
         of_plane.sum()
     }
 }
@@ -104,7 +109,11 @@ impl Plan {
     #[must_use]
     pub fn active(&self, spec: &DecoderSpec) -> (f64, f64) {
         let tied = spec.head.matrix.is_none();
-        let blocks = spec.layers.iter().flat_map(|l| &l.branches).flat_map(|b| &b.parts);
+        let blocks = spec
+            .layers
+            .iter()
+            .flat_map(|l| &l.branches)
+            .flat_map(|b| &b.parts);
         let moe = blocks.filter_map(|p| match &p.block {
             Block::Moe(moe) => Some(moe),
             _ => None,
@@ -166,9 +175,15 @@ impl Source for DrySource<'_> {
         let found = self.stored.shape(name);
         if found != Some(shape) {
             let found = found.map_or("nothing".to_owned(), |s| format!("{s:?}"));
-            return Err(LmError::Weights(format!("{name}: found {found}, wanted {shape:?}")));
+            return Err(LmError::Weights(format!(
+                "{name}: found {found}, wanted {shape:?}"
+            )));
         }
-        let dtype = self.tensors.dtype(name).filter(|d| dtypes.contains(d)).or(dtypes.first().copied());
+        let dtype = self
+            .tensors
+            .dtype(name)
+            .filter(|d| dtypes.contains(d))
+            .or(dtypes.first().copied());
         let dtype = dtype.unwrap_or(DType::F32);
         if dtype.is_float() {
             self.note(Part {

@@ -44,7 +44,11 @@ impl Rules {
         let size = |key: &str| config.count(key, 1 << 24);
         let heads = match APART.contains(&family) {
             false => None,
-            true => match (size("num_attention_heads")?, size("qk_nope_head_dim")?, size("v_head_dim")?) {
+            true => match (
+                size("num_attention_heads")?,
+                size("qk_nope_head_dim")?,
+                size("v_head_dim")?,
+            ) {
                 (Some(n), Some(k), Some(v)) => Some([n, k, v]),
                 _ => None,
             },
@@ -115,10 +119,14 @@ fn misfit(name: &str, what: impl std::fmt::Display) -> LmError {
 
 fn awq(t: &mut StoredTensors, names: &[String]) -> Result<()> {
     if let Some(name) = names.iter().find(|n| n.ends_with(".g_idx")) {
-        return Err(LmError::Unsupported(format!("{name}: columns in an order of their own (g_idx)")));
+        return Err(LmError::Unsupported(format!(
+            "{name}: columns in an order of their own (g_idx)"
+        )));
     }
     for name in names {
-        let Some(path) = name.strip_suffix(".qweight") else { continue };
+        let Some(path) = name.strip_suffix(".qweight") else {
+            continue;
+        };
         let (scales, zeros) = (format!("{path}.scales"), format!("{path}.qzeros"));
         let shape = |name: &str| t.any(name).map(|i| (i.dtype, i.shape.to_vec()));
         let words = shape(name);
@@ -128,7 +136,12 @@ fn awq(t: &mut StoredTensors, names: &[String]) -> Result<()> {
         let (inputs, outputs) = (words[0], words[1] * 8);
         let groups = match shape(&scales) {
             Some((TensorType::F16 | TensorType::BF16, s)) if s.len() == 2 && s[1] == outputs => s[0],
-            _ => return Err(misfit(&scales, format!("wanted F16 or BF16, [groups, {outputs}]"))),
+            _ => {
+                return Err(misfit(
+                    &scales,
+                    format!("wanted F16 or BF16, [groups, {outputs}]"),
+                ));
+            }
         };
         let zeros = match shape(&zeros) {
             None => None,
@@ -140,7 +153,12 @@ fn awq(t: &mut StoredTensors, names: &[String]) -> Result<()> {
             return Err(misfit(name, format!("{inputs} columns are no whole words")));
         }
         let planes = [
-            ("weight", TensorType::U32, inputs / 8, Make::AwqWords(name.clone())),
+            (
+                "weight",
+                TensorType::U32,
+                inputs / 8,
+                Make::AwqWords(name.clone()),
+            ),
             (
                 "biases",
                 dtype,
@@ -173,7 +191,9 @@ fn awq(t: &mut StoredTensors, names: &[String]) -> Result<()> {
 
 fn fp8(t: &mut StoredTensors, names: &[String]) -> Result<()> {
     for name in names {
-        let Some(path) = name.strip_suffix("_scale_inv") else { continue };
+        let Some(path) = name.strip_suffix("_scale_inv") else {
+            continue;
+        };
         let (weight, scales) = (t.any(path), t.any(name));
         let fits = match (weight, scales) {
             (Some(w), Some(s)) if w.shape.len() == 2 => {
@@ -183,7 +203,10 @@ fn fp8(t: &mut StoredTensors, names: &[String]) -> Result<()> {
             _ => false,
         };
         let Some(shape) = weight.filter(|_| fits).map(|w| w.shape.to_vec()) else {
-            return Err(misfit(path, format!("wanted F8_E4M3 with {name}, F32, one for each 128 x 128")));
+            return Err(misfit(
+                path,
+                format!("wanted F8_E4M3 with {name}, F32, one for each 128 x 128"),
+            ));
         };
         t.add(
             path.to_owned(),
@@ -204,9 +227,13 @@ fn fp8(t: &mut StoredTensors, names: &[String]) -> Result<()> {
 /// `gate_up_proj` has rows of the gate and of `up` in turn; blocks are 16 bytes, two codes in each.
 fn harmony(t: &mut StoredTensors, names: &[String]) {
     for name in names {
-        let (Some(at), false) = (name.find(".mlp.experts."), name.contains("gate_proj")) else { continue };
+        let (Some(at), false) = (name.find(".mlp.experts."), name.contains("gate_proj")) else {
+            continue;
+        };
         let (path, last) = name.split_at(at + ".mlp.experts.".len());
-        let Some((part, kind)) = last.rsplit_once('_') else { continue };
+        let Some((part, kind)) = last.rsplit_once('_') else {
+            continue;
+        };
         let suffix = match kind {
             "blocks" => "weight",
             "scales" => "scales",
@@ -216,15 +243,22 @@ fn harmony(t: &mut StoredTensors, names: &[String]) {
         let Some(info) = t.any(name) else { continue };
         let (mut dtype, mut shape) = (info.dtype, info.shape.to_vec());
         if kind == "blocks" {
-            let (Some(16), TensorType::U8) = (shape.pop(), dtype) else { continue };
+            let (Some(16), TensorType::U8) = (shape.pop(), dtype) else {
+                continue;
+            };
             dtype = TensorType::U32;
             shape.iter_mut().last().into_iter().for_each(|n| *n *= 4);
         }
         let rows_at = if kind == "bias" { 1 } else { 2 };
-        let Some(rows_at) = shape.len().checked_sub(rows_at) else { continue };
+        let Some(rows_at) = shape.len().checked_sub(rows_at) else {
+            continue;
+        };
         if part == "down_proj" {
             let make = Make::Same(name.clone());
-            t.add(format!("{path}down_proj.{suffix}"), Derived { dtype, shape, make });
+            t.add(
+                format!("{path}down_proj.{suffix}"),
+                Derived { dtype, shape, make },
+            );
         } else if part == "gate_up_proj" {
             let row = shape[rows_at + 1..].iter().product::<usize>() * dtype.size_of();
             shape[rows_at] /= 2;
@@ -246,10 +280,18 @@ fn harmony(t: &mut StoredTensors, names: &[String]) {
 
 /// `P.experts.0.up_proj.weight`, `P.experts.1.up_proj.weight`, … as `P.switch_mlp.up_proj.weight`.
 fn experts(t: &mut StoredTensors) -> Result<()> {
-    let first: Vec<String> = t.names().filter(|n| n.contains(".experts.0.")).map(str::to_owned).collect();
+    let first: Vec<String> = t
+        .names()
+        .filter(|n| n.contains(".experts.0."))
+        .map(str::to_owned)
+        .collect();
     for name in first {
-        let Some((path, rest)) = name.split_once(".experts.0.") else { continue };
-        let Some((part, plane)) = rest.split_once('.') else { continue };
+        let Some((path, rest)) = name.split_once(".experts.0.") else {
+            continue;
+        };
+        let Some((part, plane)) = rest.split_once('.') else {
+            continue;
+        };
         let target = match part {
             "w1" => "gate_proj",
             "w2" => "down_proj",
@@ -258,21 +300,29 @@ fn experts(t: &mut StoredTensors) -> Result<()> {
             _ => continue,
         };
         let mut all = Vec::new();
-        let Some((dtype, shape)) = t.info(&name).map(|i| (i.dtype, i.shape.to_vec())) else { continue };
+        let Some((dtype, shape)) = t.info(&name).map(|i| (i.dtype, i.shape.to_vec())) else {
+            continue;
+        };
         loop {
             let next = format!("{path}.experts.{}.{part}.{plane}", all.len());
             match t.info(&next) {
                 None => break,
                 Some(i) if i.dtype == dtype && i.shape == shape => all.push(next),
                 Some(i) => {
-                    return Err(misfit(&next, format!("{} {:?}, the first one {dtype} {shape:?}", i.dtype, i.shape)));
+                    return Err(misfit(
+                        &next,
+                        format!("{} {:?}, the first one {dtype} {shape:?}", i.dtype, i.shape),
+                    ));
                 }
             }
         }
         all.iter().for_each(|name| t.consume(name));
         let shape = [&[all.len()], &shape[..]].concat();
         let make = Make::Stack(all);
-        t.add(format!("{path}.switch_mlp.{target}.{plane}"), Derived { dtype, shape, make });
+        t.add(
+            format!("{path}.switch_mlp.{target}.{plane}"),
+            Derived { dtype, shape, make },
+        );
     }
     Ok(())
 }
@@ -281,20 +331,32 @@ fn experts(t: &mut StoredTensors) -> Result<()> {
 fn apart(t: &mut StoredTensors, names: &[String], heads: [usize; 3]) -> Result<()> {
     let [n, k, v] = heads;
     for name in names {
-        let Some(path) = name.strip_suffix("kv_b_proj.weight") else { continue };
-        let Some((dtype, shape)) = t.info(name).map(|i| (i.dtype, i.shape.to_vec())) else { continue };
+        let Some(path) = name.strip_suffix("kv_b_proj.weight") else {
+            continue;
+        };
+        let Some((dtype, shape)) = t.info(name).map(|i| (i.dtype, i.shape.to_vec())) else {
+            continue;
+        };
         if !matches!(dtype, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             continue;
         }
         let rank = match shape[..] {
             [rows, rank] if rows == n * (k + v) => rank,
-            _ => return Err(misfit(name, format!("found {shape:?}, wanted {} rows", n * (k + v)))),
+            _ => {
+                return Err(misfit(
+                    name,
+                    format!("found {shape:?}, wanted {} rows", n * (k + v)),
+                ));
+            }
         };
         let from = name.clone();
         let keys = Derived {
             dtype,
             shape: vec![n, rank, k],
-            make: Make::Keys { from: from.clone(), heads },
+            make: Make::Keys {
+                from: from.clone(),
+                heads,
+            },
         };
         let values = Derived {
             dtype,
@@ -325,7 +387,10 @@ impl Make {
                 let rows = bytes.chunks_exact((*row).max(1)).skip(*first).step_by(2);
                 rows.flatten().copied().collect()
             }
-            Make::Keys { from, heads: [n, k, v] } => {
+            Make::Keys {
+                from,
+                heads: [n, k, v],
+            } => {
                 let bytes = t.bytes(from)?;
                 let size = t.any(from).map_or(1, |i| i.dtype.size_of());
                 let rank = shape[1];
@@ -340,13 +405,18 @@ impl Make {
                 }
                 out
             }
-            Make::Values { from, heads: [n, k, v] } => {
+            Make::Values {
+                from,
+                heads: [n, k, v],
+            } => {
                 let bytes = t.bytes(from)?;
                 let row = shape[2] * t.any(from).map_or(1, |i| i.dtype.size_of());
                 let of_head = |head: usize| &bytes[(head * (k + v) + k) * row..(head + 1) * (k + v) * row];
                 (0..*n).flat_map(|head| of_head(head).iter().copied()).collect()
             }
-            Make::Fp8 { from, scales } => fp8_values(t.weights().bytes(from)?, t.weights().bytes(scales)?, shape),
+            Make::Fp8 { from, scales } => {
+                fp8_values(t.weights().bytes(from)?, t.weights().bytes(scales)?, shape)
+            }
             Make::AwqWords(from) => awq_words(t.weights().bytes(from)?, shape),
             Make::Transposed(from) => {
                 let (bytes, [rows, columns]) = (t.weights().bytes(from)?, [shape[0], shape[1]]);
@@ -414,7 +484,10 @@ fn awq_words(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
 
 fn awq_biases(t: &StoredTensors, scales: &str, zeros: Option<&str>, shape: &[usize]) -> Result<Vec<u8>> {
     let bytes = t.weights().bytes(scales)?;
-    let is_f16 = t.weights().info(scales).is_some_and(|i| i.dtype == TensorType::F16);
+    let is_f16 = t
+        .weights()
+        .info(scales)
+        .is_some_and(|i| i.dtype == TensorType::F16);
     let zeros = zeros.map(|z| t.weights().bytes(z)).transpose()?;
     let (outputs, groups) = (shape[0], shape[1]);
     let mut out = Vec::with_capacity(2 * outputs * groups);

@@ -114,9 +114,12 @@ impl<'a> GgufSource<'a> {
         let bytes = self.tensors.model.tensor_bytes(stored)?;
         let address = bytes.as_ptr().addr();
         let shards = self.tensors.model.shards();
-        let inside = |file: &[u8]| address.checked_sub(file.as_ptr().addr()).filter(|at| *at < file.len());
-        let place = (shards.iter().enumerate())
-            .find_map(|(i, shard)| Some((i, inside(shard.file_bytes())?)));
+        let inside = |file: &[u8]| {
+            address
+                .checked_sub(file.as_ptr().addr())
+                .filter(|at| *at < file.len())
+        };
+        let place = (shards.iter().enumerate()).find_map(|(i, shard)| Some((i, inside(shard.file_bytes())?)));
         let aligned = |at: usize| at.is_multiple_of(dtype.size_of());
         if let Some((shard, at)) = place.filter(|(_, at)| aligned(*at) && aligned(address)) {
             if !self.wrapped.contains_key(&shard) {
@@ -125,7 +128,9 @@ impl<'a> GgufSource<'a> {
             }
             return Ok(self.wrapped[&shard].view(at, dtype, shape)?);
         }
-        let mut copy = self.device.alloc_buffer(bytes.len(), DType::U8, vec![bytes.len()])?;
+        let mut copy = self
+            .device
+            .alloc_buffer(bytes.len(), DType::U8, vec![bytes.len()])?;
         copy.write(0, bytes)?;
         Ok(copy.view(0, dtype, shape)?)
     }
@@ -160,7 +165,9 @@ impl Source for GgufSource<'_> {
         match plain {
             Some(dtype) if dtypes.contains(&dtype) => self.elements(stored, dtype, shape.to_vec()),
             // A vector in blocks: unpacked.
-            _ if dtypes.contains(&DType::F32) => Ok(self.tensors.model.load_tensor_f32(stored, self.device)?),
+            _ if dtypes.contains(&DType::F32) => {
+                Ok(self.tensors.model.load_tensor_f32(stored, self.device)?)
+            }
             _ => Err(LmError::Weights(format!(
                 "{}: tensor {stored:?} is {}, wanted {}",
                 self.tensors.model.first().path().display(),

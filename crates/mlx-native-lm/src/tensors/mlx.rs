@@ -23,7 +23,11 @@ pub(crate) struct MlxSource<'a> {
 
 impl<'a> MlxSource<'a> {
     /// Tensors of files.
-    pub fn new(weights: &'a ModelWeights, quantization: &'a QuantizationConfig, device: &'a MlxDevice) -> Self {
+    pub fn new(
+        weights: &'a ModelWeights,
+        quantization: &'a QuantizationConfig,
+        device: &'a MlxDevice,
+    ) -> Self {
         MlxSource {
             loader: WeightLoader::new(weights, device),
             stored: None,
@@ -33,7 +37,11 @@ impl<'a> MlxSource<'a> {
     }
 
     /// The same with tensors made of others.
-    pub fn of(stored: &'a StoredTensors, quantization: &'a QuantizationConfig, device: &'a MlxDevice) -> Self {
+    pub fn of(
+        stored: &'a StoredTensors,
+        quantization: &'a QuantizationConfig,
+        device: &'a MlxDevice,
+    ) -> Self {
         MlxSource {
             stored: Some(stored),
             ..Self::new(stored.weights(), quantization, device)

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use mlx_native::quant::{Weight, WeightFormat};
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
-use super::dry::Part;
 use super::Source;
+use super::dry::Part;
 use crate::error::{LmError, Result};
 
 /// Elements that are made at a time.
@@ -95,8 +95,12 @@ impl RandomTensor {
         let v = self.values;
         Ok(match self.dtype {
             DType::F32 => (0..n).flat_map(|_| number(v).to_le_bytes()).collect(),
-            DType::F16 => (0..n).flat_map(|_| half::f16::from_f32(number(v)).to_le_bytes()).collect(),
-            DType::BF16 => (0..n).flat_map(|_| half::bf16::from_f32(number(v)).to_le_bytes()).collect(),
+            DType::F16 => (0..n)
+                .flat_map(|_| half::f16::from_f32(number(v)).to_le_bytes())
+                .collect(),
+            DType::BF16 => (0..n)
+                .flat_map(|_| half::bf16::from_f32(number(v)).to_le_bytes())
+                .collect(),
             // Exponents of mxfp4 and mxfp8: the number is a byte.
             DType::U8 => (0..n).map(|_| number(v) as u8).collect(),
             other => return Err(LmError::Unsupported(format!("made-up numbers of {other}"))),
@@ -156,8 +160,15 @@ impl Source for RandomSource<'_> {
 
     fn load(&mut self, name: &str, dtypes: &[DType], shape: &[usize]) -> Result<MlxBuffer> {
         let dtype = [DType::BF16].into_iter().chain(dtypes.iter().copied());
-        let dtype = dtype.into_iter().find(|d| dtypes.contains(d)).unwrap_or(DType::BF16);
-        let values = if name.contains("norm") { Values::All(1.0) } else { Values::Spread(0.02) };
+        let dtype = dtype
+            .into_iter()
+            .find(|d| dtypes.contains(d))
+            .unwrap_or(DType::BF16);
+        let values = if name.contains("norm") {
+            Values::All(1.0)
+        } else {
+            Values::Spread(0.02)
+        };
         self.note(name, shape, WeightFormat::Dense(dtype), false);
         self.make(RandomTensor {
             name: name.to_owned(),

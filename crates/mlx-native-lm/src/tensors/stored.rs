@@ -124,7 +124,10 @@ impl StoredTensors {
 
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let own = self.weights.names().filter(|name| !self.derived.contains_key(*name));
+        let own = self
+            .weights
+            .names()
+            .filter(|name| !self.derived.contains_key(*name));
         let all = own.chain(self.derived.keys().map(String::as_str));
         all.filter(|name| !self.consumed.contains(*name))
     }
@@ -141,7 +144,10 @@ impl StoredTensors {
                 let bytes = derived.make.run(self, &derived.shape)?;
                 let wanted = derived.shape.iter().product::<usize>() * derived.dtype.size_of();
                 if bytes.len() != wanted {
-                    return Err(LmError::Weights(format!("{name}: made {} bytes of {wanted}", bytes.len())));
+                    return Err(LmError::Weights(format!(
+                        "{name}: made {} bytes of {wanted}",
+                        bytes.len()
+                    )));
                 }
                 Ok(Cow::Owned(bytes))
             }

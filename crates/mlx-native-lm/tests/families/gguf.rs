@@ -120,7 +120,8 @@ pub fn write(folder: &Path, case: &Golden, config: &Value) -> Result<PathBuf, St
     for tensor in &case.tensors {
         let n = tensor.shape.iter().product();
         let mut values = formula(&tensor.name, case.weights_seed, n, tensor.c, tensor.a);
-        let name = gguf_name(arch, &tensor.name).ok_or_else(|| format!("{}: no name in GGUF", tensor.name))?;
+        let name =
+            gguf_name(arch, &tensor.name).ok_or_else(|| format!("{}: no name in GGUF", tensor.name))?;
         if arch.starts_with("gemma") && name.contains("norm") {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
@@ -132,9 +133,15 @@ pub fn write(folder: &Path, case: &Golden, config: &Value) -> Result<PathBuf, St
         }
         w.tensor(&name, &tensor.shape, &values);
     }
-    if let Some(scaling) = case.config["rope_scaling"].as_object().filter(|_| *arch == "phi3") {
+    if let Some(scaling) = case.config["rope_scaling"]
+        .as_object()
+        .filter(|_| *arch == "phi3")
+    {
         for kind in ["long", "short"] {
-            let list = scaling[&format!("{kind}_factor")].as_array().cloned().unwrap_or_default();
+            let list = scaling[&format!("{kind}_factor")]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             let values: Vec<f32> = list.iter().filter_map(Value::as_f64).map(|v| v as f32).collect();
             w.tensor(&format!("rope_factors_{kind}.weight"), &[values.len()], &values);
         }
@@ -248,22 +255,39 @@ fn metadata(w: &mut Writer, arch: &str, config: &Value) {
         n(of).into_iter().for_each(|v| w.u32(&k(key), v));
     }
     let experts = ["num_experts", "num_local_experts", "n_routed_experts"];
-    experts.iter().filter_map(|of| n(of)).for_each(|v| w.u32(&k("expert_count"), v));
+    experts
+        .iter()
+        .filter_map(|of| n(of))
+        .for_each(|v| w.u32(&k("expert_count"), v));
     let inner = n("moe_intermediate_size").or(n("intermediate_size").filter(|_| arch == "gpt-oss"));
-    inner.into_iter().for_each(|v| w.u32(&k("expert_feed_forward_length"), v));
-    w.f32(&k("attention.layer_norm_rms_epsilon"), x("rms_norm_eps").unwrap_or(1e-5));
+    inner
+        .into_iter()
+        .for_each(|v| w.u32(&k("expert_feed_forward_length"), v));
+    w.f32(
+        &k("attention.layer_norm_rms_epsilon"),
+        x("rms_norm_eps").unwrap_or(1e-5),
+    );
     let heads = n("num_attention_heads").unwrap_or(1);
     let dim = n("head_dim").unwrap_or(n("hidden_size").unwrap_or(1) / heads);
-    x("rope_theta").into_iter().for_each(|v| w.f32(&k("rope.freq_base"), v));
-    x("rope_local_base_freq").into_iter().for_each(|v| w.f32(&k("rope.freq_base_swa"), v));
+    x("rope_theta")
+        .into_iter()
+        .for_each(|v| w.f32(&k("rope.freq_base"), v));
+    x("rope_local_base_freq")
+        .into_iter()
+        .for_each(|v| w.f32(&k("rope.freq_base_swa"), v));
     for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
         x(cap).into_iter().for_each(|v| w.f32(&k(cap), v));
     }
-    n("sliding_window_pattern").into_iter().for_each(|v| w.u32(&k("attention.sliding_window_pattern"), v));
+    n("sliding_window_pattern")
+        .into_iter()
+        .for_each(|v| w.u32(&k("attention.sliding_window_pattern"), v));
     if arch == "deepseek2" {
         latent(w, config);
     } else {
-        w.u32(&k("attention.head_count_kv"), n("num_key_value_heads").unwrap_or(heads));
+        w.u32(
+            &k("attention.head_count_kv"),
+            n("num_key_value_heads").unwrap_or(heads),
+        );
         w.u32(&k("attention.key_length"), dim);
         w.u32(&k("attention.value_length"), dim);
         let turned = dim as f64 * x("partial_rotary_factor").unwrap_or(1.0);
@@ -272,12 +296,19 @@ fn metadata(w: &mut Writer, arch: &str, config: &Value) {
     let scaling = config["rope_scaling"].as_object();
     if let Some(scaling) = scaling.filter(|s| s.get("rope_type").is_none_or(|kind| kind != "llama3")) {
         let number = |key: &str| scaling.get(key).and_then(Value::as_f64);
-        let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str);
+        let kind = scaling
+            .get("rope_type")
+            .or(scaling.get("type"))
+            .and_then(Value::as_str);
         w.text(&k("rope.scaling.type"), kind.unwrap_or("none"));
-        number("factor").into_iter().for_each(|v| w.f32(&k("rope.scaling.factor"), v));
+        number("factor")
+            .into_iter()
+            .for_each(|v| w.f32(&k("rope.scaling.factor"), v));
         let original = number("original_max_position_embeddings").or(x("original_max_position_embeddings"));
         let original = original.map(|v| v as u64);
-        original.into_iter().for_each(|v| w.u32(&k("rope.scaling.original_context_length"), v));
+        original
+            .into_iter()
+            .for_each(|v| w.u32(&k("rope.scaling.original_context_length"), v));
         if let Some(all) = number("mscale_all_dim") {
             w.f32(&k("rope.scaling.yarn_log_multiplier"), 0.1 * all);
         }
