@@ -222,7 +222,9 @@ fn what_is_wrong_is_one_line_that_names_it() {
             &["token_type", "8"],
         ),
         (
-            llama().u32("llama.rope.dimension_count", 6),
+            llama()
+                .u32("llama.attention.key_length", 16)
+                .u32("llama.rope.dimension_count", 6),
             &["6 of 16 elements"],
         ),
         (
@@ -235,7 +237,8 @@ fn what_is_wrong_is_one_line_that_names_it() {
         ),
     ];
     for (made, words) in cases {
-        let error = made.open().expect_err(words[0]).to_string();
+        let spec = made.open().and_then(|model| model.decoder_spec());
+        let error = spec.expect_err(words[0]).to_string();
         assert_eq!(error.lines().count(), 1, "{error}");
         for word in words {
             assert!(error.contains(word), "{error:?} does not mention {word:?}");
