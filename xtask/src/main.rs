@@ -1,16 +1,18 @@
-//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `cuda`, `golden`, `bench`.
+//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `cuda`, `golden`, `compare`, `bench`.
 //!
 //! It depends on the standard library alone, so that it builds in a second and never fails for want of a dependency.
 //! `shell` runs commands, `install` fetches what they need, and each chore has a file.
 
 mod bench;
 mod check_metal;
+mod compare;
 mod cuda;
 mod cuda_wheels;
 mod families;
 mod features;
 mod golden;
 mod install;
+mod published;
 mod shell;
 mod steps;
 mod test;
@@ -37,12 +39,20 @@ Usage: cargo xtask COMMAND
         --offline      compiles every kernel for NVIDIA GPUs instead, without one (NVRTC and ptxas from PyPI)
         --pack FOLDER  builds the programs that do it, for a machine with a GPU and no Rust
 
-  families [DIR] [--family NAME]... [--device D] [--variant f32|q4]
+  families [DIR] [--family NAME]... [--device D] [--variant f32|q4|gguf]
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
 
+  published [--device emulator] [FILTER...]
+        The 184 tests that mlx-native 0.1.0 published, against this version, on the best device here or on the emulator, which
+        takes minutes; cargo fetches them. The one that measures the latency of a queue is run apart.
+
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
+
+  compare [--model M] [--bits 4|8] [--depths N,..] [--pairs N] [--threads N] [--mlx]
+        Our speed beside llama.cpp's and mlx-lm's, in turn on this machine: a table of ratios. The first run installs
+        and builds the peers under target/ (minutes). M: qwen3-0.6b, qwen3-4b, llama-3.2-1b, tiny.
 
   bench [FILTER]
         Runs the benchmarks of the compute library and says where the results lie.
@@ -69,8 +79,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check-metal" => check_metal::main(rest),
         "cuda" => cuda::main(rest),
         "families" => families::main(rest),
+        "published" => published::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
+        "compare" => compare::main(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
