@@ -55,7 +55,9 @@ fn on_gpu_commands() -> Vec<Cmd> {
         Cmd::line("cargo test -p mlx-native-lm --features cuda --test golden"),
         Cmd::line("cargo test -p mlx-native-lm --features cuda --test families -- --device cuda"),
         Cmd::line("cargo test -p mlx-native --test launch_model").args(["--features", FEATURES]),
-        Cmd::line("cargo run --release -p mlx-native-lm --features cuda --example shape_speed -- --device cuda"),
+        Cmd::line(
+            "cargo run --release -p mlx-native-lm --features cuda --example shape_speed -- --device cuda",
+        ),
     ]
 }
 

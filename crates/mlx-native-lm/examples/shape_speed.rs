@@ -61,14 +61,21 @@ impl Tensor {
     }
 
     fn dtype(&self) -> &'static str {
-        if matches!(self.kind, Kind::Codes) { "U32" } else { "BF16" }
+        if matches!(self.kind, Kind::Codes) {
+            "U32"
+        } else {
+            "BF16"
+        }
     }
 
     fn fill(&self, out: &mut [u8]) {
         let mut seed = 0x9e37_79b9_7f4a_7c15u64;
         // Scales and biases of one matrix take the same numbers.
         if matches!(self.kind, Kind::Codes) {
-            seed ^= self.name.bytes().fold(7, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            seed ^= self
+                .name
+                .bytes()
+                .fold(7, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         }
         let mut next = move || {
             seed ^= seed << 13;
@@ -110,7 +117,11 @@ fn tensors(s: &Shape) -> Vec<Tensor> {
                 ".scales" => Kind::Scales(scale),
                 _ => Kind::Biases(scale),
             };
-            all.push(Tensor { name: format!("{name}{suffix}"), shape: vec![n, columns], kind });
+            all.push(Tensor {
+                name: format!("{name}{suffix}"),
+                shape: vec![n, columns],
+                kind,
+            });
         }
     };
     let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
@@ -130,7 +141,13 @@ fn tensors(s: &Shape) -> Vec<Tensor> {
             matrix(format!("{layer}.{name}"), n, k);
         }
     }
-    let mut ones = |name: String, n: usize| all.push(Tensor { name, shape: vec![n], kind: Kind::Ones });
+    let mut ones = |name: String, n: usize| {
+        all.push(Tensor {
+            name,
+            shape: vec![n],
+            kind: Kind::Ones,
+        })
+    };
     ones("model.norm.weight".into(), s.hidden);
     for i in 0..s.layers {
         let layer = format!("model.layers.{i}");
@@ -182,7 +199,10 @@ fn write_model(folder: &Path, s: &Shape) -> Result<()> {
                     })
                 })
                 .collect();
-            handles.into_iter().map(|h| h.join().unwrap_or_default()).collect()
+            handles
+                .into_iter()
+                .map(|h| h.join().unwrap_or_default())
+                .collect()
         });
         for part in parts {
             file.write_all(&part)?;
@@ -217,13 +237,23 @@ fn options() -> Result<Options> {
         match flag.as_str() {
             "--folder" => o.folder = value.into(),
             "--device" => {
-                let known = [DeviceKind::Cpu, DeviceKind::Metal, DeviceKind::Cuda, DeviceKind::Emulator];
+                let known = [
+                    DeviceKind::Cpu,
+                    DeviceKind::Metal,
+                    DeviceKind::Cuda,
+                    DeviceKind::Emulator,
+                ];
                 let found = known.into_iter().find(|d| d.name() == value);
                 o.device = found.ok_or_else(|| format!("no device {value}"))?;
             }
             "--layers" => o.shape.layers = value.parse()?,
             "--vocab" => o.shape.vocab = value.parse()?,
-            "--prompt" => o.prompt = value.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?,
+            "--prompt" => {
+                o.prompt = value
+                    .split(',')
+                    .map(str::parse)
+                    .collect::<std::result::Result<_, _>>()?
+            }
             "--decode" => o.decode = value.parse()?,
             "--graphs" => o.graphs = Some(value.parse()?),
             _ => return Err(format!("no flag {flag}").into()),
@@ -251,7 +281,11 @@ fn main() -> Result<()> {
     if !o.folder.join("config.json").is_file() {
         let start = Instant::now();
         write_model(&o.folder, &o.shape)?;
-        println!("wrote {} in {:.2} s", o.folder.display(), start.elapsed().as_secs_f64());
+        println!(
+            "wrote {} in {:.2} s",
+            o.folder.display(),
+            start.elapsed().as_secs_f64()
+        );
     }
     let start = Instant::now();
     let mut config = Config::default();

@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlx_native::ops::suites;
 use mlx_native::DeviceKind;
+use mlx_native::ops::suites;
 use mlx_native::testing::{kernel_table, prove, test_devices_of, time_table};
 
 /// Cases named in the table of times.
@@ -24,7 +24,12 @@ fn main() -> ExitCode {
     let kind = match flags.iter().find_map(|f| f.strip_prefix("--device=")) {
         None => None,
         Some(name) => {
-            let kinds = [DeviceKind::Cpu, DeviceKind::Emulator, DeviceKind::Metal, DeviceKind::Cuda];
+            let kinds = [
+                DeviceKind::Cpu,
+                DeviceKind::Emulator,
+                DeviceKind::Metal,
+                DeviceKind::Cuda,
+            ];
             let found = kinds.into_iter().find(|k| k.name() == name);
             if found.is_none_or(|kind| test_devices_of(Some(kind)).is_empty()) {
                 eprintln!("prove: there is no device {name:?} here");

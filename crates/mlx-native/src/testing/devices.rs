@@ -65,7 +65,10 @@ pub fn test_devices() -> Vec<TestDevice> {
 pub fn test_devices_of(kind: Option<DeviceKind>) -> Vec<TestDevice> {
     let is_wanted = |k: DeviceKind| kind.is_none_or(|wanted| wanted == k);
     let mut all = Vec::new();
-    for isa in Isa::available().into_iter().filter(|_| is_wanted(DeviceKind::Cpu)) {
+    for isa in Isa::available()
+        .into_iter()
+        .filter(|_| is_wanted(DeviceKind::Cpu))
+    {
         for threads in [1, 3] {
             let config = Config {
                 threads: Some(threads),

@@ -59,7 +59,10 @@ macro_rules! attention {
         Body {
             replaces: "attention_tiles",
             function: "attention_tiles_tensor",
-            texts: &[TENSOR, ("attention_tiles.cu", include_str!("bodies/attention_tiles.cu"))],
+            texts: &[
+                TENSOR,
+                ("attention_tiles.cu", include_str!("bodies/attention_tiles.cu")),
+            ],
             launch: BodyLaunch {
                 groups: [1, 1],
                 threads: 128,
@@ -114,7 +117,11 @@ mod tests {
     use super::*;
 
     fn constants(x: u32, plain: bool) -> [(u32, ConstantValue); 3] {
-        [(0, ConstantValue::U32(x)), (8, ConstantValue::Bool(plain)), (10, ConstantValue::Bool(true))]
+        [
+            (0, ConstantValue::U32(x)),
+            (8, ConstantValue::Bool(plain)),
+            (10, ConstantValue::Bool(true)),
+        ]
     }
 
     #[test]
@@ -129,12 +136,19 @@ mod tests {
         let wide = [(2, ConstantValue::Bool(true))];
         assert!(find("sdpa_bf16", &wide).is_some() && find("attention_tiles_d64_f16", &wide).is_some());
         assert!(find("sdpa_bf16", &[]).is_none() && find("sdpa", &wide).is_none());
-        assert!(find("attention_tiles_d64_f32", &wide).is_none() && find("attention_rows_d64_f16", &wide).is_none());
+        assert!(
+            find("attention_tiles_d64_f32", &wide).is_none()
+                && find("attention_rows_d64_f16", &wide).is_none()
+        );
     }
 
     #[test]
     fn shared_memory_is_there_on_every_gpu() {
         assert!(LINEAR_MM.launch.shared_memory <= MOST_SHARED_MEMORY);
-        assert!(ATTENTION.iter().all(|(_, b)| b.launch.shared_memory <= MOST_SHARED_MEMORY));
+        assert!(
+            ATTENTION
+                .iter()
+                .all(|(_, b)| b.launch.shared_memory <= MOST_SHARED_MEMORY)
+        );
     }
 }

@@ -116,7 +116,8 @@ fn run(job: &Job, nvrtc: &Nvrtc, options: &Offline) -> std::result::Result<Strin
             kernel,
             form: (job.form)(&job.source, kernel),
             max_threads: None,
-            body: bodies::find(kernel, &job.constants).filter(|_| (job.form)(&job.source, kernel) == Form::default()),
+            body: bodies::find(kernel, &job.constants)
+                .filter(|_| (job.form)(&job.source, kernel) == Form::default()),
         })
         .collect();
     let unit = text::unit(&job.source, &job.constants, &wanted).map_err(|e| e.to_string())?;

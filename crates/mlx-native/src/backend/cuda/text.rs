@@ -224,7 +224,10 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         "const on_cuda::plain_launch launch;"
     };
     let bounds = match (wanted.body, wanted.max_threads) {
-        (Some(body), _) => format!("__launch_bounds__({}, {}) ", body.launch.threads, body.launch.blocks),
+        (Some(body), _) => format!(
+            "__launch_bounds__({}, {}) ",
+            body.launch.threads, body.launch.blocks
+        ),
         (None, _) if wanted.kernel.starts_with(CROWDED.0) => {
             format!("__launch_bounds__({}, {}) ", CROWDED.1, CROWDED.2)
         }

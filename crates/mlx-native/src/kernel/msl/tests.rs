@@ -498,7 +498,8 @@ constant uint c [[function_constant(2)]];\nconstant bool has = is_function_const
 
 #[test]
 fn what_is_made_of_a_constant_without_a_value_has_none_on_cuda() {
-    let text = "constant bool a [[function_constant(0)]];\nconstant bool b = !a;\nconstant uint c = b ? 1 : 2;
+    let text =
+        "constant bool a [[function_constant(0)]];\nconstant bool b = !a;\nconstant uint c = b ? 1 : 2;
 constant uint d = 3;";
     let cuda = |constants: &[(u32, ConstantValue)]| {
         let options = Options {
@@ -517,7 +518,10 @@ constant uint d = 3;";
     }
     assert!(unset.contains("const uint d = 3 ;"), "{unset}");
     let set = cuda(&[(0, ConstantValue::Bool(true))]);
-    assert!(set.contains("const bool b = ! a ;") && !set.contains("extern"), "{set}");
+    assert!(
+        set.contains("const bool b = ! a ;") && !set.contains("extern"),
+        "{set}"
+    );
 }
 
 #[test]
