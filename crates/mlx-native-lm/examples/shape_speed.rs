@@ -298,7 +298,7 @@ fn main() -> Result<()> {
     let loaded = start.elapsed().as_secs_f64();
     let mut state = decoder.new_state(64)?;
     let vocab = o.shape.vocab as u32;
-    let mut token = best(&feed(&mut decoder, &[1, 2, 3], &mut state)?);
+    feed(&mut decoder, &[1, 2, 3], &mut state)?;
     println!(
         "{}: device {opened:.2} s, model {loaded:.2} s, first token {:.2} s; activations {:?}",
         device.name(),
@@ -314,7 +314,7 @@ fn main() -> Result<()> {
             feed(&mut decoder, &ids, &mut warm)?;
         }
         let start = Instant::now();
-        token = best(&feed(&mut decoder, &ids, &mut state)?) % vocab;
+        let mut token = best(&feed(&mut decoder, &ids, &mut state)?);
         let prompt = start.elapsed().as_secs_f64();
         for _ in 0..o.decode.min(8) {
             token = best(&decoder.forward(&[token], &mut state)?);
