@@ -2,8 +2,8 @@
 //!
 //! The files are committed, so this runs only when the scripts or the pins change; `git diff` then shows what moved.
 
-use crate::install::{self, Need};
-use crate::shell::{Cmd, Result, folder_size, read_file, root, target_dir, write_file};
+use crate::install;
+use crate::shell::{Cmd, Result, folder_size, root};
 
 /// The reference. A newer MLX quantises some formats otherwise: changing a pin is a decision, not an update.
 const PINNED: &[&str] = &[
@@ -44,7 +44,7 @@ pub fn main(args: &[String]) -> Result<()> {
     {
         return Err(format!("golden makes 'ops', 'ggml' and 'models', not '{unknown}'").into());
     }
-    let python = environment()?;
+    let python = install::python("golden-venv", PINNED)?;
     for (name, script, folder, most) in SETS {
         if !args.is_empty() && !args.iter().any(|arg| arg == name) {
             continue;
@@ -65,24 +65,4 @@ pub fn main(args: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The Python of an environment that holds exactly the pinned packages; made again when a pin changes.
-fn environment() -> Result<String> {
-    let dir = target_dir().join("golden-venv");
-    let python = dir.join("bin/python").to_string_lossy().into_owned();
-    let stamp = dir.join("pinned");
-    let pins = PINNED.join("\n");
-    if read_file(&stamp).as_deref() != Some(pins.as_str()) {
-        install::ensure(&[Need::Venv], true)?;
-        Cmd::line("python3 -m venv --clear")
-            .args([dir.to_string_lossy()])
-            .run()?;
-        Cmd::new(&python)
-            .args(["-m", "pip", "install", "--quiet"])
-            .args(PINNED)
-            .run()?;
-        write_file(&stamp, &pins)?;
-    }
-    Ok(python)
 }

@@ -3,7 +3,7 @@
 //! Everything comes from package registries: Debian's by `apt-get`, crates.io by `cargo install`, PyPI by `pip`.
 
 use crate::cuda_wheels;
-use crate::shell::{Cmd, Result, on_path};
+use crate::shell::{Cmd, Result, on_path, read_file, target_dir, write_file};
 use std::path::Path;
 
 /// The cargo-deny that is built when none is installed. Its debug build takes a minute on two cores, the release build
@@ -123,6 +123,26 @@ pub fn ensure(needs: &[Need], may_install: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The Python of an environment under target/ that holds exactly these packages; made again when they change.
+pub fn python(name: &str, packages: &[&str]) -> Result<String> {
+    let dir = target_dir().join(name);
+    let python = dir.join("bin/python").to_string_lossy().into_owned();
+    let stamp = dir.join("pinned");
+    let pins = packages.join("\n");
+    if read_file(&stamp).as_deref() != Some(pins.as_str()) {
+        ensure(&[Need::Venv], true)?;
+        Cmd::line("python3 -m venv --clear")
+            .args([dir.to_string_lossy()])
+            .run()?;
+        Cmd::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(packages)
+            .run()?;
+        write_file(&stamp, &pins)?;
+    }
+    Ok(python)
 }
 
 fn apt_install(package: &str) -> Result<()> {

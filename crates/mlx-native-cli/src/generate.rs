@@ -66,11 +66,7 @@ pub fn run(options: &Generate) -> Result<()> {
     progress.clear();
     let generation = result?;
     if let Some(error) = out.error {
-        // Nobody listens any more: a reader such as `head` has what it wanted.
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Ok(());
-        }
-        return Err(error).context("standard output");
+        return heard(Err(error)).map(|_| ());
     }
     note_on_context(&progress, context, prompt_ids.len(), generation.token_ids.len());
     if !unknown.is_empty() {
@@ -201,6 +197,16 @@ impl Out {
     }
 }
 
+/// What became of something written to standard output: whether somebody listens. A reader such as `head` that went has
+/// what it wanted.
+fn heard(written: std::io::Result<()>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("standard output"),
+    }
+}
+
 fn finish(options: &Generate, prompt_ids: &[u32], g: &Generation) -> Result<()> {
     let peak = peak_memory_bytes();
     if options.json {
@@ -213,11 +219,9 @@ fn finish(options: &Generate, prompt_ids: &[u32], g: &Generation) -> Result<()> 
             "peak_memory_bytes": peak,
             "finish_reason": g.finish_reason.name(),
         });
-        writeln!(std::io::stdout(), "{object}").context("standard output")?;
-        return Ok(());
+        return heard(writeln!(std::io::stdout(), "{object}")).map(|_| ());
     }
-    writeln!(std::io::stdout()).context("standard output")?;
-    if options.verbose {
+    if heard(writeln!(std::io::stdout()))? && options.verbose {
         report::line(&format!(
             "prompt: {} tokens, {:.3} tokens/s",
             prompt_ids.len(),

@@ -19,9 +19,9 @@ use jinja::{Budget, Dict, Error, Interp, Program, Res, Value};
 const MAX_TEMPLATE: usize = 256 << 10;
 /// Longest text that a template may make, in bytes.
 const MAX_TEXT: usize = 16 << 20;
-/// Stack of the thread that renders: what the budget's depth takes, whatever thread asks for it. Only what is used takes
-/// memory, and little address space.
-const STACK: usize = 16 << 20;
+/// Stacks of the thread that renders, and the part of the budget's depth that each is large enough for, one over this. Most
+/// templates need little, and address space may be short: the larger one is for those that were too deep for the smaller.
+const STACKS: [(usize, u32); 2] = [(2 << 20, 8), (16 << 20, 1)];
 /// What is appended to a message that is to be continued, to find its end in the text: as in transformers, so that
 /// templates which strip the message are handled the same way.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -139,7 +139,7 @@ impl ChatTemplate {
                 source.len()
             )));
         }
-        let program = on_own_stack(|| jinja::parse(source))?;
+        let program = on_own_stack(|part| jinja::parse(source, part))?;
         Ok(ChatTemplate {
             program: Arc::new(program),
             mentions_content: source.contains("content"),
@@ -242,8 +242,8 @@ impl ChatTemplate {
                 )));
             }
         }
-        on_own_stack(|| {
-            let mut interp = Interp::new(&self.program, options.local_time, MAX_TEXT);
+        on_own_stack(|part| {
+            let mut interp = Interp::new(&self.program, options.local_time, MAX_TEXT, part);
             // Templates ask for tools and documents without asking first whether they are defined.
             for name in ["tools", "documents"] {
                 interp.set_variable(name, |_| Ok(Value::None))?;
@@ -272,19 +272,36 @@ fn mark(text: &mut String) -> String {
     before
 }
 
-/// Runs something on a thread whose stack is large enough for what a budget allows.
-fn on_own_stack<T: Send>(run: impl FnOnce() -> Res<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("chat template".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, run)
-            .map_err(|e| LmError::ChatTemplate(format!("no thread to run it on: {e}")))?;
-        match thread.join() {
-            Ok(result) => result.map_err(|e| describe(&e)),
-            Err(_) => Err(LmError::ChatTemplate("the template engine failed".to_owned())),
+/// Runs something on a thread whose stack is large enough for what a budget allows, whatever thread asks for it. It is told
+/// which part of that depth the stack is large enough for: one over what it gets.
+fn on_own_stack<T: Send>(run: impl Fn(u32) -> Res<T> + Sync) -> Result<T> {
+    let run = &run;
+    let mut last = None;
+    for (stack, part) in STACKS {
+        let ended = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("chat template".to_owned())
+                .stack_size(stack)
+                .spawn_scoped(scope, move || run(part));
+            thread.map(std::thread::ScopedJoinHandle::join)
+        });
+        match ended {
+            Ok(Ok(Ok(result))) => return Ok(result),
+            Ok(Ok(Err(error))) => {
+                let again = error.is_too_deep();
+                last = Some(describe(&error));
+                if !again {
+                    break;
+                }
+            }
+            Ok(Err(_)) => return Err(LmError::ChatTemplate("the template engine failed".to_owned())),
+            // What was said before counts.
+            Err(error) => {
+                last.get_or_insert_with(|| LmError::ChatTemplate(format!("no thread to run it on: {error}")));
+            }
         }
-    })
+    }
+    Err(last.unwrap_or_else(|| LmError::ChatTemplate("no thread to run it on".to_owned())))
 }
 
 /// A value of JSON as one of the template; it keeps the order of keys.

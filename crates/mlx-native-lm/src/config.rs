@@ -55,7 +55,15 @@ impl ConfigFile {
 
     /// The fields that nobody has read so far and that are not known to change nothing.
     pub(crate) fn unknown(&self) -> Vec<String> {
-        unread::unknown(&self.document, unread::CONFIG_FIELDS)
+        unread::unknown_of_config(&self.document)
+    }
+
+    /// Refuses what would change the result and was not read.
+    ///
+    /// # Errors
+    /// [`LmError::Unsupported`], naming the field.
+    pub(crate) fn refuse_unread(&self) -> Result<()> {
+        unread::refuse(&self.document)
     }
 
     /// The ids of the tokens that end a text; empty when the file names none.

@@ -67,29 +67,52 @@ impl Document {
         }
     }
 
+    /// What the file says, without a note that somebody asked.
+    pub(crate) fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
     /// The fields with a value that nobody asked for: keys, and keys of objects of which some keys were asked for.
     pub(crate) fn unread(&self) -> Vec<(String, &Value)> {
         let asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unread = Vec::new();
-        for (key, value) in self.map.iter().filter(|(_, value)| !value.is_null()) {
-            if !asked.contains(key) {
-                unread.push((key.clone(), value));
-                continue;
-            }
-            let Value::Object(inner) = value else {
-                continue;
-            };
-            let prefix = format!("{key}.");
-            if asked.iter().any(|path| path.starts_with(&prefix)) {
-                let left = inner.iter().filter(|(_, value)| !value.is_null());
-                unread.extend(
-                    left.map(|(inner, value)| (format!("{prefix}{inner}"), value))
-                        .filter(|(path, _)| !asked.contains(path)),
-                );
-            }
-        }
+        unread_in(&self.map, "", &asked, &mut unread);
         unread
     }
+}
+
+/// Adds what nobody asked for in `map`, whose keys have `prefix` before them.
+fn unread_in<'a>(
+    map: &'a Map<String, Value>,
+    prefix: &str,
+    asked: &BTreeSet<String>,
+    unread: &mut Vec<(String, &'a Value)>,
+) {
+    for (key, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+        let path = format!("{prefix}{key}");
+        if !endings(&path).any(|ending| asked.contains(ending)) {
+            unread.push((path, value));
+        } else if let Value::Object(inner) = value {
+            let prefix = format!("{path}.");
+            let within = |path: &str| {
+                let from = asked.range(path.to_owned()..).next();
+                from.is_some_and(|first| first.starts_with(path))
+            };
+            if endings(&prefix).any(within) {
+                unread_in(inner, &prefix, asked, unread);
+            }
+        }
+    }
+}
+
+/// A path and what is left of it without its first keys: a family that reads a nested configuration names its own objects
+/// without the way there.
+fn endings(path: &str) -> impl Iterator<Item = &str> {
+    let inner = path
+        .trim_end_matches('.')
+        .match_indices('.')
+        .map(|(dot, _)| &path[dot + 1..]);
+    std::iter::once(path).chain(inner)
 }
 
 /// An object of a configuration file. A key whose value is `null` counts as absent.

@@ -197,6 +197,22 @@ impl RopeTable {
     }
 }
 
+/// The base of the wavelengths: nested, where `rope_parameters` or the older `rope_scaling` has one, as in transformers.
+pub(crate) fn theta(fields: &Fields<'_>) -> Result<Option<f64>> {
+    for (key, path) in [
+        ("rope_parameters", "rope_parameters."),
+        ("rope_scaling", "rope_scaling."),
+    ] {
+        let nested = fields.object(key, path)?.map(|n| n.positive("rope_theta"));
+        if let Some(theta) = nested.transpose()?.flatten() {
+            // The outer one is known, and counts no more.
+            let _ = fields.get("rope_theta");
+            return Ok(Some(theta));
+        }
+    }
+    fields.positive("rope_theta")
+}
+
 /// A share of features, from 0 to 1.
 pub(crate) fn share(fields: &Fields<'_>, key: &str) -> Result<Option<f64>> {
     match fields.positive(key)? {
@@ -220,15 +236,11 @@ impl RopeConfig {
     }
 
     /// Reads `rope_theta`, `rope_traditional` and `rope_scaling`, or `rope_parameters`, which holds the first and the
-    /// last in newer files; where both name a base, the one in `rope_parameters` counts, as in transformers.
+    /// last in newer files; where both name a base, the nested one counts, as in transformers.
     pub(crate) fn read(fields: &Fields<'_>, dims: usize) -> Result<Self> {
         let parameters = fields.object("rope_parameters", "rope_parameters.")?;
         let scaling = fields.object("rope_scaling", "rope_scaling.")?.or(parameters);
-        let nested = parameters
-            .map(|p| p.positive("rope_theta"))
-            .transpose()?
-            .flatten();
-        let theta = nested.or(fields.positive("rope_theta")?).unwrap_or(10_000.0);
+        let theta = theta(fields)?.unwrap_or(10_000.0);
         let traditional = fields.bool("rope_traditional")?.unwrap_or(false);
         let plain = Self::plain(dims, theta, traditional);
         Self::scaled(plain, fields, scaling)

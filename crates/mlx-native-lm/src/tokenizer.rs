@@ -1,5 +1,7 @@
 //! Text to tokens and back.
 
+mod fields;
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -105,10 +107,13 @@ impl Tokenizer {
             chain: Chain::new(&decoder),
             unknown: Vec::new(),
         };
+        this.unknown = fields::unread(tokenizer, &this.inner);
         if let Some(text) = config {
             let document = Document::parse(CONFIG_FILE, text)?;
             this.configure(&document.fields())?;
-            this.unknown = unread::unknown(&document, TOKENIZER_FIELDS);
+            let unknown = unread::unknown(&document, TOKENIZER_FIELDS).into_iter();
+            this.unknown
+                .extend(unknown.map(|field| format!("{CONFIG_FILE}: {field}")));
         }
         Ok(this)
     }

@@ -3,378 +3,24 @@
 //! A field that changes what a model computes is read, or refused by name, or it is on a list here, with the reason why it
 //! changes nothing. What is on no list is told to the user: it may have been meant to do something.
 
+mod lists;
+
+use serde_json::{Map, Value};
+
+use crate::error::{LmError, Result};
 use crate::json::Document;
 
 /// A list of fields and the reason why they need not be read. A name that ends in `*` stands for all that begin so.
 pub(crate) type Unread = &'static [(&'static str, &'static [&'static str])];
 
-/// Of `tokenizer_config.json`.
-pub(crate) const TOKENIZER_FIELDS: Unread = &[
-    (
-        "names a class of another library; tokenizer.json has what it does",
-        &[
-            "tokenizer_class",
-            "auto_map",
-            "backend",
-            "is_local",
-            "local_files_only",
-            "processor_class",
-            "image_processor_type",
-            "_commit_hash",
-            "name_or_path",
-            "_name_or_path",
-            "transformers_version",
-            "tokenizer_file",
-            "vocab_file",
-            "merges_file",
-            "special_tokens_map_file",
-            "use_fast",
-            "from_slow",
-            "legacy",
-            "is_fast",
-            "mlx_*",
-            "unsloth_*",
-        ],
-    ),
-    (
-        "tokenizer.json has it, and goes before it",
-        &[
-            "add_prefix_space",
-            "trim_offsets",
-            "do_lower_case",
-            "do_basic_tokenize",
-            "strip_accents",
-            "tokenize_chinese_chars",
-            "never_split",
-            "byte_fallback",
-            "sp_model_kwargs",
-            "spaces_between_special_tokens",
-            "use_default_system_prompt",
-            "fix_mistral_regex",
-            "keep_accents",
-            "normalization",
-            "remove_space",
-            "unicode_normalizer",
-            "errors",
-            "wordpieces_prefix",
-            "clean_text",
-            "split_by_punct",
-        ],
-    ),
-    (
-        "transformers 5, which mlx-lm uses, does not look at it beside a tokenizer.json",
-        &["add_bos_token", "add_eos_token"],
-    ),
-    (
-        "for batches, training or other inputs: a prompt is neither cut nor filled up",
-        &[
-            "padding",
-            "padding_side",
-            "truncation",
-            "truncation_side",
-            "truncation_strategy",
-            "max_length",
-            "stride",
-            "pad_to_multiple_of",
-            "pad_token_type_id",
-            "pad_token_id",
-            "return_token_type_ids",
-            "model_input_names",
-            "model_max_length_single",
-            "max_position_embeddings",
-            "response_schema",
-            "response_template",
-            "tool_parser_type",
-        ],
-    ),
-    (
-        "said in the files that count for it",
-        &[
-            "bos_token_id",
-            "eos_token_id",
-            "unk_token_id",
-            "special_tokens",
-            "added_tokens",
-            "vocab_size",
-        ],
-    ),
-    (
-        "mlx-lm decodes without it, as decoding piece by piece must",
-        &["clean_up_tokenization_spaces"],
-    ),
-];
-
-/// Of `config.json`, beside those that the model's family reads.
-pub(crate) const CONFIG_FIELDS: Unread = &[
-    (
-        "says where the model comes from, or names classes of other libraries",
-        &[
-            "_*",
-            "architectures",
-            "auto_map",
-            "custom_pipelines",
-            "is_bert_config",
-            "model_name",
-            "model_version",
-            "name_or_path",
-            "task_specific_params",
-            "transformers_version",
-            "transformers.js_config",
-            "unsloth_*",
-            "mlx_*",
-            "license",
-            "language",
-            "library_name",
-            "base_model",
-            "finetuning_task",
-            "chat_format",
-            "onnx",
-            "tensor_namespace",
-            "schema_version",
-            "hf_url",
-            "id2label",
-            "label2id",
-            "num_labels",
-            "problem_type",
-        ],
-    ),
-    (
-        "matters in training only",
-        &[
-            "attention_dropout",
-            "attention_dropout_prob",
-            "attn_pdrop",
-            "embd_pdrop",
-            "resid_pdrop",
-            "hidden_dropout",
-            "hidden_dropout_prob",
-            "dropout",
-            "classifier_dropout",
-            "embedding_dropout",
-            "ffn_dropout",
-            "initializer_range",
-            "init_*",
-            "router_aux_loss_coef",
-            "router_z_loss_coef",
-            "output_router_logits",
-            "aux_loss_alpha",
-            "seq_aux",
-            "router_jitter_noise",
-            "input_jitter_noise",
-            "ep_size",
-            "gradient_checkpointing",
-            "rescale_prenorm_residual",
-            "summary_*",
-            "z_loss",
-            "residual_dropout",
-            "embedding_initializer_range",
-            "router_dtype",
-        ],
-    ),
-    (
-        "a way to compute the same, or what to return beside logits",
-        &[
-            "use_cache",
-            "pretraining_tp",
-            "attn_implementation",
-            "use_flash_attn",
-            "use_flash_attention*",
-            "return_dict",
-            "return_dict_in_generate",
-            "output_attentions",
-            "output_hidden_states",
-            "torchscript",
-            "use_bfloat16",
-            "fp32_residual*",
-            "bf16",
-            "fp16",
-            "fp32",
-            "use_mamba_kernels",
-            "use_fused_*",
-            "use_cache_*",
-            "kv_channels",
-            "tp_degree",
-            "fused_*",
-            "chunk_size_feed_forward",
-            "is_decoder",
-            "is_encoder_decoder",
-            "tie_encoder_decoder",
-            "add_cross_attention",
-            "cross_attention_hidden_size",
-            "pruned_heads",
-            "use_dynamic_ntk",
-            "use_logn_attn_cache",
-        ],
-    ),
-    (
-        "MLX writes how weights are packed twice, and the first counts",
-        &["quantization_config"],
-    ),
-    (
-        "the tensors have their dtype, and a flag sets that of activations",
-        &["torch_dtype", "dtype", "params_dtype", "compute_dtype"],
-    ),
-    (
-        "how a text begins, ends and is filled up is the tokenizer's, or read elsewhere",
-        &[
-            "bos_token_id",
-            "pad_token_id",
-            "unk_token_id",
-            "sep_token_id",
-            "cls_token_id",
-            "mask_token_id",
-            "decoder_start_token_id",
-            "forced_*",
-            "tokenizer_class",
-            "prefix",
-            "suppress_tokens",
-            "begin_suppress_tokens",
-            "bad_words_ids",
-            "tokenizer_*",
-            "image_token_*",
-            "video_token_*",
-            "vision_*_token_id",
-            "audio_token_*",
-            "boi_token_*",
-            "eoi_token_*",
-            "boa_token_*",
-            "eoa_token_*",
-        ],
-    ),
-    (
-        "mlx-lm's generate reads how to sample from its flags",
-        &[
-            "do_sample",
-            "temperature",
-            "top_p",
-            "top_k",
-            "typical_p",
-            "num_beams",
-            "num_beam_groups",
-            "length_penalty",
-            "repetition_penalty",
-            "no_repeat_ngram_size",
-            "encoder_no_repeat_ngram_size",
-            "max_length",
-            "min_length",
-            "early_stopping",
-            "diversity_penalty",
-            "num_return_sequences",
-            "output_scores",
-            "remove_invalid_values",
-            "exponential_decay_length_penalty",
-        ],
-    ),
-    (
-        "of parts of the model that make no text: images, sounds, layers that guess several tokens ahead",
-        &[
-            "vision_config",
-            "audio_config",
-            "num_nextn_predict_layers",
-            "mtp_*",
-            "num_mtp_*",
-            "vision_*",
-            "mm_*",
-            "projector_*",
-            "multimodal_*",
-        ],
-    ),
-];
-
-/// Of `generation_config.json`, beside those that are read.
-pub(crate) const GENERATION_FIELDS: Unread = &[
-    (
-        "mlx-lm's generate takes from this file what ends a text, and no more: flags say the rest",
-        &[
-            "do_sample",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "typical_p",
-            "epsilon_cutoff",
-            "eta_cutoff",
-            "repetition_penalty",
-            "encoder_repetition_penalty",
-            "length_penalty",
-            "no_repeat_ngram_size",
-            "max_length",
-            "max_new_tokens",
-            "min_length",
-            "min_new_tokens",
-            "num_beams",
-            "num_beam_groups",
-            "num_return_sequences",
-            "diversity_penalty",
-            "early_stopping",
-            "penalty_alpha",
-            "bad_words_ids",
-            "force_words_ids",
-            "suppress_tokens",
-            "begin_suppress_tokens",
-            "forced_bos_token_id",
-            "forced_eos_token_id",
-            "exponential_decay_length_penalty",
-            "sequence_bias",
-            "guidance_scale",
-            "renormalize_logits",
-            "remove_invalid_values",
-            "stop_strings",
-            "max_time",
-            "assistant_*",
-            "num_assistant_tokens*",
-            "prompt_lookup_*",
-            "cache_implementation",
-            "cache_config",
-            "use_cache",
-            "return_*",
-            "output_*",
-            "max_window_size",
-            "chat_format",
-            "trust_remote_code",
-            "repetition_context_size",
-            "top_h",
-            "low_memory",
-            "watermarking_config",
-            "token_healing",
-            "dola_layers",
-            "use_model_defaults",
-            "disable_compile",
-            "compile_config",
-            "continuous_batching_config",
-            "prefill_chunk_size",
-            "is_assistant",
-        ],
-    ),
-    (
-        "a prompt says how it begins and how it is filled up",
-        &[
-            "bos_token_id",
-            "pad_token_id",
-            "decoder_start_token_id",
-            "sep_token_id",
-            "user_token_id",
-            "assistant_token_id",
-        ],
-    ),
-    (
-        "says where the file comes from",
-        &[
-            "_from_model_config",
-            "transformers_version",
-            "_commit_hash",
-            "_name_or_path",
-            "generation_kwargs",
-        ],
-    ),
-];
+pub(crate) use lists::{GENERATION_FIELDS, TOKENIZER_FIELDS};
 
 /// The fields of a file that were not read and are on no list.
 pub(crate) fn unknown(document: &Document, known: Unread) -> Vec<String> {
     let listed = |field: &str| {
         known
             .iter()
-            .any(|(_, names)| names.iter().any(|name| matches(name, field)))
+            .any(|(_, names)| names.iter().any(|name| matches(name, outside(field))))
     };
     let unread = document.unread().into_iter();
     unread
@@ -383,9 +29,169 @@ pub(crate) fn unknown(document: &Document, known: Unread) -> Vec<String> {
         .collect()
 }
 
+/// What a field that nobody read means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// It changes nothing at this value.
+    Nothing,
+    /// It changes the result.
+    Change,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// The fields of `config.json` that were not read and are not known to change nothing.
+pub(crate) fn unknown_of_config(document: &Document) -> Vec<String> {
+    let mut names = unknown(document, lists::CONFIG_FIELDS);
+    let map = document.map();
+    let unread = document.unread();
+    names.retain(|name| {
+        let value = unread.iter().find(|(path, _)| path == name);
+        value.is_none_or(|(path, value)| meaning(map, path, value) != Meaning::Nothing)
+    });
+    names
+}
+
+/// Refuses what changes the result and was not read by the family at hand.
+///
+/// # Errors
+/// [`LmError::Unsupported`], naming the field.
+pub(crate) fn refuse(document: &Document) -> Result<()> {
+    let map = document.map();
+    for (path, value) in document.unread() {
+        if meaning(map, &path, value) == Meaning::Change {
+            let shown = match value {
+                Value::Array(_) | Value::Object(_) => crate::json::kind(value).to_owned(),
+                plain => plain.to_string(),
+            };
+            return Err(LmError::Unsupported(format!(
+                "config.json: {path}: found {shown}, which is not built for this model_type"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What is built in where a family does not read a field: another value is refused.
+fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
+    let inner = outside(path);
+    // Of a nested configuration, where the field stands in one.
+    let nested = path
+        .strip_suffix(inner)
+        .and_then(|key| map.get(key.strip_suffix('.')?));
+    let fields = nested.and_then(Value::as_object).unwrap_or(map);
+    let name = inner.rsplit('.').next().unwrap_or(inner);
+    let in_rope = inner.starts_with("rope_parameters.") || inner.starts_with("rope_scaling.");
+    let number = |wanted: f64| value.as_f64() == Some(wanted);
+    let off = |name: &str| fields.get(name).and_then(Value::as_bool) == Some(false);
+    let built_in = match name {
+        "use_sliding_window" => value.as_bool() == Some(false) || !slides(fields),
+        "sliding_window" => !slides(fields) || off("use_sliding_window"),
+        "max_window_layers" => true,
+        "layer_types" => are_read(fields, value),
+        "rope_parameters" => value.as_object().is_some_and(Map::is_empty),
+        "rope_theta" => false,
+        "rope_type" | "type" if in_rope => match value.as_str() {
+            Some("default" | "mrope") => true,
+            // By its `alpha`, which is read.
+            Some("dynamic") => model_type(fields).starts_with("hunyuan"),
+            _ => false,
+        },
+        // Latent attention has its own size of what turns; GLM turns one half.
+        "partial_rotary_factor" => {
+            number(1.0) || fields.contains_key("kv_lora_rank") || (model_type(fields) == "glm" && number(0.5))
+        }
+        "rope_interleave" => value.as_bool() == Some(true),
+        "hidden_act" | "hidden_activation" | "activation_function" => is_own_activation(fields, value),
+        "norm_topk_prob" | "scale_attn_by_inverse_layer_idx" => value.as_bool() == Some(false),
+        "scale_attn_weights" => value.as_bool() == Some(true),
+        "topk_group" => number(1.0) || fields.get("topk_method").and_then(Value::as_str) == Some("greedy"),
+        "decoder_sparse_step" => number(1.0),
+        "mlp_only_layers" => value.as_array().is_some_and(Vec::is_empty),
+        "final_logit_softcapping" => number(15.0),
+        "layer_norm_epsilon" => number(1e-5),
+        "swiglu_limit" => number(7.0),
+        "swiglu_alpha" => number(1.702),
+        "time_step_limit" => value.as_array().is_some_and(|ends| {
+            let ends: Vec<Option<f64>> = ends.iter().map(crate::json::number).collect();
+            ends == [Some(0.0), Some(f64::INFINITY)]
+        }),
+        _ if name.ends_with("_alpha_factor") || name.ends_with("_beta_factor") => number(1.0),
+        _ if in_rope && value.is_object() => false,
+        _ => return Meaning::Unknown,
+    };
+    if built_in {
+        Meaning::Nothing
+    } else {
+        Meaning::Change
+    }
+}
+
+/// Whether a list of the kinds of layers says again what fields say that are read, or that all are of the plain kind.
+fn are_read(fields: &Map<String, Value>, value: &Value) -> bool {
+    /// Fields that say it in another way.
+    const PATTERNS: [&str; 6] = [
+        "sliding_window_pattern",
+        "full_attention_interval",
+        "full_attn_idxs",
+        "no_rope_layers",
+        "layers_block_type",
+        "text_config",
+    ];
+    let plain = |kind: &Value| kind.as_str() == Some("full_attention");
+    value.as_array().is_some_and(|kinds| kinds.iter().all(plain))
+        || PATTERNS.iter().any(|name| fields.get(*name).is_some())
+        || matches!(
+            model_type(fields),
+            "cohere2" | "lfm2" | "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text"
+        )
+}
+
+/// Whether an activation is the one that the family has built in.
+fn is_own_activation(fields: &Map<String, Value>, value: &Value) -> bool {
+    let name = value.as_str().unwrap_or_default();
+    match model_type(fields) {
+        "gpt2" | "gptj" | "gpt_neox" | "phi" | "starcoder2" | "phixtral" => name.starts_with("gelu"),
+        gemma if gemma.starts_with("gemma") => name.starts_with("gelu"),
+        "nanochat" | "nemotron" => name == "relu2",
+        "apertus" => name == "xielu",
+        _ => matches!(name, "silu" | "swish"),
+    }
+}
+
+fn model_type(fields: &Map<String, Value>) -> &str {
+    fields
+        .get("model_type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Whether a window is named that some layer has and some text of the model's length leaves.
+fn slides(fields: &Map<String, Value>) -> bool {
+    let number = |name: &str| fields.get(name).and_then(Value::as_u64);
+    let Some(window) = number("sliding_window") else {
+        return false;
+    };
+    let beyond = number("max_position_embeddings").is_some_and(|context| window >= context);
+    let none = match (number("max_window_layers"), number("num_hidden_layers")) {
+        (Some(first), Some(layers)) => first >= layers,
+        _ => false,
+    };
+    !beyond && !none
+}
+
+/// A path without the nested configuration that it stands in, such as `text_config.`.
+fn outside(path: &str) -> &str {
+    let inner = path.split_once('.').filter(|(key, _)| key.ends_with("_config"));
+    inner.map_or(path, |(_, inner)| inner)
+}
+
 fn matches(name: &str, field: &str) -> bool {
     match name.strip_suffix('*') {
         Some(beginning) => field.starts_with(beginning),
         None => field == name,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,39 +2,16 @@
 //! Where the files come from: `tests/models/README.md` and the demo model's card.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[cfg(feature = "emulator")]
 use mlx_native::Config;
-use mlx_native::{DType, DeviceKind, MlxDevice};
+use mlx_native::{DeviceKind, MlxDevice};
 use mlx_native_lm::{GenerateOptions, Model, ModelOptions, SamplingParams, generate};
-use serde::Deserialize;
 
-#[derive(Deserialize)]
-struct Golden {
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    prompt: Option<String>,
-    prompt_ids: Vec<u32>,
-    /// Negative log-likelihood of each token of the prompt but the first.
-    #[serde(default)]
-    prompt_nll: Vec<f64>,
-    /// All logits behind the prompt.
-    #[serde(default)]
-    logits: Vec<f32>,
-    /// The largest ones.
-    #[serde(default)]
-    top_ids: Vec<usize>,
-    #[serde(default)]
-    top_logits: Vec<f32>,
-    greedy_ids: Vec<u32>,
-    /// Distance of the best logit from the second, at each greedy token.
-    greedy_margins: Vec<f32>,
-    greedy_text: Option<String>,
-}
+#[allow(dead_code, reason = "some of its fields are for the other test that has it")]
+mod reference;
+use reference::{Case, LOGITS, check, golden, options};
 
 /// A device with a name, and whether it is too slow for every prompt.
 struct Device {
@@ -43,7 +20,18 @@ struct Device {
     slow: bool,
 }
 
+/// The devices of this build; one only where `MLX_NATIVE_TEST_DEVICE` names it, for machines with a GPU and no clang.
 fn devices() -> Vec<Device> {
+    if let Ok(name) = std::env::var("MLX_NATIVE_TEST_DEVICE") {
+        let kinds = [DeviceKind::Cpu, DeviceKind::Metal, DeviceKind::Cuda];
+        let kind = kinds.into_iter().find(|k| k.name() == name);
+        let kind = kind.unwrap_or_else(|| panic!("no device {name:?} to test"));
+        return vec![Device {
+            name: kind.name(),
+            device: MlxDevice::open(kind).unwrap(),
+            slow: false,
+        }];
+    }
     let open = |kind: DeviceKind, slow: bool| {
         MlxDevice::open(kind).map(|device| Device {
             name: kind.name(),
@@ -74,83 +62,6 @@ fn devices() -> Vec<Device> {
     all.extend(open(DeviceKind::Metal, false).ok());
     all.extend(open(DeviceKind::Cuda, false).ok());
     all
-}
-
-fn golden(path: &Path) -> Golden {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn options() -> ModelOptions {
-    ModelOptions {
-        dtype: Some(DType::F32),
-        ..ModelOptions::default()
-    }
-}
-
-/// The reference prints five digits after the point; the rest is for sums in another order.
-const LOGITS: f32 = 2e-3;
-
-fn check(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
-    let vocab = model.decoder().spec().vocab_size;
-    let all = model
-        .decoder_mut()
-        .forward_all(&case.prompt_ids, &mut cache)
-        .unwrap();
-    let rows: Vec<&[f32]> = all.chunks(vocab).collect();
-    for (i, nll) in case.prompt_nll.iter().enumerate() {
-        let row = rows[i];
-        let max = row.iter().copied().fold(f32::MIN, f32::max);
-        let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
-        let ours = sum.ln() - f64::from(row[case.prompt_ids[i + 1] as usize] - max);
-        assert!((ours - nll).abs() < 2e-3, "{name}: token {i}: {ours} and {nll}");
-    }
-    let last = rows[rows.len() - 1];
-    for (id, want) in case
-        .logits
-        .iter()
-        .enumerate()
-        .chain(case.top_ids.iter().copied().zip(&case.top_logits))
-    {
-        assert!(
-            (last[id] - want).abs() < LOGITS,
-            "{name}: logit {id}: {} and {want}",
-            last[id]
-        );
-    }
-    greedy(model, case, name);
-}
-
-fn greedy(model: &mut Model, case: &Case, name: &str) {
-    let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();
-    let options = GenerateOptions {
-        max_tokens: case.greedy_ids.len(),
-        sampling: SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        },
-        stop_ids: Default::default(),
-    };
-    let (decoder, tokenizer) = model.parts();
-    let result = generate(decoder, tokenizer, &mut cache, &case.prompt_ids, &options, |_| {
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    // Where the reference itself hesitates by less than the tolerance, either token is right, and what follows differs.
-    let sure = case
-        .greedy_margins
-        .iter()
-        .position(|m| *m < 2.0 * LOGITS)
-        .unwrap_or(case.greedy_ids.len());
-    assert_eq!(result.token_ids[..sure], case.greedy_ids[..sure], "{name}");
-    assert!(sure > 0, "{name}: a case that says nothing");
-    if let Some(text) = case
-        .greedy_text
-        .as_ref()
-        .filter(|_| sure == case.greedy_ids.len())
-    {
-        assert_eq!(&result.text, text, "{name}");
-    }
 }
 
 #[test]

@@ -96,6 +96,10 @@ impl AsRef<DeviceRef> for MlxDevice {
 ///
 /// Several devices may be open at once, also of one kind. Buffers of one may be used with encoders of another where both
 /// see the memory of the host; work of the two on one allocation is ordered by waiting, when it is committed.
+///
+/// A device does not outlive `fork()`: its threads stay with the parent. In the child, commits and waits on it are errors
+/// that say so; a device that the child opens itself works. Fork while no other thread of the process uses the library: the
+/// child inherits locks as they are.
 #[derive(Clone)]
 pub struct MlxDevice {
     shared: Arc<DeviceRef>,

@@ -229,6 +229,47 @@ fn a_nested_base_goes_before_one_at_the_top() {
         let rope = rope(json!({"rope_theta": top, "rope_parameters": nested}));
         assert_eq!((rope.theta, rope.scaling), (5e5, RopeScaling::Default));
     }
+    // The older name of the same section.
+    let older = json!({"type": "linear", "factor": 2.0, "rope_theta": 100.0});
+    assert_eq!(rope(json!({"rope_scaling": older})).theta, 100.0);
+}
+
+/// What is left unread and would change the result is refused by name.
+#[test]
+fn what_a_family_does_not_read_is_refused_where_it_matters() {
+    let refused = |changes: Value| {
+        let config = with(changes);
+        (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
+        config.refuse_unread().map_err(|e| e.to_string())
+    };
+    let of_kinds = json!({"full_attention": {"rope_type": "default", "rope_theta": 100.0}});
+    for (changes, word) in [
+        (
+            json!({"rope_parameters": of_kinds}),
+            "rope_parameters.full_attention",
+        ),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+            "rope_parameters.partial_rotary_factor",
+        ),
+        (
+            json!({"model_type": "olmo2", "sliding_window": 4, "hidden_act": "silu"}),
+            "sliding_window",
+        ),
+    ] {
+        let error = refused(changes).unwrap_err();
+        assert!(error.contains(word), "{error}");
+    }
+    for changes in [
+        json!({}),
+        json!({"partial_rotary_factor": 1.0}),
+        json!({"sliding_window": null, "use_sliding_window": false}),
+        json!({"model_type": "olmo2", "sliding_window": 4, "use_sliding_window": false}),
+        json!({"model_type": "olmo2", "sliding_window": 1_000_000}),
+    ] {
+        assert_eq!(refused(changes), Ok(()));
+    }
 }
 
 #[test]
@@ -243,6 +284,11 @@ fn a_window_is_not_passed_over() {
         None
     );
     assert_eq!(window(json!({"model_type": "llama", "sliding_window": 4})), None);
+    // Qwen turns it on, from a layer on.
+    let qwen = |on: bool, first: usize| json!({"model_type": "qwen3", "sliding_window": 4, "use_sliding_window": on, "max_window_layers": first});
+    assert_eq!(window(qwen(true, 0)), Some(4));
+    assert_eq!(window(qwen(true, 1)), None);
+    assert_eq!(window(qwen(false, 0)), None);
     let kinds = vec!["sliding_attention"; 8];
     assert_eq!(
         window(json!({"sliding_window": 4, "layer_types": kinds})),

@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_with_eps(input, input.fields, Keys { eps: "layer_norm_eps", ..KEYS }, 1e-5)?;
-    let rope = RopeConfig::plain(c.head_dim, c.positive("rope_theta", 8e6)?, true);
+    let rope = RopeConfig::plain(c.head_dim, c.theta_or(8e6)?, true);
     let qk_norm = c.flag("use_qk_norm", false)?;
     decoder(c, |_, own, bias| {
         let mut attention = c.attention(own).biased(bias, bias).turned(Some(rope.clone()));

@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_with_eps(input, input.fields, Keys { eps: "layer_norm_eps", ..KEYS }, 1e-5)?;
-    let rope = RopeConfig::plain(c.head_dim, c.positive("rope_theta", 50_000.0)?, true);
+    let rope = RopeConfig::plain(c.head_dim, c.theta_or(50_000.0)?, true);
     let (window, pattern) = (c.count_or("sliding_window", 4096)?, c.count_or("sliding_window_pattern", 4)?);
     cohere::decoder(c, |i, own, bias| {
         let slides = !(i + 1).is_multiple_of(pattern);

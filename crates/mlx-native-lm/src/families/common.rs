@@ -3,7 +3,7 @@
 use crate::config::{CONFIG_FILE, FamilyInput};
 use crate::error::{LmError, Result};
 use crate::json::Fields;
-use crate::rope::{RopeConfig, share};
+use crate::rope::{RopeConfig, share, theta};
 use crate::spec::{
     Attention, Block, Branch, DecoderSpec, Embedding, Head, HeadNorm, Layer, Matrix, Mlp, MlpActivation,
     Norm, Values,
@@ -214,9 +214,29 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// The window of each layer: `sliding_window` where `layer_types` says that it slides.
+    /// The window of all layers, where `sliding_window` says one and `use_sliding_window` does not turn it off: as
+    /// transformers has it for families without `layer_types`.
+    pub fn window(&self) -> Result<Option<usize>> {
+        let window = self.fields.count("sliding_window", u32::MAX as usize)?;
+        let on = self.fields.bool("use_sliding_window")?.unwrap_or(true);
+        Ok(window.filter(|_| on))
+    }
+
+    /// The window of each layer: `sliding_window` where `layer_types` says that it slides, and where `use_sliding_window`
+    /// is true and there is no such list, from layer `max_window_layers` on.
     pub fn windows(&self) -> Result<Vec<Option<usize>>> {
         let window = self.fields.count("sliding_window", u32::MAX as usize)?;
+        let on = self.fields.bool("use_sliding_window")? == Some(true);
+        let first = self
+            .fields
+            .get("max_window_layers")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(28);
+        if on && window.is_some() && self.fields.get("layer_types").is_none() {
+            return Ok((0..self.layers as u64)
+                .map(|i| window.filter(|_| i >= first))
+                .collect());
+        }
         let of = |slides: bool| match slides {
             true => self.fields.require("sliding_window", window).map(Some),
             false => Ok(None),
@@ -253,43 +273,38 @@ impl<'a> Config<'a> {
 
     /// The base of the rotation, nested or not, or `default`.
     pub fn theta_or(&self, default: f64) -> Result<f64> {
-        let nested = self.fields.object("rope_parameters", "rope_parameters.")?;
-        let nested = nested.map(|n| n.positive("rope_theta")).transpose()?.flatten();
-        Ok(nested.or(self.fields.positive("rope_theta")?).unwrap_or(default))
+        Ok(theta(&self.fields)?.unwrap_or(default))
     }
 
     /// The same, `theta` being the base where the file says none.
     pub fn rope_from(&self, dims: usize, theta: f64) -> Result<RopeConfig> {
         let mut rope = self.rope(dims)?;
-        let nested = self.fields.object("rope_parameters", "rope_parameters.")?;
-        if self.fields.get("rope_theta").is_none() && nested.is_none_or(|n| n.get("rope_theta").is_none()) {
-            rope.theta = theta as f32;
-        }
+        rope.theta = self.theta_or(theta)? as f32;
         Ok(rope)
     }
 
     /// Features of a head that turn, by `partial_rotary_factor`.
     pub fn rotary_dims(&self, head_dim: usize, default: f64) -> Result<usize> {
-        let share = share(&self.fields, "partial_rotary_factor")?.unwrap_or(default);
+        // Newer files of transformers have it beside the base.
+        let nested = self.fields.object("rope_parameters", "rope_parameters.")?;
+        let nested = nested
+            .map(|n| share(&n, "partial_rotary_factor"))
+            .transpose()?
+            .flatten();
+        let share = nested
+            .or(share(&self.fields, "partial_rotary_factor")?)
+            .unwrap_or(default);
         Ok((head_dim as f64 * share) as usize)
     }
 
-    /// `rope_theta` alone, `theta` where the file says none.
+    /// The base alone, `theta` where the file says none.
     pub fn plain_rope_from(&self, dims: usize, theta: f64, traditional: bool) -> Result<RopeConfig> {
-        Ok(RopeConfig::plain(
-            dims,
-            self.positive("rope_theta", theta)?,
-            traditional,
-        ))
+        Ok(RopeConfig::plain(dims, self.theta_or(theta)?, traditional))
     }
 
-    /// `rope_theta` alone, whatever scaling the file names.
+    /// The base alone, whatever scaling the file names.
     pub fn plain_rope(&self, dims: usize, traditional: bool) -> Result<RopeConfig> {
-        Ok(RopeConfig::plain(
-            dims,
-            self.positive("rope_theta", 10_000.0)?,
-            traditional,
-        ))
+        Ok(RopeConfig::plain(dims, self.theta_or(10_000.0)?, traditional))
     }
 
     /// RMS norm of the stream with the weight `path.weight`.

@@ -16,8 +16,9 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_keys(input, input.fields, Keys { eps: "layer_norm_eps", ..KEYS })?;
-    let dims = (c.head_dim as f64 * c.number("rotary_pct", 0.25)?.clamp(0.0, 1.0)) as usize;
-    let rope = RopeConfig::plain(dims, c.positive("rotary_emb_base", 10_000.0)?, false);
+    let share = c.number("rotary_pct", 0.25)?.clamp(0.0, 1.0);
+    let base = c.positive("rotary_emb_base", 10_000.0)?;
+    let rope = RopeConfig::plain(c.rotary_dims(c.head_dim, share)?, c.theta_or(base)?, false);
     let side_by_side = c.flag("use_parallel_residual", true)?;
     let head = Head::new(Some(Matrix::new("model.embed_out", c.vocab, c.hidden)));
     let mut spec = c.decoder_named("model", ["embed_in", "h", "final_layer_norm"], head, |_, path| {

@@ -18,9 +18,9 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read(input)?;
     let rope = c.plain_rope_from(c.head_dim, 1e6, c.flag("rope_traditional", false)?)?;
     let (n, k) = (c.count("num_local_experts")?, c.count("num_experts_per_tok")?);
-    let inner = c.count("intermediate_size")?;
+    let (inner, window) = (c.count("intermediate_size")?, c.window()?);
     let mut spec = c.decoder("", |_, path| {
-        let attention = c.attention(&format!("{path}.self_attn")).turned(Some(rope.clone()));
+        let attention = c.attention(&format!("{path}.self_attn")).turned(Some(rope.clone())).sliding(window);
         let own = format!("{path}.block_sparse_moe");
         let router = experts::router(c, format!("{own}.gate"), n, k, Score::SoftmaxOfChosen)?;
         let all = experts::experts(c, &format!("{own}.switch_mlp"), n, inner, MlpActivation::Silu);

@@ -18,10 +18,11 @@ pub(super) const FAMILY: Family = Family {
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read(input)?;
     let rope = rope(c, c.rotary_dims(c.head_dim, 1.0)?)?;
-    let inner = c.count("intermediate_size")?;
+    let (inner, window) = (c.count("intermediate_size")?, c.window()?);
     let mut spec = c.decoder("", |_, path| {
         let own = format!("{path}.self_attn");
-        let attention = c.attention(&own).fused(&format!("{own}.qkv_proj"), false).turned(Some(rope.clone()));
+        let attention = c.attention(&own).fused(&format!("{own}.qkv_proj"), false);
+        let attention = attention.turned(Some(rope.clone())).sliding(window);
         let own = format!("{path}.mlp");
         let mlp = c.mlp(&own, inner, c.silu()?, false).fused(&format!("{own}.gate_up_proj"));
         Ok(pre_norm_layer(c, path, attention, mlp.block()))
@@ -36,7 +37,8 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 /// The family's rotation: the context of the first training stands beside the factors, not among them.
 pub(super) fn rope(c: &Config<'_>, dims: usize) -> Result<RopeConfig> {
     let plain = c.plain_rope(dims, c.flag("rope_traditional", false)?)?;
-    let Some(scaling) = c.fields.object("rope_scaling", "rope_scaling.")? else { return Ok(plain) };
+    let parameters = c.fields.object("rope_parameters", "rope_parameters.")?;
+    let Some(scaling) = c.fields.object("rope_scaling", "rope_scaling.")?.or(parameters) else { return Ok(plain) };
     let factors = |key: &str| Ok::<_, LmError>(scaling.positives(key)?.unwrap_or_default());
     let (short_factor, long_factor) = (factors("short_factor")?, factors("long_factor")?);
     Ok(RopeConfig {
@@ -57,6 +59,7 @@ pub(super) fn rope(c: &Config<'_>, dims: usize) -> Result<RopeConfig> {
                 RopeScaling::Linear { factor: scaling.require("factor", scaling.positive("factor")?)? as f32 }
             }
             // Others are passed over by mlx-lm, with a warning.
+            Some("default") => RopeScaling::Default,
             Some(other) => RopeScaling::Other(other.to_owned()),
             None => RopeScaling::Default,
         },

@@ -19,8 +19,10 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 /// The decoder, with tensors under `prefix`.
 pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
     let (rope, inner, activation) = (c.rope_from(c.head_dim, 1e6)?, c.count("intermediate_size")?, c.silu()?);
-    c.decoder(prefix, |_, path| {
+    let windows = c.windows()?;
+    c.decoder(prefix, |i, path| {
         let attention = c.attention(&format!("{path}.self_attn")).biased(true, false).turned(Some(rope.clone()));
+        let attention = attention.sliding(windows[i]);
         let mlp = c.mlp(&format!("{path}.mlp"), inner, activation.clone(), false);
         Ok(pre_norm_layer(c, path, attention, mlp.block()))
     })

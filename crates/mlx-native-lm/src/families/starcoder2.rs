@@ -16,10 +16,11 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_with_eps(input, input.fields, Keys { eps: "norm_epsilon", ..KEYS }, 1e-5)?;
-    let rope = RopeConfig::plain(c.head_dim, c.positive("rope_theta", 100_000.0)?, false);
-    let inner = c.count("intermediate_size")?;
+    let rope = RopeConfig::plain(c.head_dim, c.theta_or(100_000.0)?, false);
+    let (inner, window) = (c.count("intermediate_size")?, c.window()?);
     let mut spec = c.decoder("", |_, path| {
         let attention = c.attention(&format!("{path}.self_attn")).biased(true, true).turned(Some(rope.clone()));
+        let attention = attention.sliding(window);
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["c_fc", "c_proj"], inner, MlpActivation::GeluErf, true);
         let norm = |name: &str| Norm::layer(&format!("{path}.{name}"), c.hidden, c.eps, true);
         Ok(Layer {

@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_with_eps(input, input.fields, KEYS, f64::from(f32::EPSILON))?;
-    let mut rope = RopeConfig::plain(c.head_dim, c.positive("rope_theta", 1e6)?, false);
+    let mut rope = RopeConfig::plain(c.head_dim, c.theta_or(1e6)?, false);
     rope.backwards = true;
     let inner = c.count("intermediate_size")?;
     let plain = Norm::rms_plain(c.hidden, c.eps);

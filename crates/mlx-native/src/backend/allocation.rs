@@ -298,12 +298,14 @@ type Waits = SmallVec<[Arc<Submission>; 4]>;
 /// Announces work to everything it uses, waits for conflicting work of other queues, and gives what to submit it with.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`] naming a buffer that the host holds; nothing was announced then.
+/// [`MlxError::InvalidArgument`] naming a buffer that the host holds; [`MlxError::Unsupported`] in a child of `fork`, which
+/// has not the threads of the queue. Nothing was announced then.
 pub(crate) fn begin<'a>(
     queue: QueueId,
     uses: impl Iterator<Item = Use<'a>>,
 ) -> Result<(Arc<Submission>, Completion)> {
     static GATE: Mutex<()> = Mutex::new(());
+    queue.check_process()?;
     let (work, completion) = Submission::new(queue);
     let mut waits = Waits::new();
     {

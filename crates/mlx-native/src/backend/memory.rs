@@ -12,9 +12,13 @@ use crate::error::{MlxError, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceId(u64);
 
-/// One queue: work that is submitted to it runs in order of submission. Two devices may share a queue.
+/// One queue: work that is submitted to it runs in order of submission. Two devices may share a queue. It remembers the
+/// process that made it: a child of `fork` has the memory of its parent, but none of the threads that run its queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QueueId(u64);
+pub struct QueueId {
+    number: u64,
+    process: u32,
+}
 
 fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -33,7 +37,30 @@ impl QueueId {
     /// An id that no other queue has.
     #[must_use]
     pub fn unique() -> Self {
-        QueueId(next_number())
+        QueueId {
+            number: next_number(),
+            process: std::process::id(),
+        }
+    }
+
+    /// Whether this process made the queue, and did not inherit it from one that it was forked off.
+    pub(crate) fn is_of_this_process(self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// Refuses the queue of another process.
+    ///
+    /// # Errors
+    /// [`MlxError::Unsupported`] in a child of `fork`.
+    pub(crate) fn check_process(self) -> Result<()> {
+        if self.is_of_this_process() {
+            return Ok(());
+        }
+        Err(MlxError::Unsupported(format!(
+            "a device that was opened before fork() in its child: process {} opened it, this is process {}; open a device of its own here",
+            self.process,
+            std::process::id()
+        )))
     }
 }
 

@@ -67,16 +67,16 @@ impl Submission {
         }
     }
 
-    /// Whether the work has ended, well or not.
+    /// Whether the work has ended, well or not. In a child of `fork` the work of its parent has.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) != RUNNING
+        self.state.load(Ordering::Acquire) != RUNNING || !self.queue.is_of_this_process()
     }
 
     /// Blocks until the work has ended.
     ///
     /// # Errors
-    /// [`MlxError::CommandBufferError`], when it failed.
+    /// [`MlxError::CommandBufferError`], when it failed; [`MlxError::Unsupported`] in a child of `fork`, where it never ends.
     pub fn wait(&self) -> Result<()> {
         let result = self.wait_quietly();
         if result.is_err() {
@@ -94,6 +94,8 @@ impl Submission {
             }
             std::hint::spin_loop();
         }
+        // Before the lock: a thread that stayed with the parent may have held it.
+        self.queue.check_process()?;
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(end) = &*end {

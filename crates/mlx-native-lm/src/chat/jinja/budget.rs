@@ -24,11 +24,14 @@ thread_local! {
 pub(crate) struct Budget {
     steps: Cell<u64>,
     depth: Cell<u32>,
+    most: u32,
 }
 
 impl Budget {
-    pub(crate) fn new() -> Self {
+    /// All of it, and of the depth one `part`th.
+    pub(crate) fn new(part: u32) -> Self {
         Budget {
+            most: MAX_DEPTH / part.max(1),
             steps: Cell::new(STEPS),
             depth: Cell::new(0),
         }
@@ -74,9 +77,10 @@ impl Budget {
     /// One level deeper; [`leave`](Self::leave) goes back.
     pub(crate) fn enter(&self) -> Res<()> {
         let depth = self.depth.get() + 1;
-        if depth > MAX_DEPTH {
-            return Err(Error::new(format!(
-                "recursion: found more than {MAX_DEPTH} levels of calls and expressions"
+        if depth > self.most {
+            return Err(Error::too_deep(format!(
+                "recursion: found more than {} levels of calls and expressions",
+                self.most
             )));
         }
         self.depth.set(depth);

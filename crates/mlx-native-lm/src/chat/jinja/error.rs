@@ -8,6 +8,7 @@ pub(crate) struct Error(Box<Inner>);
 struct Inner {
     text: String,
     line: Option<u32>,
+    deep: bool,
 }
 
 /// `Result` with [`Error`].
@@ -18,7 +19,20 @@ impl Error {
         Error(Box::new(Inner {
             text: text.into(),
             line: None,
+            deep: false,
         }))
+    }
+
+    /// Of something nested deeper than the stack allows for.
+    pub(crate) fn too_deep(text: impl Into<String>) -> Self {
+        let mut error = Error::new(text);
+        error.0.deep = true;
+        error
+    }
+
+    /// Whether a larger stack would have helped.
+    pub(crate) fn is_too_deep(&self) -> bool {
+        self.0.deep
     }
 
     /// With the line, unless it has one: the innermost counts.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::ast::MacroDef;
 use super::budget::Budget;
 use super::error::{Error, Res};
-use super::interp::{LoopState, Scope};
+use super::scopes::{LoopState, Scope};
 
 /// Deepest nesting of lists, tuples and dictionaries.
 pub(crate) const MAX_NESTING: u32 = 200;

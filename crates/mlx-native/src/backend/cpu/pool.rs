@@ -74,7 +74,9 @@ impl Pool {
             .get_or_init(Mutex::default)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&threads).and_then(Weak::upgrade) {
+        let known = pools.get(&threads).and_then(Weak::upgrade);
+        // After a fork the child has the list of its parent, but none of the threads.
+        if let Some(pool) = known.filter(|pool| pool.queue.is_of_this_process()) {
             return Ok(pool);
         }
         let pool = Arc::new(Pool::start(threads)?);
@@ -166,6 +168,10 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if !self.queue.is_of_this_process() {
+            // The threads stayed with the process that this one was forked off: waiting for them would be for ever.
+            return;
+        }
         self.shared.closing.store(true, Ordering::Release);
         self.shared.changed.advance();
         let me = std::thread::current().id();
