@@ -53,6 +53,17 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// Heads in whole groups, of a possible size.
+    pub fn check(&self, c: &Config<'_>, key: &str) -> Result<()> {
+        let wide = self.heads.saturating_mul(self.head_dim);
+        let all = wide.saturating_add(self.groups.saturating_mul(self.state).saturating_mul(2));
+        if !self.heads.is_multiple_of(self.groups) || all > super::common::MAX_EXTENT {
+            let wanted = format!("a multiple of {} groups, of a possible size in all", self.groups);
+            return Err(c.fields.invalid(key, self.heads, &wanted));
+        }
+        Ok(())
+    }
+
     pub fn inner(&self) -> usize {
         self.heads * self.head_dim
     }

@@ -174,4 +174,6 @@ pub struct SharedExpert {
     pub mlp: Mlp,
     /// To one logit whose logistic function multiplies it.
     pub gate: Option<Matrix>,
+    /// To two logits whose softmax weighs the chosen experts and this one.
+    pub mix: Option<Matrix>,
 }

@@ -4,11 +4,11 @@ use mlx_native::DType;
 use mlx_native::ops::route::{self, RouteParams};
 use mlx_native::ops::rowwise::Function;
 
-use super::{Builder, whole};
+use super::{Builder, part_of, whole};
 use crate::error::{LmError, Result};
 use crate::model::number::u32_of;
 use crate::model::program::{Ids, RouteStep, Step, Value};
-use crate::spec::{Experts, Moe, Router, Score, Stack};
+use crate::spec::{Experts, Matrix, Moe, Router, Score, Stack};
 
 impl Builder<'_, '_> {
     pub(super) fn moe(&mut self, m: &Moe, x: Value) -> Result<Value> {
@@ -64,9 +64,28 @@ impl Builder<'_, '_> {
                 let operands = [whole(s, width), whole(g, 1).each(width)];
                 self.rowwise_into(Function::Mul, &operands, whole(s, width), 1, width, [1.0; 4]);
             }
-            self.add(y, s, 1.0, 1.0);
+            match &shared.mix {
+                None => self.add(y, s, 1.0, 1.0),
+                Some(mix) => self.mix(mix, x, s, y)?,
+            }
         }
         Ok(y)
+    }
+
+    /// `y = w₀·y + w₁·s`, the softmax of two logits being `w`: the first is the logistic function of their difference.
+    fn mix(&mut self, mix: &Matrix, x: Value, s: Value, y: Value) -> Result<()> {
+        let logits = self.linear(mix, x)?;
+        if self.width(logits) != 2 {
+            return Err(LmError::Config(format!("{}: two logits are wanted", mix.path)));
+        }
+        let first = self.value(1);
+        let operands = [part_of(logits, 0, 2), part_of(logits, 1, 2)];
+        self.rowwise_into(Function::Add, &operands, whole(first, 1), 1, 1, [1.0, -1.0, 0.0, 0.0]);
+        self.map_in_place(Function::Sigmoid, first, [0.0; 4]);
+        let width = self.width(y);
+        let operands = [whole(s, width), whole(y, width), whole(first, 1).each(width)];
+        self.rowwise_into(Function::Lerp, &operands, whole(y, width), 1, width, [0.0; 4]);
+        Ok(())
     }
 
     /// Experts of each token and their weights.
@@ -91,7 +110,7 @@ impl Builder<'_, '_> {
             Score::SoftmaxOfChosen => route::Score::SoftmaxOfChosen,
             Score::Sigmoid => route::Score::Sigmoid,
             Score::SqrtSoftplus => route::Score::SqrtSoftplus,
-            Score::SparseMixer { .. } => return Err(LmError::Unsupported("the sparse mixer".to_owned())),
+            Score::SparseMixer { .. } => route::Score::SparseMixer,
         };
         let correction = match &r.correction {
             Some(name) => Some(self.l.vector_as(name, &[n_experts], DType::F32, 0.0)?),
@@ -111,7 +130,10 @@ impl Builder<'_, '_> {
             normalise: r.normalise.is_some().into(),
             sum_eps: r.normalise.unwrap_or(0.0),
             factor: r.factor,
-            unused: 0,
+            jitter: match r.score {
+                Score::SparseMixer { jitter } => jitter,
+                _ => 0.0,
+            },
         };
         self.push(Step::Route(Box::new(RouteStep {
             logits,
