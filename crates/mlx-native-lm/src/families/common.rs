@@ -99,6 +99,13 @@ impl<'a> Config<'a> {
         Ok(read)
     }
 
+    /// The same with another name of the vocabulary's size, and an epsilon where the file says none.
+    pub fn read_naming_vocab(input: &'a FamilyInput<'a>, keys: Keys, eps: f64, vocab: &str) -> Result<Self> {
+        let fields = input.fields;
+        let vocab = fields.require(vocab, fields.count(vocab, MAX_EXTENT)?)?;
+        Self::read_all(input, fields, keys, eps, Some(vocab))
+    }
+
     /// The same, `default` being the epsilon of norms where the file says none.
     pub fn read_with_eps(
         input: &'a FamilyInput<'a>,
@@ -417,6 +424,11 @@ impl<'a> Config<'a> {
             out_norm: None,
             shared_with: None,
             token_mix: None,
+            reuse_projected: false,
+            mixed: None,
+            short_ring: false,
+            blocks: None,
+            grid: None,
         }
     }
 
@@ -521,6 +533,9 @@ impl<'a> Config<'a> {
             vocab_size: self.vocab,
             max_context: self.max_context()?,
             embedding: Embedding::new(format!("{path}.{table}")),
+            alternating: None,
+            turned: Vec::new(),
+            layer_inputs: None,
             layers,
             norm: Some(self.rms(&format!("{path}.{norm}"))),
             head,
@@ -561,6 +576,7 @@ pub(super) fn sandwich_layer_of(
 ) -> Layer {
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
     Layer {
+        alternating: None,
         branches: vec![
             Branch::new(norm(names[0]), mixer, norm(names[1])),
             Branch::new(norm(names[2]), ff, norm(names[3])),
@@ -572,6 +588,7 @@ pub(super) fn sandwich_layer_of(
 pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
     Layer {
+        alternating: None,
         branches: vec![
             Branch::new(
                 None,
@@ -591,6 +608,7 @@ pub(super) fn pre_norm_layer(c: &Config<'_>, path: &str, attention: Attention, f
 /// The same with another mixer.
 pub(super) fn pre_norm_layer_of(c: &Config<'_>, path: &str, mixer: Block, ff: Block) -> Layer {
     Layer {
+        alternating: None,
         branches: vec![
             Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
             Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), ff),

@@ -48,6 +48,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let all = experts::experts_of(&format!("{path}.ffn.experts.{{}}"), names, n, sizes, MlpActivation::Silu);
         let attention = crate::spec::Block::Attention(Box::new(attention));
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm(format!("{own}.norm_1")), attention),
                 Branch::pre(norm(format!("{own}.norm_2")), experts::moe(router, all, None)),

@@ -130,6 +130,7 @@ pub(super) fn placed(c: &Config<'_>, template: &Latent, path: &str) -> Latent {
         place(&mut matrix.path);
     }
     a.kv_norm.weight.iter_mut().for_each(place);
+    a.gate.iter_mut().for_each(|gate| place(&mut gate.matrix.path));
     if c.input.has(&format!("{path}.kv_b_proj.weight")) {
         a.embed_q = "kv_b_proj".to_owned();
         a.unembed_out = None;

@@ -63,6 +63,9 @@ pub(super) fn router(c: &Config<'_>, path: String, n: usize, top_k: usize, score
     Ok(Router {
         matrix: Matrix::new(path, n, c.hidden),
         norm: None,
+        reads_unnormed: false,
+        logit_factor: 1.0,
+        n_identity: 0,
         correction: None,
         score,
         top_k,
@@ -82,6 +85,8 @@ pub(super) fn moe(router: Router, experts: Experts, shared: Option<SharedExpert>
         shared,
         weights_before: false,
         latent: None,
+        latent_pre: None,
+        expert_norm: None,
     }))
 }
 

@@ -41,6 +41,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
             false => c.mlp(&own, inner, MlpActivation::Silu, false).block(),
         };
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
                 Branch::pre(c.rms(&format!("{path}.pre_ff_layernorm")), ff),

@@ -35,7 +35,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
             mamba.norms = Some([norm(mamba.dt_rank), norm(mamba.state), norm(mamba.state)]);
         }
         let branch = Branch::pre(c.rms(&format!("{path}.norm")), Block::Mamba1(Box::new(mamba)));
-        Ok(Layer { branches: vec![branch] })
+        Ok(Layer { alternating: None, branches: vec![branch] })
     })
 }
 

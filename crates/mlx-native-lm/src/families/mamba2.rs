@@ -34,7 +34,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mut mamba = layer(c, &own, &sizes);
         mamba.norm = Some(GroupedNorm { norm: Norm::rms(format!("{own}.norm.weight"), sizes.inner(), eps), gate_first: true });
         let branch = Branch::pre(c.rms(&format!("{path}.norm")), Block::Mamba2(Box::new(mamba)));
-        Ok(Layer { branches: vec![branch] })
+        Ok(Layer { alternating: None, branches: vec![branch] })
     })?;
     spec.norm = Some(Norm { eps, ..c.rms("backbone.norm_f") });
     Ok(spec)
@@ -93,6 +93,7 @@ pub(super) fn layer(c: &Config<'_>, path: &str, s: &Sizes) -> Mamba2 {
         state: s.state,
         gate: part(0, inner),
         input: part(inner, conv),
+        projected: None,
         dt: part(inner + conv, s.heads),
         conv: Convolution {
             weight: format!("{path}.conv1d.weight"),

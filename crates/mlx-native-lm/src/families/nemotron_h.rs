@@ -33,7 +33,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
             '-' => wide(c, &own, c.count("intermediate_size")?)?,
             _ => sparse(c, &own)?,
         };
-        Ok(Layer { branches: vec![Branch::pre(c.rms(&format!("{path}.norm")), mixer)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::pre(c.rms(&format!("{path}.norm")), mixer)] })
     })?;
     spec.dropped.push("mtp.".to_owned());
     Ok(spec)

@@ -33,6 +33,6 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         (attention.k, attention.v) = (Some(repeated("k_proj")), Values::Own(repeated("v_proj")));
         let mlp = c.mlp(&format!("{path}.mlp"), inner, MlpActivation::Silu, false);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
-        Ok(Layer { branches: vec![Branch::parallel(Some(c.rms(&format!("{path}.norm"))), parts)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::parallel(Some(c.rms(&format!("{path}.norm"))), parts)] })
     })
 }

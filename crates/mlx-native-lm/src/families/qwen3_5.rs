@@ -45,6 +45,7 @@ pub(super) fn decoder(
             false => Block::Delta(Box::new(separate(c, &format!("{path}.linear_attn"))?)),
         };
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
                 Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), feed_forward(i, path)?),

@@ -161,6 +161,8 @@ impl Builder<'_, '_> {
             cap: None,
             window: None,
             chunk: None,
+            short_ring: false,
+            blocks: None,
             sinks: None,
         }));
         Ok(output)
