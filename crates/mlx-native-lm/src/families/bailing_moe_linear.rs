@@ -59,20 +59,9 @@ pub(super) fn fading(c: &Config<'_>, path: &str, dim: usize, rope: RopeConfig, p
         qk_norms: normed.then(|| [norm("query_layernorm"), norm("key_layernorm")]),
         rope,
         scale: 1.0 / (dim as f32).sqrt(),
-        rates: slopes(heads).into_iter().map(|slope| (-slope * share) as f32).collect(),
+        rate: share,
         norm: Norm::rms(format!("{path}.g_norm.weight"), width / groups, c.eps).weights_for(groups),
         gate: Matrix::new(format!("{path}.g_proj"), width, c.hidden),
         o: Matrix::new(format!("{path}.dense"), c.hidden, width).with_bias(c.flag("use_bias", false)?),
     })
-}
-
-/// The slopes of ALiBi (<https://arxiv.org/abs/2108.12409>): powers of two in even steps; for a number of heads that is no
-/// power of two, those of the power below and every other one of the power above.
-fn slopes(heads: usize) -> Vec<f64> {
-    let of_power = |n: usize| {
-        let step = (3.0 - (n as f64).log2()).exp2();
-        (0..n).map(move |i| (-step * (i + 1) as f64).exp2())
-    };
-    let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
-    of_power(below).chain(of_power(2 * below).step_by(2)).take(heads).collect()
 }

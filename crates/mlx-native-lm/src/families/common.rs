@@ -6,7 +6,7 @@ use crate::json::Fields;
 use crate::rope::{RopeConfig, share};
 use crate::spec::{
     Attention, Block, Branch, DecoderSpec, Embedding, GateShape, Head, HeadNorm, Layer, Matrix, Mlp,
-    MlpActivation, Norm, OutputGate, Values,
+    MlpActivation, Norm, OutputGate, Run, Values,
 };
 
 /// Largest extent of one dimension that is taken for a real model's.
@@ -729,16 +729,17 @@ impl Attention {
         let (dim, per) = (self.k_dim, self.n_heads / self.n_kv_heads);
         let group = (per + 2) * dim;
         let of = group * self.n_kv_heads;
-        let rows = |first: usize, count: usize| -> Vec<u32> {
-            (0..self.n_kv_heads)
-                .flat_map(|h| (0..count * dim).map(move |r| (h * group + first * dim + r) as u32))
-                .collect()
-        };
         let inputs = self.q.inputs;
-        let part = |first, count| {
+        let part = |first: usize, count: usize| {
+            let run = Run {
+                first: first * dim,
+                block: count * dim,
+                stride: group,
+                count: self.n_kv_heads * count * dim,
+            };
             Matrix::new(path, 0, inputs)
                 .with_bias(bias)
-                .picked(rows(first, count), of)
+                .picked(vec![run], of)
         };
         (self.q, self.k, self.v) = (part(0, per), Some(part(per, 1)), Values::Own(part(per + 1, 1)));
         self

@@ -57,6 +57,8 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         branch.gather = Some(gather(c, "language_model.model.output_attn_res"));
         last.branches.push(branch);
     }
+    // Nothing is stored before the first layer.
+    spec.dropped.push("language_model.model.layers.0.self_attention_res_".to_owned());
     spec.head = c.head("language_model.", false)?;
     Ok(spec.language_half())
 }

@@ -1,7 +1,7 @@
 //! Muse Spark: a stream mixed by vectors, experts in a narrower space with norms of their own.
 
 use super::Family;
-use super::common::{Config, KEYS};
+use super::common::Config;
 use super::experts;
 use crate::error::LmError;
 use crate::rope::RopeConfig;

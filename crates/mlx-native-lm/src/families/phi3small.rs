@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{Config, Keys, KEYS, UNSAID};
 use crate::rope::{RopeConfig, RopeScaling};
-use crate::spec::{Block, BlockSparse, Branch, DecoderSpec, Head, Layer, Matrix, Mlp, MlpActivation, Norm};
+use crate::spec::{Block, BlockSparse, Branch, DecoderSpec, Head, Layer, Matrix, Mlp, MlpActivation, Norm, Run};
 use crate::config::FamilyInput;
 use crate::error::Result;
 
@@ -64,8 +64,8 @@ fn mlp(c: &Config<'_>, path: &str) -> Result<Mlp> {
     let inner = c.count("ff_intermediate_size")?;
     let limit = c.fields.require("gegelu_limit", c.fields.positive("gegelu_limit")?)? as f32;
     let half = |first: usize| {
-        let rows = (0..inner).map(|r| (2 * r + first) as u32).collect();
-        Matrix::new(format!("{path}.up_proj"), 0, c.hidden).with_bias(true).picked(rows, 2 * inner)
+        let run = Run { first, block: 1, stride: 2, count: inner };
+        Matrix::new(format!("{path}.up_proj"), 0, c.hidden).with_bias(true).picked(vec![run], 2 * inner)
     };
     Ok(Mlp {
         gate: Some(half(0)),

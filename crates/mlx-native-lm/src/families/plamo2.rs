@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{Config, Keys, KEYS, MAX_EXTENT, sandwich_layer_of};
 use crate::rope::RopeConfig;
-use crate::spec::{Block, Convolution, DecoderSpec, HeadNorm, Layer, Mamba2, Matrix, MlpActivation, Norm};
+use crate::spec::{Block, Convolution, DecoderSpec, HeadNorm, Layer, Mamba2, Matrix, MlpActivation, Norm, Run};
 use crate::config::FamilyInput;
 use crate::error::Result;
 
@@ -71,8 +71,8 @@ fn mamba(c: &Config<'_>, path: &str) -> Result<Mamba2> {
     }
     let rank = (c.hidden / 16).max(64);
     let half = |first: usize| {
-        let rows = (0..inner).map(|r| (r / dim * 2 * dim + first + r % dim) as u32).collect();
-        Matrix::new(format!("{path}.in_proj"), 0, c.hidden).picked(rows, 2 * inner)
+        let run = Run { first, block: dim, stride: 2 * dim, count: inner };
+        Matrix::new(format!("{path}.in_proj"), 0, c.hidden).picked(vec![run], 2 * inner)
     };
     let part = |first, rows, norm: &str| {
         let matrix = Matrix::new(format!("{path}.bcdt_proj"), rows, inner).part(first, rows, rank + 2 * state);

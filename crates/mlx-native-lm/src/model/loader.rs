@@ -11,7 +11,7 @@ use super::linear::{Embedding, Linear};
 use super::number::u32_of;
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
-use crate::spec::{Matrix, Rows, Stack, Unit};
+use crate::spec::{Matrix, Rows, Run, Stack, Unit};
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
@@ -156,8 +156,9 @@ impl<'a> Loader<'a> {
                 Some(match &spec.rows {
                     Rows::All => whole,
                     Rows::From { first, .. } => Arc::new(rows_of(&whole, 1, *first, spec.outputs)?),
-                    Rows::Picked { rows, .. } => {
+                    Rows::Picked { runs, .. } => {
                         let values = self.host(&name, &[stored])?;
+                        let rows = rows_of_runs(&spec.path, runs, stored)?;
                         let picked: Vec<f32> = rows.iter().map(|r| values[*r as usize]).collect();
                         Arc::new(self.upload(&picked, self.dtype)?)
                     }
@@ -176,15 +177,10 @@ impl<'a> Loader<'a> {
         let weight = match &spec.rows {
             Rows::All => weight,
             Rows::From { first, .. } => weight.rows_from(*first, spec.outputs)?,
-            Rows::Picked { rows, .. } => {
-                let planes = weight.format().planes(spec.inputs)?;
-                let picked = (planes.iter().zip(weight.planes())).map(|(plane, buffer)| match plane.row {
-                    // One for the whole matrix.
-                    0 => Ok(buffer.view(0, plane.dtype, vec![1])?),
-                    _ => self.pick(buffer, plane.row, rows),
-                });
-                let picked = picked.collect::<Result<Vec<_>>>()?;
-                Weight::new(weight.format(), picked, &[rows.len(), spec.inputs])?
+            // The tensor is known to have `stored` rows now.
+            Rows::Picked { runs, .. } => {
+                let rows = rows_of_runs(&spec.path, runs, stored)?;
+                self.picked(&weight, &rows, &[rows.len(), spec.inputs])?
             }
         };
         Ok(Arc::new(Linear { weight, bias }))
@@ -356,6 +352,10 @@ impl<'a> Loader<'a> {
     fn gathered_stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
         let mut planes: Vec<MlxBuffer> = Vec::new();
         let mut format = None;
+        let last = format!("{}.weight", spec.path.replace("{}", &n.saturating_sub(1).to_string()));
+        if !self.tensors.weights().contains(&last) {
+            return Err(LmError::Weights(format!("{last}: missing, of {n} experts")));
+        }
         for i in 0..n {
             let one = self.weight(
                 &spec.path.replace("{}", &i.to_string()),
@@ -428,6 +428,24 @@ impl<'a> Loader<'a> {
             shown.join(", ")
         )))
     }
+}
+
+/// The rows that runs name, all of them below `stored`.
+fn rows_of_runs(path: &str, runs: &[Run], stored: usize) -> Result<Vec<u32>> {
+    let mut rows = Vec::new();
+    for run in runs {
+        // Repeated blocks may be more rows than are stored, by a number that other tensors have checked.
+        if run.block == 0 || run.count > stored.saturating_mul(256) {
+            return Err(LmError::Config(format!("{path}: {} rows of {stored}", run.count)));
+        }
+        for row in run.rows() {
+            if row >= stored {
+                return Err(LmError::Config(format!("{path}: row {row} of {stored}")));
+            }
+            rows.push(u32_of(row)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// Rows of a buffer of `columns` elements a row, where they are.

@@ -22,8 +22,8 @@ pub struct Fading {
     pub rope: RopeConfig,
     /// What outputs are multiplied with.
     pub scale: f32,
-    /// `g`, one a head, none above zero.
-    pub rates: Vec<f32>,
+    /// `g` of a head is minus this times the head's slope in ALiBi (<https://arxiv.org/abs/2108.12409>).
+    pub rate: f64,
     /// Norm of the output.
     pub norm: Norm,
     /// To the output's gate, before the logistic function.

@@ -267,10 +267,36 @@ pub enum Rows {
     /// These, of `of`: copied when the model is loaded.
     Picked {
         /// The rows, in the order wanted.
-        rows: Vec<u32>,
+        runs: Vec<Run>,
         /// Rows of the tensor.
         of: usize,
     },
+}
+
+/// Rows `first + i / block · stride + i % block` for `i` from 0 to `count`: blocks of neighbours, `stride` apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first.
+    pub first: usize,
+    /// Neighbours, at least 1.
+    pub block: usize,
+    /// From one block to the next; 0 repeats it.
+    pub stride: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Run {
+    /// The rows.
+    pub fn rows(self) -> impl Iterator<Item = usize> {
+        let Run {
+            first,
+            block,
+            stride,
+            count,
+        } = self;
+        (0..count).map(move |i| first + i / block * stride + i % block)
+    }
 }
 
 impl Matrix {
@@ -312,9 +338,9 @@ impl Matrix {
 
     /// These rows of a tensor of `of` rows.
     #[must_use]
-    pub fn picked(mut self, rows: Vec<u32>, of: usize) -> Self {
-        self.outputs = rows.len();
-        self.rows = Rows::Picked { rows, of };
+    pub fn picked(mut self, runs: Vec<Run>, of: usize) -> Self {
+        self.outputs = runs.iter().map(|run| run.count).sum();
+        self.rows = Rows::Picked { runs, of };
         self
     }
 }

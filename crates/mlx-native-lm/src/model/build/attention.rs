@@ -204,6 +204,12 @@ impl Builder<'_, '_> {
         first: usize,
         dim: usize,
     ) -> Result<f32> {
+        if rope.dims > dim {
+            return Err(LmError::Config(format!(
+                "rope: {} features are to be turned of heads that have {dim}",
+                rope.dims
+            )));
+        }
         let rotation = self.rotation(rope)?;
         let factor = rotation.table.factor;
         self.push(Step::Rope(RopeStep {

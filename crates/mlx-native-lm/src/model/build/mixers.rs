@@ -30,7 +30,7 @@ impl Builder<'_, '_> {
             self.scale_heads(turned, heads, dim, f.rope.dims, factor);
         }
         self.map_in_place(Function::Scale, q, [f.scale, 0.0, 0.0, 0.0]);
-        let decays: Vec<f32> = f.rates.iter().map(|g| g.exp()).collect();
+        let decays: Vec<f32> = slopes(heads).into_iter().map(|s| (-s * f.rate).exp() as f32).collect();
         let decay = self.constant(&decays, DType::F32)?;
         let width = heads * dim;
         let output = self.value(width);
@@ -313,4 +313,15 @@ impl Builder<'_, '_> {
         self.rowwise_into(Function::GeluTanhMul, &operands, whole(gate, dim), 1, dim, COPY);
         self.linear(&i.projection, gate)
     }
+}
+
+/// The slopes of ALiBi: powers of two in even steps; for a number of heads that is no
+/// power of two, those of the power below and every other one of the power above.
+fn slopes(heads: usize) -> Vec<f64> {
+    let of_power = |n: usize| {
+        let step = (3.0 - (n as f64).log2()).exp2();
+        (0..n).map(move |i| (-step * (i + 1) as f64).exp2())
+    };
+    let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+    of_power(below).chain(of_power(2 * below).step_by(2)).take(heads).collect()
 }
