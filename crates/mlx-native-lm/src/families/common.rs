@@ -179,7 +179,11 @@ impl<'a> Config<'a> {
     /// A whole number that may be zero, or `default`.
     pub fn natural(&self, key: &str, default: usize) -> Result<usize> {
         let is_zero = self.fields.get(key).and_then(crate::json::number) == Some(0.0);
-        if is_zero { Ok(0) } else { self.count_or(key, default) }
+        if is_zero {
+            Ok(0)
+        } else {
+            self.count_or(key, default)
+        }
     }
 
     /// Numbers, one a layer and perhaps more; null stands for zero.
@@ -187,13 +191,21 @@ impl<'a> Config<'a> {
         let Some(value) = self.fields.get(key) else {
             return Ok(None);
         };
-        let of = |v: &serde_json::Value| if v.is_null() { Some(0.0) } else { crate::json::number(v) };
+        let of = |v: &serde_json::Value| {
+            if v.is_null() {
+                Some(0.0)
+            } else {
+                crate::json::number(v)
+            }
+        };
         let list = value
             .as_array()
             .and_then(|list| list.iter().map(of).collect::<Option<Vec<f64>>>());
         match list {
             Some(list) if list.iter().all(|v| v.is_finite()) => Ok(Some(list)),
-            _ => Err(self.fields.invalid(key, "something else", "a list of finite numbers")),
+            _ => Err(self
+                .fields
+                .invalid(key, "something else", "a list of finite numbers")),
         }
     }
 
@@ -220,7 +232,9 @@ impl<'a> Config<'a> {
     pub fn sliding_or_every(&self, period: usize) -> Result<Vec<bool>> {
         match self.fields.get("layer_types") {
             Some(_) => self.sliding(),
-            None => Ok((0..self.layers).map(|i| !(i + 1).is_multiple_of(period)).collect()),
+            None => Ok((0..self.layers)
+                .map(|i| !(i + 1).is_multiple_of(period))
+                .collect()),
         }
     }
 
@@ -240,7 +254,11 @@ impl<'a> Config<'a> {
     /// The rotation of a kind of layer: the share, the base and the method that its parameters say.
     pub fn rope_of_kind(&self, slides: bool, head_dim: usize, default_share: f64) -> Result<RopeConfig> {
         let Some(parameters) = self.rope_parameters(slides)? else {
-            return Ok(RopeConfig::plain(self.rotary_share(head_dim, default_share), 10_000.0, false));
+            return Ok(RopeConfig::plain(
+                self.rotary_share(head_dim, default_share),
+                10_000.0,
+                false,
+            ));
         };
         let part = share(&parameters, "partial_rotary_factor")?.unwrap_or(default_share);
         let theta = parameters.positive("rope_theta")?.unwrap_or(10_000.0);
@@ -738,9 +756,7 @@ impl Attention {
                 stride: group,
                 count: self.n_kv_heads * count * dim,
             };
-            Matrix::new(path, 0, inputs)
-                .with_bias(bias)
-                .picked(vec![run], of)
+            Matrix::new(path, 0, inputs).with_bias(bias).picked(vec![run], of)
         };
         (self.q, self.k, self.v) = (part(0, per), Some(part(per, 1)), Values::Own(part(per + 1, 1)));
         self

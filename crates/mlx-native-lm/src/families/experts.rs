@@ -165,7 +165,9 @@ pub(super) fn shared_by(c: &Config<'_>, path: &str, key: &str, inner: usize) -> 
     let n = c.natural(key, 0)?;
     let inner = inner.saturating_mul(n);
     if inner > MAX_EXTENT {
-        return Err(c.fields.invalid(key, n, "a number of experts that a layer can have"));
+        return Err(c
+            .fields
+            .invalid(key, n, "a number of experts that a layer can have"));
     }
     let own = format!("{path}.shared_experts");
     Ok((n > 0).then(|| shared(c.mlp(&own, inner, MlpActivation::Silu, false))))

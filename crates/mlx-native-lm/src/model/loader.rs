@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
     }
 
     fn floats(&self, tensor: &MlxBuffer) -> Result<Vec<f32>> {
-        super::read_f32(tensor, tensor.dtype(), tensor.element_count())
+        super::read_f32(tensor, tensor.dtype(), 0, tensor.element_count())
     }
 
     /// A buffer of `values`, in `dtype`.
@@ -254,7 +254,12 @@ impl<'a> Loader<'a> {
     }
 
     /// Blocks `[n, inputs, outputs]`, which multiply from the right, as matrices `[outputs, inputs]`, with a bias `[n, outputs]`.
-    pub fn transposed_stack(&mut self, names: &(String, String), n: usize, dim: usize) -> Result<Arc<Linear>> {
+    pub fn transposed_stack(
+        &mut self,
+        names: &(String, String),
+        n: usize,
+        dim: usize,
+    ) -> Result<Arc<Linear>> {
         let blocks = self.host(&names.0, &[n, dim, dim])?;
         let at = |i: usize| blocks[i / (dim * dim) * dim * dim + i % dim * dim + i / dim % dim];
         let turned: Vec<f32> = (0..blocks.len()).map(at).collect();
@@ -262,7 +267,10 @@ impl<'a> Loader<'a> {
         super::write_f32(&mut stack, &turned)?;
         let dtype = self.dtype;
         let bias = self.vector_as(&names.1, &[n, dim], dtype, 0.0)?;
-        Ok(Arc::new(Linear { weight: Weight::dense(stack, &[n, dim, dim])?, bias: Some(bias) }))
+        Ok(Arc::new(Linear {
+            weight: Weight::dense(stack, &[n, dim, dim])?,
+            bias: Some(bias),
+        }))
     }
 
     /// Rows of a matrix of `columns` elements each, copied one by one.
@@ -292,7 +300,9 @@ impl<'a> Loader<'a> {
     /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
     fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
         let weights = self.tensors.weights();
-        let is_byte = weights.info(&format!("{path}.weight")).is_some_and(|info| info.dtype.dtype() == Some(DType::U8));
+        let is_byte = weights
+            .info(&format!("{path}.weight"))
+            .is_some_and(|info| info.dtype.dtype() == Some(DType::U8));
         if is_byte && weights.contains(&format!("{path}.weight_scale")) {
             return self.ternary(path, rows, columns);
         }
@@ -352,7 +362,10 @@ impl<'a> Loader<'a> {
     fn gathered_stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
         let mut planes: Vec<MlxBuffer> = Vec::new();
         let mut format = None;
-        let last = format!("{}.weight", spec.path.replace("{}", &n.saturating_sub(1).to_string()));
+        let last = format!(
+            "{}.weight",
+            spec.path.replace("{}", &n.saturating_sub(1).to_string())
+        );
         if !self.tensors.weights().contains(&last) {
             return Err(LmError::Weights(format!("{last}: missing, of {n} experts")));
         }

@@ -270,6 +270,13 @@ pub(super) struct ScanStep {
     pub plane: usize,
 }
 
+impl AttendStep {
+    /// Whether causality and a window alone say which keys are seen, whatever the pass.
+    pub fn is_maskless(&self) -> bool {
+        self.chunk.is_none() && !self.short_ring && self.blocks.is_none() && self.index.is_none()
+    }
+}
+
 impl Operand {
     pub fn value(&self) -> Option<Value> {
         match self.source {

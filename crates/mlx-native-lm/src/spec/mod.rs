@@ -13,12 +13,11 @@ mod recurrent;
 
 pub use alternating::{AltLayer, AltStreams};
 pub use attention::{
-    Attention, BlockSparse, GateShape, HeadNorm, Index, Latent, LatentProjection, Mixed, OutputGate, Temperature, Values,
+    Attention, BlockSparse, GateShape, HeadNorm, Index, Latent, LatentProjection, Mixed, OutputGate,
+    Temperature, Values,
 };
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
-pub use mixers::{
-    ChannelMix, ConvMixer, Fading, GatedUnit, LayerInput, LayerInputs, TimeMix,
-};
+pub use mixers::{ChannelMix, ConvMixer, Fading, GatedUnit, LayerInput, LayerInputs, TimeMix};
 pub use recurrent::{
     ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, GroupedNorm, Mamba1, Mamba2, ShortConv,
 };

@@ -50,7 +50,10 @@ pub fn run(device: &MlxDevice, cases: &[Golden]) -> Result<bool, String> {
         }
     }
     drop(std::panic::take_hook());
-    println!("{tried} hostile configurations of {} cases, {opened} of them opened", cases.len());
+    println!(
+        "{tried} hostile configurations of {} cases, {opened} of them opened",
+        cases.len()
+    );
     findings.iter().for_each(|finding| println!("  {finding}"));
     Ok(findings.is_empty())
 }
@@ -101,8 +104,15 @@ fn mutations(config: &Value) -> Vec<(String, Value)> {
     for path in paths {
         for replacement in replacements() {
             let mut mutated = config.clone();
-            let Some(slot) = mutated.pointer_mut(&path) else { continue };
-            let what = format!("{path} = {}", replacement.as_ref().map_or("missing".to_owned(), Value::to_string));
+            let Some(slot) = mutated.pointer_mut(&path) else {
+                continue;
+            };
+            let what = format!(
+                "{path} = {}",
+                replacement
+                    .as_ref()
+                    .map_or("missing".to_owned(), Value::to_string)
+            );
             match replacement {
                 Some(value) => *slot = value,
                 None => remove(&mut mutated, &path),
@@ -114,7 +124,9 @@ fn mutations(config: &Value) -> Vec<(String, Value)> {
 }
 
 fn remove(config: &mut Value, path: &str) {
-    let Some((parent, key)) = path.rsplit_once('/') else { return };
+    let Some((parent, key)) = path.rsplit_once('/') else {
+        return;
+    };
     match config.pointer_mut(parent) {
         Some(Value::Object(map)) => drop(map.remove(key)),
         Some(Value::Array(list)) => {
@@ -164,7 +176,10 @@ fn collect(value: &Value, path: &mut String, paths: &mut Vec<String>) {
     };
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| inside(key.clone(), value)),
-        Value::Array(list) => list.iter().take(1).for_each(|value| inside("0".to_owned(), value)),
+        Value::Array(list) => list
+            .iter()
+            .take(1)
+            .for_each(|value| inside("0".to_owned(), value)),
         _ => {}
     }
 }

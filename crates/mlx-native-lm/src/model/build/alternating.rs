@@ -38,7 +38,14 @@ impl Builder<'_, '_> {
             self.add(first, stream, 1.0, 1.0);
         }
         let p = [1.0 / n as f32, 0.0, 0.0, 0.0];
-        self.rowwise_into(Function::Scale, &[whole(first, hidden)], whole(output, hidden), 1, hidden, p);
+        self.rowwise_into(
+            Function::Scale,
+            &[whole(first, hidden)],
+            whole(output, hidden),
+            1,
+            hidden,
+            p,
+        );
         Ok(())
     }
 
@@ -67,7 +74,10 @@ impl Builder<'_, '_> {
     pub(super) fn alternating_layer(&mut self, l: &AltLayer, streams: Value, hidden: usize) -> Result<()> {
         let n = l.n_streams;
         if self.width(streams) != n * hidden || l.active >= n {
-            return Err(LmError::Config(format!("a layer of {n} streams, {} computed on", l.active)));
+            return Err(LmError::Config(format!(
+                "a layer of {n} streams, {} computed on",
+                l.active
+            )));
         }
         let active = self.stream(streams, l.active, n, hidden);
         let predicted = self.predicted(l, streams, active, hidden)?;
@@ -101,7 +111,9 @@ impl Builder<'_, '_> {
 
     /// `matrix x`, its weights clipped.
     fn clipped(&mut self, matrix: &Matrix, clip: Option<f32>, x: Value) -> Result<Value> {
-        let Some(clip) = clip else { return self.linear(matrix, x) };
+        let Some(clip) = clip else {
+            return self.linear(matrix, x);
+        };
         let loaded = self.l.clipped(matrix, clip)?;
         Ok(self.apply(loaded, x))
     }
@@ -144,7 +156,11 @@ impl Builder<'_, '_> {
         for other in [own, low, x] {
             self.add(y, other, 1.0, 1.0);
         }
-        self.map_in_place(Function::Scale, y, [std::f32::consts::FRAC_1_SQRT_2, 0.0, 0.0, 0.0]);
+        self.map_in_place(
+            Function::Scale,
+            y,
+            [std::f32::consts::FRAC_1_SQRT_2, 0.0, 0.0, 0.0],
+        );
         let inner = self.norm(&l.mlp_norm, y, hidden)?;
         let inner = self.mlp(&l.mlp, inner)?;
         let inner = self.norm(&l.mlp_post, inner, hidden)?;
@@ -169,8 +185,10 @@ impl Builder<'_, '_> {
             let change = self.value(hidden);
             let operands = [whole(y, hidden), part_of(factors, i, n).each(hidden)];
             self.rowwise_into(Function::Mul, &operands, whole(change, hidden), 1, hidden, ONE);
-            let (from, to) =
-                (part_of(predicted, i * hidden, n * hidden), part_of(streams, i * hidden, n * hidden));
+            let (from, to) = (
+                part_of(predicted, i * hidden, n * hidden),
+                part_of(streams, i * hidden, n * hidden),
+            );
             self.rowwise_into(Function::Add, &[from, whole(change, hidden)], to, 1, hidden, ONE);
         }
         Ok(())

@@ -63,7 +63,10 @@ impl Builder<'_, '_> {
         };
         let copy = [1.0, 0.0, 0.0, 0.0];
         let (k, v) = match self.projected.filter(|_| a.reuse_projected) {
-            Some((k, v)) => (self.map(Function::Scale, &[k], copy), self.map(Function::Scale, &[v], copy)),
+            Some((k, v)) => (
+                self.map(Function::Scale, &[k], copy),
+                self.map(Function::Scale, &[v], copy),
+            ),
             None => {
                 let k = self.linear(k_matrix, x)?;
                 let v = match &a.v {
@@ -77,7 +80,10 @@ impl Builder<'_, '_> {
             }
         };
         if self.keeps_projected && !a.reuse_projected {
-            self.projected = Some((self.map(Function::Scale, &[k], copy), self.map(Function::Scale, &[v], copy)));
+            self.projected = Some((
+                self.map(Function::Scale, &[k], copy),
+                self.map(Function::Scale, &[v], copy),
+            ));
         }
         let (k, v) = match &a.token_mix {
             Some((of_k, of_v)) => self.mixed_with_last(a, (k, of_k), (v, of_v))?,
@@ -206,7 +212,9 @@ impl Builder<'_, '_> {
             let n = a.n_kv_heads;
             let shape = b.l.shape(name).map_or(vec![n, 2], <[usize]>::to_vec);
             if shape.iter().product::<usize>() != 2 * n {
-                return Err(LmError::Weights(format!("{name}: found {shape:?}, wanted {n} times 2")));
+                return Err(LmError::Weights(format!(
+                    "{name}: found {shape:?}, wanted {n} times 2"
+                )));
             }
             let factors = b.l.host(name, &shape)?;
             let each: Vec<f32> = factors.chunks(2).flat_map(|w| w.repeat(dim)).collect();
@@ -220,7 +228,10 @@ impl Builder<'_, '_> {
     /// What comes out, mixed with attention to another layer's keys and values.
     fn mixed(&mut self, a: &Attention, m: &Mixed, q: Value, own: Value, scale: f32) -> Result<Value> {
         if m.state >= self.states.len() {
-            return Err(LmError::Config(format!("{}: mixes in a layer that comes later", m.weight)));
+            return Err(LmError::Config(format!(
+                "{}: mixes in a layer that comes later",
+                m.weight
+            )));
         }
         let other = self.attend(a, q, m.state, scale, None)?;
         if let Some(Step::Attend(step)) = self.last_step() {
@@ -232,10 +243,21 @@ impl Builder<'_, '_> {
         let gate = self.dot(q, weight, a.n_heads);
         let bias = self.l.vector(&m.bias, a.n_heads)?;
         let operands = [whole(gate, a.n_heads), vector(bias)];
-        self.rowwise_into(Function::Add, &operands, whole(gate, a.n_heads), 1, a.n_heads, [1.0; 4]);
+        self.rowwise_into(
+            Function::Add,
+            &operands,
+            whole(gate, a.n_heads),
+            1,
+            a.n_heads,
+            [1.0; 4],
+        );
         self.map_in_place(Function::Sigmoid, gate, [0.0; 4]);
         let width = a.n_heads * a.v_dim;
-        let operands = [whole(own, width), whole(other, width), whole(gate, a.n_heads).each(a.v_dim)];
+        let operands = [
+            whole(own, width),
+            whole(other, width),
+            whole(gate, a.n_heads).each(a.v_dim),
+        ];
         let y = self.value(width);
         self.rowwise_into(Function::Lerp, &operands, whole(y, width), 1, width, [0.0; 4]);
         Ok(y)

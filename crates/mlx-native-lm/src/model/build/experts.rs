@@ -93,7 +93,14 @@ impl Builder<'_, '_> {
         }
         let first = self.value(1);
         let operands = [part_of(logits, 0, 2), part_of(logits, 1, 2)];
-        self.rowwise_into(Function::Add, &operands, whole(first, 1), 1, 1, [1.0, -1.0, 0.0, 0.0]);
+        self.rowwise_into(
+            Function::Add,
+            &operands,
+            whole(first, 1),
+            1,
+            1,
+            [1.0, -1.0, 0.0, 0.0],
+        );
         self.map_in_place(Function::Sigmoid, first, [0.0; 4]);
         let width = self.width(y);
         let operands = [whole(s, width), whole(y, width), whole(first, 1).each(width)];
@@ -169,7 +176,14 @@ impl Builder<'_, '_> {
             let scales = self.numbers_of(scales, ids, r.top_k);
             let width = r.top_k;
             let operands = [whole(weights, width), whole(scales, width)];
-            self.rowwise_into(Function::Mul, &operands, whole(weights, width), 1, width, [1.0; 4]);
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(weights, width),
+                1,
+                width,
+                [1.0; 4],
+            );
         }
         Ok((ids, weights))
     }

@@ -30,7 +30,9 @@ impl Builder<'_, '_> {
         up: Value,
     ) -> Result<Value> {
         let gate = match (activation, gate) {
-            (MlpActivation::SparseGeluTanh { deviations }, Some(gate)) => Some(self.excess(gate, *deviations)),
+            (MlpActivation::SparseGeluTanh { deviations }, Some(gate)) => {
+                Some(self.excess(gate, *deviations))
+            }
             (_, gate) => gate,
         };
         let (function, p) = self.activation(activation, gate.is_some())?;
@@ -87,11 +89,29 @@ impl Builder<'_, '_> {
         self.map_in_place(Function::Scale, mean, by_width);
         let centred = self.value(width);
         let operands = [whole(x, width), whole(mean, 1).each(width)];
-        self.rowwise_into(Function::Add, &operands, whole(centred, width), 1, width, [1.0, -1.0, 0.0, 0.0]);
+        self.rowwise_into(
+            Function::Add,
+            &operands,
+            whole(centred, width),
+            1,
+            width,
+            [1.0, -1.0, 0.0, 0.0],
+        );
         let deviation = self.size(centred, 1);
         let y = self.value(width);
-        let operands = [whole(x, width), whole(mean, 1).each(width), whole(deviation, 1).each(width)];
-        self.rowwise_into(Function::Excess, &operands, whole(y, width), 1, width, [deviations, 0.0, 0.0, 0.0]);
+        let operands = [
+            whole(x, width),
+            whole(mean, 1).each(width),
+            whole(deviation, 1).each(width),
+        ];
+        self.rowwise_into(
+            Function::Excess,
+            &operands,
+            whole(y, width),
+            1,
+            width,
+            [deviations, 0.0, 0.0, 0.0],
+        );
         y
     }
 

@@ -20,7 +20,11 @@ const COPY: [f32; 4] = [1.0, 0.0, 0.0, 0.0];
 impl Builder<'_, '_> {
     pub(super) fn fading(&mut self, f: &Fading, x: Value) -> Result<Value> {
         let (heads, dim) = (f.n_heads, f.head_dim);
-        let (q, k, v) = (self.linear(&f.q, x)?, self.linear(&f.k, x)?, self.linear(&f.v, x)?);
+        let (q, k, v) = (
+            self.linear(&f.q, x)?,
+            self.linear(&f.k, x)?,
+            self.linear(&f.v, x)?,
+        );
         if let Some([q_norm, k_norm]) = &f.qk_norms {
             self.norm_in_place(q_norm, q)?;
             self.norm_in_place(k_norm, k)?;
@@ -30,7 +34,10 @@ impl Builder<'_, '_> {
             self.scale_heads(turned, heads, dim, f.rope.dims, factor);
         }
         self.map_in_place(Function::Scale, q, [f.scale, 0.0, 0.0, 0.0]);
-        let decays: Vec<f32> = slopes(heads).into_iter().map(|s| (-s * f.rate).exp() as f32).collect();
+        let decays: Vec<f32> = slopes(heads)
+            .into_iter()
+            .map(|s| (-s * f.rate).exp() as f32)
+            .collect();
         let decay = self.constant(&decays, DType::F32)?;
         let width = heads * dim;
         let output = self.value(width);
@@ -62,11 +69,18 @@ impl Builder<'_, '_> {
     }
 
     pub(super) fn conv_mixer(&mut self, m: &ConvMixer, x: Value) -> Result<Value> {
-        let (q, k, v) = (self.linear(&m.q, x)?, self.linear(&m.k, x)?, self.linear(&m.v, x)?);
+        let (q, k, v) = (
+            self.linear(&m.q, x)?,
+            self.linear(&m.k, x)?,
+            self.linear(&m.v, x)?,
+        );
         self.norm_in_place(&m.qk_norms[0], q)?;
         self.norm_in_place(&m.qk_norms[1], k)?;
         let mut planes = self.planes();
-        let (k, v) = (self.conv(&m.k_conv, k, &mut planes)?, self.conv(&m.v_conv, v, &mut planes)?);
+        let (k, v) = (
+            self.conv(&m.k_conv, k, &mut planes)?,
+            self.conv(&m.v_conv, v, &mut planes)?,
+        );
         self.finish_planes(planes);
         let (dim, per) = (m.head_dim, m.n_heads / m.n_kv_heads);
         for i in 0..per {
@@ -93,7 +107,14 @@ impl Builder<'_, '_> {
         let rate = self.wide(&u.rate, width)?;
         let decay = self.value_of(width, DType::F32);
         let operands = [whole(recurrent, width), vector(rate)];
-        self.rowwise_into(Function::GatedDecay, &operands, whole(decay, width), 1, width, [-8.0, 0.0, 0.0, 0.0]);
+        self.rowwise_into(
+            Function::GatedDecay,
+            &operands,
+            whole(decay, width),
+            1,
+            width,
+            [-8.0, 0.0, 0.0, 0.0],
+        );
         let added = self.complemented(decay, gated, width)?;
         let one = self.constant(&[1.0], self.l.dtype)?;
         let output = self.value(width);
@@ -126,7 +147,11 @@ impl Builder<'_, '_> {
     fn complemented(&mut self, decay: Value, x: Value, width: usize) -> Result<Value> {
         // 1 at position 0, far below 0 behind it.
         let first = self.constant(&[1.0], self.l.dtype)?;
-        let index = self.temperature(Temperature { scale: -1e4, shift: 0, every: 1 });
+        let index = self.temperature(Temperature {
+            scale: -1e4,
+            shift: 0,
+            every: 1,
+        });
         self.push(Step::Temperature { x: first, index });
         self.map_in_place(Function::Clip, first, [0.0, 1.0, 0.0, 0.0]);
         self.map_in_place(Function::Scale, first, [-1.0, 1.0, 0.0, 0.0]);
@@ -158,7 +183,10 @@ impl Builder<'_, '_> {
     pub(super) fn time_mix(&mut self, t: &TimeMix, x: Value) -> Result<Value> {
         let width = t.n_heads * t.head_dim;
         if self.width(x) != width {
-            return Err(LmError::Config(format!("time mixing of {width} elements in a stream of {}", self.width(x))));
+            return Err(LmError::Config(format!(
+                "time mixing of {width} elements in a stream of {}",
+                self.width(x)
+            )));
         }
         let mut planes = self.planes();
         let last = self.last_token(x, &mut planes)?;
@@ -169,7 +197,11 @@ impl Builder<'_, '_> {
         let [xr, xw, xk, xv, xa, xg] = inputs[..] else {
             return Err(LmError::Config("time mixing without its six inputs".to_owned()));
         };
-        let (r, mut k, mut v) = (self.linear(&t.r, xr)?, self.linear(&t.k, xk)?, self.linear(&t.v, xv)?);
+        let (r, mut k, mut v) = (
+            self.linear(&t.r, xr)?,
+            self.linear(&t.k, xk)?,
+            self.linear(&t.v, xv)?,
+        );
         let rate = self.low_rank(&t.rate, xa, None)?;
         self.map_in_place(Function::Sigmoid, rate, NONE);
         let gate = self.low_rank(&t.gate, xg, Some(Function::Sigmoid))?;
@@ -179,7 +211,11 @@ impl Builder<'_, '_> {
                 self.map_in_place(Function::Sigmoid, share, NONE);
                 v = self.map(Function::Lerp, &[v, first, share], NONE);
             }
-            (Some(_), None) => return Err(LmError::Config("values of a first layer that is not there".to_owned())),
+            (Some(_), None) => {
+                return Err(LmError::Config(
+                    "values of a first layer that is not there".to_owned(),
+                ));
+            }
             (None, _) => self.first_values = Some(v),
         }
         let decay = self.low_rank(&t.decay, xw, Some(Function::Tanh))?;
@@ -221,7 +257,14 @@ impl Builder<'_, '_> {
         self.norm_in_place(&t.norm, output)?;
         let bonus_values = self.value(width);
         let operands = [whole(v, width), whole(bonus, t.n_heads).each(t.head_dim)];
-        self.rowwise_into(Function::Mul, &operands, whole(bonus_values, width), 1, width, ONE);
+        self.rowwise_into(
+            Function::Mul,
+            &operands,
+            whole(bonus_values, width),
+            1,
+            width,
+            ONE,
+        );
         self.add(output, bonus_values, 1.0, 1.0);
         let y = self.map(Function::Mul, &[output, gate], ONE);
         self.linear(&t.o, y)
@@ -259,7 +302,9 @@ impl Builder<'_, '_> {
     pub(super) fn shaped(&mut self, name: &str, len: usize) -> Result<Arc<mlx_native::MlxBuffer>> {
         let shape = self.l.shape(name).map_or(vec![len], <[usize]>::to_vec);
         if shape.iter().product::<usize>() != len {
-            return Err(LmError::Weights(format!("{name}: found {shape:?}, wanted {len} elements")));
+            return Err(LmError::Weights(format!(
+                "{name}: found {shape:?}, wanted {len} elements"
+            )));
         }
         let dtype = self.l.dtype;
         self.l.vector_as(name, &shape, dtype, 0.0)
@@ -279,16 +324,29 @@ impl Builder<'_, '_> {
         let width = i.layers * i.dim;
         let table = self.l.embedding(&i.table, i.rows, width)?;
         let looked_up = self.value(width);
-        self.push(Step::Embed { table: table.clone(), output: looked_up });
+        self.push(Step::Embed {
+            table: table.clone(),
+            output: looked_up,
+        });
         if i.rows < self.vocab {
             // Ids beyond the table gave zeros: they take its first row.
-            let beyond: Vec<f32> = (0..self.vocab).map(|id| f32::from(u8::from(id >= i.rows))).collect();
+            let beyond: Vec<f32> = (0..self.vocab)
+                .map(|id| f32::from(u8::from(id >= i.rows)))
+                .collect();
             let is_beyond = self.column(&beyond)?;
             let flag = self.value(1);
-            self.push(Step::Embed { table: is_beyond, output: flag });
+            self.push(Step::Embed {
+                table: is_beyond,
+                output: flag,
+            });
             self.own_ids(1);
             let first = self.value(width);
-            self.push(Step::LookUp { table, ids: Ids::Own, output: first, slots: 1 });
+            self.push(Step::LookUp {
+                table,
+                ids: Ids::Own,
+                output: first,
+                slots: 1,
+            });
             let operands = [whole(first, width), whole(flag, 1).each(width)];
             self.rowwise_into(Function::Mul, &operands, whole(first, width), 1, width, ONE);
             self.add(looked_up, first, 1.0, 1.0);
@@ -304,9 +362,14 @@ impl Builder<'_, '_> {
 
     pub(super) fn layer_input(&mut self, i: &LayerInput, x: Value) -> Result<Value> {
         let dim = i.gate.outputs;
-        let all = self.layer_inputs.filter(|all| (i.index + 1) * dim <= self.width(*all));
+        let all = self
+            .layer_inputs
+            .filter(|all| (i.index + 1) * dim <= self.width(*all));
         let Some(all) = all else {
-            return Err(LmError::Config(format!("{}: no input for layer {}", i.gate.path, i.index)));
+            return Err(LmError::Config(format!(
+                "{}: no input for layer {}",
+                i.gate.path, i.index
+            )));
         };
         let gate = self.linear(&i.gate, x)?;
         let operands = [whole(gate, dim), part_of(all, i.index * dim, self.width(all))];
@@ -322,6 +385,13 @@ fn slopes(heads: usize) -> Vec<f64> {
         let step = (3.0 - (n as f64).log2()).exp2();
         (0..n).map(move |i| (-step * (i + 1) as f64).exp2())
     };
-    let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
-    of_power(below).chain(of_power(2 * below).step_by(2)).take(heads).collect()
+    let below = if heads.is_power_of_two() {
+        heads
+    } else {
+        heads.next_power_of_two() / 2
+    };
+    of_power(below)
+        .chain(of_power(2 * below).step_by(2))
+        .take(heads)
+        .collect()
 }

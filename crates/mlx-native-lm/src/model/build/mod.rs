@@ -212,18 +212,29 @@ impl Builder<'_, '_> {
 
     /// What a module reads: `x`, or, where its weights are turned, `x` times signs and a Hadamard matrix.
     fn turned_input(&mut self, path: &str, x: Value) -> Result<Value> {
-        let Some(block) = self.turned.get(path).copied() else { return Ok(x) };
+        let Some(block) = self.turned.get(path).copied() else {
+            return Ok(x);
+        };
         let width = self.width(x);
         let signs = self.signs(path, width, block)?;
         let y = self.value(width);
-        self.rowwise_into(Function::Mul, &[whole(x, width), vector(signs)], whole(y, width), 1, width, [1.0; 4]);
+        self.rowwise_into(
+            Function::Mul,
+            &[whole(x, width), vector(signs)],
+            whole(y, width),
+            1,
+            width,
+            [1.0; 4],
+        );
         self.push(Step::Hadamard { x: y, block });
         Ok(y)
     }
 
     fn signs(&mut self, path: &str, width: usize, block: usize) -> Result<Arc<MlxBuffer>> {
         if !block.is_power_of_two() || !width.is_multiple_of(block) {
-            return Err(LmError::Config(format!("{path}: a Hadamard matrix of {block} for {width} elements")));
+            return Err(LmError::Config(format!(
+                "{path}: a Hadamard matrix of {block} for {width} elements"
+            )));
         }
         self.l.vector(&format!("{path}.signs"), width)
     }
@@ -291,7 +302,14 @@ impl Builder<'_, '_> {
         let mut x = x;
         if let Some(first) = weight.clone().filter(|_| norm.weight_first) {
             let (from, to) = (part_of(x, 0, norm.dim), part_of(y, 0, norm.dim));
-            self.rowwise_into(Function::Mul, &[from, vector(first)], to, groups, norm.dim, [1.0; 4]);
+            self.rowwise_into(
+                Function::Mul,
+                &[from, vector(first)],
+                to,
+                groups,
+                norm.dim,
+                [1.0; 4],
+            );
             (x, weight) = (y, None);
         }
         self.push(Step::Norm(NormStep {
@@ -387,7 +405,14 @@ impl Builder<'_, '_> {
     /// The same of a vector that is loaded.
     pub fn spread(&mut self, v: Arc<MlxBuffer>, width: usize, dtype: DType) -> Value {
         let y = self.value_of(width, dtype);
-        self.rowwise_into(Function::Scale, &[vector(v)], whole(y, width), 1, width, [1.0, 0.0, 0.0, 0.0]);
+        self.rowwise_into(
+            Function::Scale,
+            &[vector(v)],
+            whole(y, width),
+            1,
+            width,
+            [1.0, 0.0, 0.0, 0.0],
+        );
         y
     }
 
@@ -457,7 +482,14 @@ impl Builder<'_, '_> {
             let signs = self.signs(&e.table, hidden, block)?;
             self.push(Step::Hadamard { x: stream, block });
             let operands = [whole(stream, hidden), vector(signs)];
-            self.rowwise_into(Function::Mul, &operands, whole(stream, hidden), 1, hidden, [1.0; 4]);
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(stream, hidden),
+                1,
+                hidden,
+                [1.0; 4],
+            );
         }
         if e.scale != 1.0 {
             self.map_in_place(Function::Scale, stream, [e.scale, 0.0, 0.0, 0.0]);
@@ -572,7 +604,14 @@ impl Builder<'_, '_> {
             for (value, name) in [(stream, of_stream), (y, of_sum)] {
                 let factor = self.l.vector(name, hidden)?;
                 let operands = [whole(value, hidden), vector(factor)];
-                self.rowwise_into(Function::Mul, &operands, whole(value, hidden), 1, hidden, [1.0; 4]);
+                self.rowwise_into(
+                    Function::Mul,
+                    &operands,
+                    whole(value, hidden),
+                    1,
+                    hidden,
+                    [1.0; 4],
+                );
             }
         }
         let gain = match &branch.gain {
@@ -583,7 +622,14 @@ impl Builder<'_, '_> {
             // Not a sum: what is not a number does not stay.
             true => {
                 let p = [branch.factor * gain, 0.0, 0.0, 0.0];
-                self.rowwise_into(Function::Scale, &[whole(y, hidden)], whole(stream, hidden), 1, hidden, p);
+                self.rowwise_into(
+                    Function::Scale,
+                    &[whole(y, hidden)],
+                    whole(stream, hidden),
+                    1,
+                    hidden,
+                    p,
+                );
             }
             false => self.add(stream, y, branch.keep, branch.factor * gain),
         }
@@ -607,7 +653,14 @@ impl Builder<'_, '_> {
             let normed = self.norm(&gather.norm, *sum, hidden)?;
             let logit = self.linear(&gather.projection, normed)?;
             let target = part_of(logits, i, n);
-            self.rowwise_into(Function::Scale, &[whole(logit, 1)], target, 1, 1, [1.0, 0.0, 0.0, 0.0]);
+            self.rowwise_into(
+                Function::Scale,
+                &[whole(logit, 1)],
+                target,
+                1,
+                1,
+                [1.0, 0.0, 0.0, 0.0],
+            );
         }
         let shares = self.value(n);
         self.push(Step::Softmax { x: logits, y: shares });
@@ -615,7 +668,14 @@ impl Builder<'_, '_> {
         for (i, sum) in sums.into_iter().enumerate() {
             let target = if i == 0 { mixed } else { self.value(hidden) };
             let operands = [whole(sum, hidden), part_of(shares, i, n).each(hidden)];
-            self.rowwise_into(Function::Mul, &operands, whole(target, hidden), 1, hidden, [1.0; 4]);
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(target, hidden),
+                1,
+                hidden,
+                [1.0; 4],
+            );
             if i > 0 {
                 self.add(mixed, target, 1.0, 1.0);
             }
@@ -679,7 +739,12 @@ impl Builder<'_, '_> {
         if let Some(cap) = head.cap {
             self.map_in_place(Function::Cap, logits, [cap, 0.0, 0.0, 0.0]);
         }
-        let never: Vec<usize> = head.never.iter().map(|id| *id as usize).filter(|id| *id < spec.vocab_size).collect();
+        let never: Vec<usize> = head
+            .never
+            .iter()
+            .map(|id| *id as usize)
+            .filter(|id| *id < spec.vocab_size)
+            .collect();
         if !never.is_empty() {
             let mut added = vec![0.0; spec.vocab_size];
             never.into_iter().for_each(|id| added[id] = f32::NEG_INFINITY);

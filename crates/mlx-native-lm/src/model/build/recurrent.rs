@@ -156,7 +156,14 @@ impl Builder<'_, '_> {
     }
 
     /// Divides each head by the root of its sum of squares and `eps`, then multiplies by `factor`.
-    pub(super) fn unit(&mut self, x: Operand, heads: usize, dim: usize, eps: f32, factor: f32) -> Result<Value> {
+    pub(super) fn unit(
+        &mut self,
+        x: Operand,
+        heads: usize,
+        dim: usize,
+        eps: f32,
+        factor: f32,
+    ) -> Result<Value> {
         let y = self.value(heads * dim);
         let copied = whole(y, heads * dim);
         self.rowwise_into(
@@ -293,7 +300,11 @@ impl Builder<'_, '_> {
         let (keys, queries, dt) = match &m.projected {
             None => {
                 let dt = self.linear(&m.dt, x)?;
-                (part_of(input, inner, width), part_of(input, inner + groups, width), dt)
+                (
+                    part_of(input, inner, width),
+                    part_of(input, inner + groups, width),
+                    dt,
+                )
             }
             Some(three) => {
                 let mut parts = Vec::new();
