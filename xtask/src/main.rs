@@ -1,10 +1,11 @@
-//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `cuda`, `golden`, `bench`.
+//! The chores of this repository, each one command: `cargo xtask test`, `check-metal`, `cuda`, `golden`, `compare`, `bench`.
 //!
 //! It depends on the standard library alone, so that it builds in a second and never fails for want of a dependency.
 //! `shell` runs commands, `install` fetches what they need, and each chore has a file.
 
 mod bench;
 mod check_metal;
+mod compare;
 mod cuda;
 mod cuda_wheels;
 mod families;
@@ -49,6 +50,10 @@ Usage: cargo xtask COMMAND
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
 
+  compare [--model M] [--bits 4|8] [--depths N,..] [--pairs N] [--threads N] [--mlx]
+        Our speed beside llama.cpp's and mlx-lm's, in turn on this machine: a table of ratios. The first run installs
+        and builds the peers under target/ (minutes). M: qwen3-0.6b, qwen3-4b, llama-3.2-1b, tiny.
+
   bench [FILTER]
         Runs the benchmarks of the compute library and says where the results lie.
 ";
@@ -77,6 +82,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "published" => published::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
+        "compare" => compare::main(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

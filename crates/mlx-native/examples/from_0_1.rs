@@ -530,6 +530,11 @@ fn main() -> Result<()> {
         Some(kind) => MlxDevice::open(kind.parse()?)?,
         None => MlxDevice::new()?,
     };
+    run(device)
+}
+
+/// Generates both ways; an error if they differ.
+pub fn run(device: MlxDevice) -> Result<()> {
     println!("device: {}", device.name());
     let mut registry = KernelRegistry::new();
     let executor = GraphExecutor::new(device);

@@ -9,3 +9,19 @@ mod refusals;
 #[rustfmt::skip] // A line for each signature.
 mod signatures;
 mod support;
+
+/// The program that was moved over from 0.1; it compares itself with the operators of this library.
+#[allow(dead_code, reason = "its `main` reads the command line")]
+#[path = "../../examples/from_0_1.rs"]
+mod example;
+
+#[test]
+fn the_example_runs_on_the_cpu() {
+    example::run(support::Bench::cpu().device).unwrap();
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn the_example_runs_on_the_emulator() {
+    example::run(support::Bench::emulator().device).unwrap();
+}

@@ -32,6 +32,33 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// The dtype, counted as f32, f16, bf16, and the numbers as bytes.
+    pub(crate) fn bytes(&self) -> (usize, &'a [u8]) {
+        match self {
+            Floats::F32(values) => (0, bytemuck::cast_slice(values)),
+            Floats::F16(values) => (1, bytemuck::cast_slice(values)),
+            Floats::Bf16(values) => (2, bytemuck::cast_slice(values)),
+        }
+    }
+
+    /// Whether none of `len` numbers from `first` on is a NaN or an infinity.
+    pub(crate) fn are_finite(&self, first: usize, len: usize) -> bool {
+        // All bits of the exponent, as plain loops that the compiler makes vectors of.
+        fn all(halves: &[u16], exponent: u16) -> bool {
+            halves
+                .iter()
+                .fold(true, |finite, v| finite & (v & exponent != exponent))
+        }
+        let range = first..first + len;
+        match self {
+            Floats::F32(values) => values[range]
+                .iter()
+                .fold(true, |finite, v| finite & v.is_finite()),
+            Floats::F16(values) => all(bytemuck::cast_slice(&values[range]), 0x7C00),
+            Floats::Bf16(values) => all(bytemuck::cast_slice(&values[range]), 0x7F80),
+        }
+    }
+
     /// The numbers from `first` on, as many as `target` holds.
     pub(crate) fn widen(&self, first: usize, target: &mut [f32]) {
         let range = first..first + target.len();

@@ -14,7 +14,7 @@ mod source;
 mod x86;
 
 pub(crate) use floats::{Floats, FloatsMut, dtype, float_code};
-pub(crate) use source::{ScaleKind, Source, Tail};
+pub(crate) use source::{IntegerScales, ScaleKind, Source, Tail};
 
 use crate::backend::cpu::simd::Lanes8;
 #[cfg(target_arch = "aarch64")]
@@ -78,6 +78,17 @@ pub(crate) trait Nibbles<V: Codes>: Copy {
     }
 }
 
+/// Codes that are whole numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Integer {
+    /// Of 4 bits, the low one of a byte first.
+    Nibbles,
+    /// Of 8 bits.
+    Bytes,
+    /// Places of 4 bits in [`FLOAT4_DOUBLED`].
+    Floats4,
+}
+
 /// What the bytes of a row mean.
 ///
 /// # Safety
@@ -87,6 +98,8 @@ pub(crate) trait Coding: 'static {
     const SCALES: ScaleKind;
     /// Whether products take weights from vectors, not from memory: faster, and more to compile.
     const DIRECT: bool = false;
+    /// How codes are integers, where products may take them as such.
+    const INTEGER: Option<Integer> = None;
     /// Weights that share a scale at least: 16, or [`RUN`].
     const SPAN: usize = RUN;
     /// A scale and a bias, ready for use.
@@ -161,6 +174,7 @@ pub(crate) struct Unsigned<const BITS: usize>;
 
 impl<const BITS: usize> Coding for Unsigned<BITS> {
     const DIRECT: bool = BITS == 8;
+    const INTEGER: Option<Integer> = if BITS == 8 { Some(Integer::Bytes) } else { None };
     const SCALES: ScaleKind = ScaleKind::Affine;
     linear_scale!();
 
@@ -176,6 +190,7 @@ pub(crate) struct Four;
 
 impl Coding for Four {
     const DIRECT: bool = true;
+    const INTEGER: Option<Integer> = Some(Integer::Nibbles);
     const SCALES: ScaleKind = ScaleKind::Affine;
     type Scaled<V: Codes> = V::Nibbles;
 
@@ -213,6 +228,7 @@ pub(crate) const FLOAT4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2,
 
 impl<const SPAN: usize> Coding for Float4<SPAN> {
     const DIRECT: bool = SPAN == RUN;
+    const INTEGER: Option<Integer> = if SPAN == RUN { Some(Integer::Floats4) } else { None };
     const SCALES: ScaleKind = if SPAN == 16 {
         ScaleKind::Floats8
     } else {

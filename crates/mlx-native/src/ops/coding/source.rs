@@ -55,6 +55,20 @@ enum Scales<'a> {
     Blocks(ReadScales),
 }
 
+/// Scales as bytes, for code that knows their dtype.
+pub(crate) enum IntegerScales<'a> {
+    /// Those of every group, and biases; the dtype counted as f32, f16, bf16.
+    Affine {
+        dtype: usize,
+        scales: &'a [u8],
+        biases: &'a [u8],
+    },
+    /// Powers of two, for codes that are doubled.
+    Powers(&'a [u8]),
+    /// Of kinds that products of integers do not know.
+    Others,
+}
+
 /// The rows of a matrix, or of a stack of them one after the other.
 pub(crate) struct Source<'a> {
     codes: &'a [u8],
@@ -130,6 +144,23 @@ impl<'a> Source<'a> {
             span: RUN,
             scales: Scales::None,
             unpack: unpack::<Dense<f32>>,
+        }
+    }
+
+    /// The scales as they lie.
+    pub(crate) fn integer_scales(&self) -> IntegerScales<'a> {
+        match self.scales {
+            Scales::Affine { scales, biases } => {
+                let (dtype, scales) = scales.bytes();
+                let (_, biases) = biases.bytes();
+                IntegerScales::Affine {
+                    dtype,
+                    scales,
+                    biases,
+                }
+            }
+            Scales::Powers { scales, .. } => IntegerScales::Powers(scales),
+            _ => IntegerScales::Others,
         }
     }
 

@@ -345,6 +345,28 @@ fn every_shape() -> Vec<LinearCase> {
     cases.push(LinearCase::new(DType::F32, 8, 3, 1120, affine(3, 32)));
     cases.push(LinearCase::new(DType::F32, 7, 3, 1072, WeightFormat::Nvfp4 { global_scale: false }));
     cases.push(LinearCase::new(DType::F32, 8, 3, 1037, WeightFormat::Dense(DType::F16)).with_bias());
+    cases.extend(integers());
+    cases
+}
+
+/// Products of integers: each format that has them, spans in whole eights and not, one block of K and more, rows in all ways.
+fn integers() -> Vec<LinearCase> {
+    let mut cases = Vec::new();
+    for (i, &dtype) in [DType::BF16, DType::F16].iter().enumerate() {
+        for (j, m) in [1, 2, 3, 4, 6, 9, 13, 33, 200].into_iter().enumerate() {
+            for (l, k) in [32, 96, 256, 672, 1152, 8448].into_iter().enumerate() {
+                let turn = i + j + l;
+                let group = [32, 64, 128][turn % 3];
+                let scales = FLOATS[turn / 2 % 3];
+                let affine = WeightFormat::affine([4, 8][turn % 2], group, scales).expect("MLX has it");
+                let format = if turn % 5 == 4 { WeightFormat::Mxfp4 } else { affine };
+                let n = [1, 9, 33, 70][turn % 4];
+                if m * n * columns(format, k) < 4_000_000 {
+                    cases.push(LinearCase { on_host: true, ..LinearCase::new(dtype, m, n, columns(format, k), format) });
+                }
+            }
+        }
+    }
     cases
 }
 
@@ -356,6 +378,8 @@ fn special() -> Vec<LinearCase> {
                 let format = WeightFormat::affine(bits, 32, DType::BF16).expect("MLX has it");
                 let (rows, columns) = if kind == Kind::Linear { (9, 192) } else { (70, 64) };
                 cases.push(LinearCase { kind, special, ..LinearCase::new(DType::F32, m, rows, columns, format) });
+                let half = LinearCase::new(DType::BF16, m, rows, columns, format);
+                cases.push(LinearCase { kind, special, on_host: true, ..half });
             }
         }
     }
@@ -455,39 +479,92 @@ mod refusals {
         assert_invalid(run(&ids, None, GatherParams { x_rows: 3, ..ok }), &["x holds 512 bytes"]);
     }
 
-    /// Bits of a row alone, and of the same row among others.
+    /// Bits of a row alone, and of the same row among others: few of them, and with integers many.
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        let mut rng = Rng::new(5);
+        let few: Vec<u32> = (1..=8).collect();
         for format in every_format(0) {
-            let mut b = Bench::new();
-            let k = columns(format, 300);
-            let case = WeightCase::new(format, 37, k);
-            let planes: Vec<_> = case
-                .random(&mut rng)
-                .iter()
-                .map(|t| {
-                    let mut buffer = b.buffer(t.dtype(), t.shape());
-                    buffer.write(0, t.bytes()).expect("as long");
-                    buffer
+            company(format, DType::F32, &few);
+        }
+        let many = [1, 2, 3, 5, 8, 9, 13, 30, 193, 400];
+        for scales in FLOATS {
+            for group in [32, 64, 128] {
+                for bits in [4, 8] {
+                    let format = WeightFormat::affine(bits, group, *scales).expect("MLX has it");
+                    company(format, DType::BF16, &many);
+                }
+            }
+        }
+        company(WeightFormat::Mxfp4, DType::F16, &many);
+    }
+
+    /// The bits are those of every level of this machine, if they are integers.
+    #[test]
+    fn integers_have_the_same_bits_on_every_level() {
+        let mut rng = Rng::new(6);
+        for (bits, group, m) in [(4, 32, 1), (4, 64, 3), (8, 64, 1), (8, 128, 30), (4, 128, 7), (4, 64, 30)] {
+            let format = WeightFormat::affine(bits, group, DType::BF16).expect("MLX has it");
+            let case = LinearCase::new(DType::BF16, m, 41, columns(format, 800), format);
+            let inputs = case.inputs(&mut rng);
+            let results: Vec<_> = crate::isa::Isa::available()
+                .into_iter()
+                .map(|isa| {
+                    let config = crate::Config { isa: Some(isa), ..Default::default() };
+                    let device = crate::MlxDevice::with_config(crate::DeviceKind::Cpu, &config).expect("it has the level");
+                    let buffers: Vec<_> = inputs.iter().map(|t| upload(&device, t)).collect();
+                    let out = device.alloc_tensor(DType::BF16, &[m as usize, 41]).expect("a small buffer");
+                    let mut encoder = device.command_encoder().expect("a cpu gives encoders");
+                    let mut registry = crate::KernelRegistry::new();
+                    let weight = case.weight.weight(&buffers[1..]).expect("it fits");
+                    let params = LinearParams { m };
+                    linear(&mut encoder, &mut registry, &device, &buffers[0], &weight, None, &out, &params).expect("valid");
+                    encoder.commit_and_wait().expect("it runs");
+                    out.read::<u16>().expect("it ran")
                 })
                 .collect();
-            let weight = case.weight(&planes).expect("it fits");
-            let mut x = b.buffer(DType::F32, &[8, k as usize]);
-            x.write(0, Tensor::random(DType::F32, &[8, k as usize], &mut rng).bytes()).expect("as long");
-            let bias = b.buffer(DType::F32, &[37]);
-            let mut results = Vec::new();
-            for m in 1..=8u32 {
-                let out = b.buffer(DType::F32, &[m as usize, 37]);
-                let params = LinearParams { m };
-                let mut encoder = b.device.command_encoder().expect("a cpu gives encoders");
-                linear(&mut encoder, &mut b.registry, &b.device, &x, &weight, Some(&bias), &out, &params).expect("valid");
-                encoder.commit_and_wait().expect("it runs");
-                results.push(out.read::<u32>().expect("it ran"));
+            for (result, isa) in results.iter().zip(crate::isa::Isa::available()) {
+                assert_eq!(*result, results[0], "{isa}: {bits} bits, groups of {group}, {m} rows");
             }
-            for (m, result) in results.iter().enumerate() {
-                assert_eq!(result[..], results[7][..(m + 1) * 37], "{format}: {} rows", m + 1);
-            }
+        }
+    }
+
+    fn upload(device: &crate::MlxDevice, t: &Tensor) -> crate::MlxBuffer {
+        let mut buffer = device.alloc_tensor(t.dtype(), t.shape()).expect("a small buffer");
+        buffer.write(0, t.bytes()).expect("as long");
+        buffer
+    }
+
+    /// Products of so many rows begin with the same bits.
+    fn company(format: WeightFormat, dtype: DType, rows: &[u32]) {
+        let mut rng = Rng::new(5);
+        let most = *rows.last().expect("some") as usize;
+        let mut b = Bench::new();
+        let k = columns(format, 300);
+        let case = WeightCase::new(format, 37, k);
+        let planes: Vec<_> = case
+            .random(&mut rng)
+            .iter()
+            .map(|t| {
+                let mut buffer = b.buffer(t.dtype(), t.shape());
+                buffer.write(0, t.bytes()).expect("as long");
+                buffer
+            })
+            .collect();
+        let weight = case.weight(&planes).expect("it fits");
+        let mut x = b.buffer(dtype, &[most, k as usize]);
+        x.write(0, Tensor::random(dtype, &[most, k as usize], &mut rng).bytes()).expect("as long");
+        let bias = b.buffer(dtype, &[37]);
+        let mut results = Vec::new();
+        for &m in rows {
+            let out = b.buffer(dtype, &[m as usize, 37]);
+            let params = LinearParams { m };
+            let mut encoder = b.device.command_encoder().expect("a cpu gives encoders");
+            linear(&mut encoder, &mut b.registry, &b.device, &x, &weight, Some(&bias), &out, &params).expect("valid");
+            encoder.commit_and_wait().expect("it runs");
+            results.push(out.read::<u8>().expect("it ran"));
+        }
+        for (m, result) in rows.iter().zip(&results) {
+            assert_eq!(result[..], results[rows.len() - 1][..result.len()], "{format}, {dtype:?}: {m} rows");
         }
     }
 }

@@ -95,7 +95,7 @@ impl Product<'_> {
         let x = operand(op, "input", self.input, self.dtype, x_len)?;
         let [(codes, codes_at), (scales, scales_at), (biases, biases_at)] = self.weight;
         let output_shape = [m as usize, n as usize];
-        if let Some(format) = self.format().filter(|_| codes_at.is_multiple_of(4)) {
+        if let Some(format) = self.format().filter(|_| (codes.byte_offset() + codes_at).is_multiple_of(4)) {
             let weight = Weight::new(
                 format,
                 vec![

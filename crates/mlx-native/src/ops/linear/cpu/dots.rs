@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::integer::Integer;
 use crate::backend::cpu::IsaToken;
 use crate::backend::cpu::prefetch::prefetch;
 use crate::backend::cpu::simd::{MAX_LANES, vectorize};
@@ -33,6 +34,8 @@ pub(super) type Sums = [[f32; CLAIM]; MAX_ROWS];
 /// What differs between formats.
 pub(super) struct Format {
     pub coding: Functions,
+    /// How it is multiplied as integers, if it can be.
+    pub integer: Option<Integer>,
     /// `dots_on` of the coding, or of plain numbers where the coding is unpacked to memory first.
     dots: unsafe fn(IsaToken, usize, &Dots<'_>, &mut Scratch, &mut Sums),
 }
@@ -40,7 +43,7 @@ pub(super) struct Format {
 impl Format {
     pub(super) const fn of<C: Coding>() -> Self {
         let dots = if C::DIRECT { dots_on::<C> } else { dots_on::<Dense<f32>> };
-        Format { coding: Functions::of::<C>(), dots }
+        Format { coding: Functions::of::<C>(), integer: Integer::of::<C>(), dots }
     }
 }
 

@@ -2,16 +2,20 @@
 //!
 //! Packed rows are used in place. Rows of `x` that meet one matrix together, all of them or those of one expert, are a group.
 //! With few rows a product is bound by reading the weights once: [`dots`]. With many, blocks of the weight are unpacked and
-//! used for all rows: [`panels`], and `backend::cpu::gemm` does the rest.
+//! used for all rows: [`panels`], and `backend::cpu::gemm` does the rest. Where activations are bf16 or f16 and the format is
+//! one of integers, both have a faster way, [`integer`].
 
 mod dots;
+mod integer;
 mod panels;
+mod work;
 
 use super::{BIASED, CHOSEN, GATHERED, PLAIN, Shape};
+use crate::backend::cpu::Launch;
 use crate::backend::cpu::gemm::{self, PanelSource, Product};
-use crate::backend::cpu::{IsaToken, Launch};
 use crate::ops::coding::{self, Coding, Floats, FloatsMut, Source};
-use dots::{Block, CLAIM, Format, Scratch};
+use dots::{CLAIM, Format};
+use work::{Kept, Work};
 
 /// Multiply-adds below which one thread does all: waking others costs more.
 const ALONE: usize = 16 * 1024;
@@ -71,17 +75,26 @@ impl<'a> Args<'a> {
         (self.shape.m as usize).saturating_mul(self.n()).saturating_mul(self.k()) <= ALONE
     }
 
-    /// The values of the row of `x` that output row `row` is made of, from column `k` on; zeros where there is none.
-    fn x_row(&self, row: u32, k: usize, values: &mut [f32]) {
+    /// Where the row of `x` begins that output row `row` is made of, if there is one.
+    fn x_start(&self, row: u32) -> Option<usize> {
         let x_row = match self.chosen {
             Some(chosen) => chosen[row as usize],
             None => row / self.shape.rows_per_x,
         };
-        if x_row < self.shape.x_rows {
-            self.x.widen(x_row as usize * self.k() + k, values);
-        } else {
-            values.fill(0.0);
+        (x_row < self.shape.x_rows).then(|| x_row as usize * self.k())
+    }
+
+    /// The values of the row of `x` that output row `row` is made of, from column `k` on; zeros where there is none.
+    fn x_row(&self, row: u32, k: usize, values: &mut [f32]) {
+        match self.x_start(row) {
+            Some(start) => self.x.widen(start + k, values),
+            None => values.fill(0.0),
         }
+    }
+
+    /// Whether that row has neither NaN nor infinity.
+    fn is_finite(&self, row: u32) -> bool {
+        self.x_start(row).is_none_or(|start| self.x.are_finite(start, self.k()))
     }
 
     /// Adds the bias of `expert` to the values of row `row` from column `column` on, and writes them.
@@ -107,20 +120,37 @@ impl<'a> Args<'a> {
 struct Group {
     expert: u32,
     rows: Vec<u32>,
+    /// Whether they are multiplied as integers.
+    integers: bool,
 }
 
 /// The groups, in the order of their experts, rows in order; rows of no expert are in a group of their own, the last.
-fn groups(args: &Args<'_>) -> Vec<Group> {
+fn groups(args: &Args<'_>, format: &Format) -> Vec<Group> {
     let m = args.shape.m;
-    let Some(ids) = args.ids else {
-        return vec![Group { expert: 0, rows: (0..m).collect() }];
+    let all = match args.ids {
+        None => vec![(0, (0..m).collect())],
+        Some(ids) => {
+            let mut order: Vec<u32> = (0..m).collect();
+            order.sort_by_key(|row| (ids[*row as usize].min(args.shape.experts), *row));
+            order
+                .chunk_by(|a, b| ids[*a as usize].min(args.shape.experts) == ids[*b as usize].min(args.shape.experts))
+                .map(|rows| (ids[rows[0] as usize], rows.to_vec()))
+                .collect::<Vec<_>>()
+        }
     };
-    let mut order: Vec<u32> = (0..m).collect();
-    order.sort_by_key(|row| (ids[*row as usize].min(args.shape.experts), *row));
-    order
-        .chunk_by(|a, b| ids[*a as usize].min(args.shape.experts) == ids[*b as usize].min(args.shape.experts))
-        .map(|rows| Group { expert: ids[rows[0] as usize], rows: rows.to_vec() })
-        .collect()
+    let integers = args.transpose && format.integer.is_some() && integer::applies(&args.x, &args.source);
+    let mut groups = Vec::with_capacity(all.len());
+    for (expert, rows) in all {
+        // Integers know neither NaN nor infinity.
+        let (taken, left): (Vec<u32>, Vec<u32>) = if integers {
+            rows.into_iter().partition(|row| args.is_finite(*row))
+        } else {
+            (Vec::new(), rows)
+        };
+        let parts = [(taken, true), (left, false)].into_iter().filter(|(rows, _)| !rows.is_empty());
+        groups.extend(parts.map(|(rows, integers)| Group { expert, rows, integers }));
+    }
+    groups
 }
 
 /// `x · Wᵀ` or `x · W`: the kernels for few rows and for many share this body.
@@ -131,28 +161,28 @@ pub(super) fn linear<C: Coding>(launch: &Launch<'_>, part: usize, parts: usize) 
 /// The share of one part. Compiled once: what differs between formats is in `format`.
 fn multiply(launch: &Launch<'_>, format: &Format, part: usize, parts: usize) {
     let Some(args) = Args::new(launch, format) else { return };
-    let groups = groups(&args);
+    if args.is_small() && part > 0 {
+        return;
+    }
+    let groups = groups(&args, format);
     if !args.transpose {
         let source = panels::Rows { source: &args.source, n: args.n() };
         return product(&args, &groups[0], &source, |p| p.share(launch, parts));
     }
-    if args.is_small() && part > 0 {
-        return;
-    }
     let isa = launch.isa();
-    let works: Vec<Work<'_>> = groups.iter().map(|group| Work::new(&args, isa, parts, group)).collect();
-    let total = works.iter().map(|w| w.tasks).sum();
-    let (mut block, mut scratch) = (None, Scratch::default());
+    let works: Vec<Work<'_>> = groups.iter().map(|group| Work::new(&args, format, isa, parts, group)).collect();
+    let total = works.iter().map(Work::tasks).sum();
+    let mut kept = Kept::default();
     let (mut work, mut first) = (0, 0);
     while let Some(claim) = launch.next_chunk(total, if args.is_small() { total } else { 1 }) {
         for task in claim {
             // Claims come in ascending order: the task is one of this work, or of a later one.
-            while task >= first + works[work].tasks {
-                first += works[work].tasks;
+            while task >= first + works[work].tasks() {
+                first += works[work].tasks();
                 work += 1;
-                block = None;
+                kept.forget();
             }
-            works[work].run(format, isa, parts, task - first, &mut block, &mut scratch);
+            works[work].run(task - first, &mut kept);
         }
     }
 }
@@ -167,80 +197,4 @@ fn product<R>(args: &Args<'_>, group: &Group, source: &dyn PanelSource, use_it: 
         // SAFETY: tasks have disjoint rows or columns, and this part claimed the one at hand.
         sink: &|i, j, values| unsafe { args.store(group.expert, rows[i], j, values) },
     })
-}
-
-/// A group, cut into tasks.
-struct Work<'a> {
-    args: &'a Args<'a>,
-    group: &'a Group,
-    tasks: usize,
-}
-
-impl<'a> Work<'a> {
-    fn new(args: &'a Args<'a>, isa: IsaToken, parts: usize, group: &'a Group) -> Self {
-        let mut work = Work { args, group, tasks: 1 };
-        if work.has_expert() {
-            work.tasks = if work.is_few() {
-                args.n().div_ceil(CLAIM)
-            } else {
-                product(args, group, &work.columns(), |p| p.tasks(isa, parts))
-            };
-        }
-        work
-    }
-
-    /// Rows of no expert give zeros.
-    fn has_expert(&self) -> bool {
-        self.group.expert < self.args.shape.experts
-    }
-
-    fn is_few(&self) -> bool {
-        self.group.rows.len() <= dots::MAX_ROWS
-    }
-
-    fn first_row(&self) -> usize {
-        self.group.expert as usize * self.args.n()
-    }
-
-    fn columns(&self) -> panels::Columns<'a> {
-        let (source, first) = (&self.args.source, self.first_row());
-        panels::Columns { source, first, k: self.args.k() }
-    }
-
-    /// Computes one of the tasks; `block` is what this part keeps between tasks of one work.
-    fn run(
-        &self,
-        format: &Format,
-        isa: IsaToken,
-        parts: usize,
-        task: usize,
-        block: &mut Option<Block>,
-        scratch: &mut Scratch,
-    ) {
-        let (args, rows) = (self.args, &self.group.rows);
-        if !self.has_expert() {
-            let zeros = vec![0.0; args.n()];
-            for row in rows {
-                // SAFETY: one task writes all these rows, and no other task these.
-                unsafe { args.output.store(*row as usize * args.n(), &zeros) };
-            }
-        } else if self.is_few() {
-            let block = block.get_or_insert_with(|| {
-                Block::new(format, isa, rows.len(), args.k(), |i, values| match rows.get(i) {
-                    Some(row) => args.x_row(*row, 0, values),
-                    None => values.fill(0.0),
-                })
-            });
-            let columns = task * CLAIM..args.n().min((task + 1) * CLAIM);
-            let mut sums = [[0.0; CLAIM]; dots::MAX_ROWS];
-            let first = self.first_row();
-            block.times(format, isa, &args.source, first + columns.start..first + columns.end, scratch, &mut sums);
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                // SAFETY: this part claimed these columns.
-                unsafe { args.store(self.group.expert, *row, columns.start, &mut sums[..columns.len()]) };
-            }
-        } else {
-            product(args, self.group, &self.columns(), |p| p.run(isa, parts, task));
-        }
-    }
 }

@@ -1,0 +1,278 @@
+//! Few rows of `x`: each packed row is read once, in place.
+
+use std::ops::Range;
+
+use super::activations::EIGHT;
+use super::level::{Integers, Level};
+use super::{Activations, CLAIM, FewOf, MAX_ROWS, RUN, Scale, Words, on_level};
+use crate::backend::cpu::prefetch::prefetch;
+use crate::isa::IsaToken;
+use crate::ops::coding::{IntegerScales, Source};
+use crate::ops::linear::cpu::dots::Sums;
+
+/// Bytes of the weight that are asked for before they are needed.
+const AHEAD: usize = 4096;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes of `x` that are walked before the next row of the weight is: they stay in the first-level cache.
+const BLOCK_BYTES: usize = 16 * 1024;
+/// Eights of spans in a block, at most, and the products of them that wait to be added.
+const MAX_EIGHTS: usize = BLOCK_BYTES / (EIGHT * 32 * size_of::<i16>());
+const PITCH: usize = MAX_EIGHTS * EIGHT + EIGHT;
+/// Sums that are added up together: of rows of the weight times rows of `x`.
+const TOGETHER: usize = 8;
+
+/// Products of spans on their way to the sums: what a thread keeps for its claims.
+pub(in crate::ops::linear::cpu) struct FewScratch(Vec<f32>);
+
+impl Default for FewScratch {
+    fn default() -> Self {
+        FewScratch(vec![0.0; TOGETHER * PITCH])
+    }
+}
+
+/// Rows of `x` against rows of a weight.
+pub(in crate::ops::linear::cpu) struct Few<'a> {
+    functions: Functions,
+    isa: IsaToken,
+    x: Activations,
+    source: &'a Source<'a>,
+    scales: &'a [u8],
+    biases: &'a [u8],
+}
+
+/// What differs between codes and scales.
+pub(super) type Functions = unsafe fn(IsaToken, &Claim<'_>, &mut FewScratch, &mut Sums);
+
+pub(super) const fn functions<C: Words, E: Scale>() -> Functions {
+    claim_on::<C, E>
+}
+
+/// Rows of `x` that are taken for `rows`; those too many are zeros.
+pub(in crate::ops::linear::cpu) fn padded_rows(rows: usize) -> usize {
+    assert!(0 < rows && rows <= MAX_ROWS);
+    if rows <= 4 { rows.next_power_of_two() } else { MAX_ROWS }
+}
+
+impl<'a> Few<'a> {
+    /// `x` has [`padded_rows`]; the format is one of integers.
+    pub(in crate::ops::linear::cpu) fn new(
+        integer: &super::Integer,
+        isa: IsaToken,
+        x: Activations,
+        source: &'a Source<'a>,
+    ) -> Self {
+        let (functions, scales, biases) = match (&integer.few, source.integer_scales()) {
+            (FewOf::Affine(functions), IntegerScales::Affine { dtype, scales, biases }) => (functions[dtype], scales, biases),
+            (FewOf::Powers(functions), IntegerScales::Powers(scales)) => (*functions, scales, scales),
+            _ => unreachable!("a coding has one kind of scales"),
+        };
+        Few { functions, isa, x, source, scales, biases }
+    }
+
+    /// `sums[i][j]` = row `i` of `x` times row `rows.start + j` of the weight.
+    pub(in crate::ops::linear::cpu) fn times(&self, rows: Range<usize>, scratch: &mut FewScratch, sums: &mut Sums) {
+        assert!(rows.len() <= CLAIM);
+        let claim = Claim {
+            x: &self.x,
+            source: self.source,
+            scales: self.scales,
+            biases: self.biases,
+            rows,
+        };
+        // SAFETY: `isa` is a level of this machine; codes and scales reach as far as `Source` has checked.
+        unsafe { (self.functions)(self.isa, &claim, scratch, sums) };
+    }
+}
+
+/// Rows of the weight.
+pub(super) struct Claim<'a> {
+    x: &'a Activations,
+    source: &'a Source<'a>,
+    /// Of the whole weight.
+    scales: &'a [u8],
+    biases: &'a [u8],
+    rows: Range<usize>,
+}
+
+on_level! {
+    /// # Safety
+    /// This machine has `isa`; scales are of `E`, and reach as far as the rows do.
+    unsafe fn claim_on<C: Words, E: Scale>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) = claim_body
+}
+
+#[inline(always)]
+unsafe fn claim_body<L: Level, C: Words, E: Scale>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match claim.x.span() / RUN {
+            1 => span_body::<L::Few, C, E, 1>(claim, scratch, sums),
+            2 => span_body::<L::Few, C, E, 2>(claim, scratch, sums),
+            _ => span_body::<L::Few, C, E, 4>(claim, scratch, sums),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn span_body<V: Integers, C: Words, E: Scale, const RUNS: usize>(
+    claim: &Claim<'_>,
+    scratch: &mut FewScratch,
+    sums: &mut Sums,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match claim.x.rows() {
+            1 => rows_body::<V, C, E, RUNS, 1>(claim, 0, scratch, sums),
+            2 => rows_body::<V, C, E, RUNS, 2>(claim, 0, scratch, sums),
+            rows => {
+                // Four at a time: the codes of a claim are still in the cache when they are read again.
+                for first in (0..rows).step_by(4) {
+                    rows_body::<V, C, E, RUNS, 4>(claim, first, scratch, sums);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn rows_body<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
+    claim: &Claim<'_>,
+    first_x: usize,
+    scratch: &mut FewScratch,
+    sums: &mut Sums,
+) {
+    let (x, spans) = (claim.x, claim.x.spans());
+    let eights = x.padded() / EIGHT;
+    let block = (BLOCK_BYTES / (M * EIGHT * RUNS * size_of::<[i16; RUN]>())).max(1);
+    let at_once = TOGETHER / M;
+    let products = scratch.0.as_mut_ptr();
+    for start in (0..eights).step_by(block) {
+        let count = block.min(eights - start);
+        for first in (0..claim.rows.len()).step_by(at_once) {
+            let rows = at_once.min(claim.rows.len() - first);
+            for r in 0..rows {
+                let row = Row::<E>::new(claim, claim.rows.start + first + r, spans);
+                for eight in 0..count {
+                    // SAFETY: the caller's word; products have `PITCH` for each of `TOGETHER`.
+                    unsafe {
+                        let at = products.add(r * M * PITCH + eight * EIGHT);
+                        one_eight::<V, C, E, RUNS, M>(x, first_x, &row, start + eight, at);
+                    }
+                }
+            }
+            let mut totals = [0.0; TOGETHER];
+            if start > 0 {
+                for v in 0..rows * M {
+                    totals[v] = sums[first_x + v % M][first + v / M];
+                }
+            }
+            // SAFETY: as above; what rows that are too few leave in it is not kept.
+            unsafe {
+                let all = V::in_order(products, PITCH, count, V::load_f32(totals.as_ptr()));
+                V::store_f32(all, totals.as_mut_ptr());
+            }
+            for v in 0..rows * M {
+                sums[first_x + v % M][first + v / M] = totals[v];
+            }
+        }
+    }
+}
+
+/// A row of the weight.
+struct Row<'a, E> {
+    codes: &'a [u8],
+    scales: *const E,
+    biases: *const E,
+    spans: usize,
+}
+
+impl<'a, E: Scale> Row<'a, E> {
+    #[inline(always)]
+    fn new(claim: &Claim<'a>, row: usize, spans: usize) -> Self {
+        let bytes = row * spans * size_of::<E>()..(row + 1) * spans * size_of::<E>();
+        let biases = if E::BIASED { claim.biases[bytes.clone()].as_ptr() } else { claim.biases.as_ptr() };
+        Row { codes: claim.source.row(row), scales: claim.scales[bytes].as_ptr().cast(), biases: biases.cast(), spans }
+    }
+}
+
+/// Writes the products of eight spans of a row of the weight with `M` rows of `x`, `PITCH` apart.
+///
+/// # Safety
+/// The processor has the instructions; `row` and `x` are of the same sizes; `to` is valid for the products.
+#[inline(always)]
+unsafe fn one_eight<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
+    x: &Activations,
+    first_x: usize,
+    row: &Row<'_, E>,
+    eight: usize,
+    to: *mut f32,
+) {
+    let span_bytes = RUNS * C::BYTES;
+    let first = eight * EIGHT;
+    // SAFETY: the caller's word. Where fewer than eight spans are left, a copy has zeros behind them.
+    unsafe {
+        if first + EIGHT <= row.spans {
+            let codes = row.codes.as_ptr().add(first * span_bytes);
+            let biases = if E::BIASED { row.biases.add(first) } else { row.biases };
+            spans::<V, C, E, RUNS, M>(x, first_x, first, codes, row.scales.add(first), biases, to);
+        } else {
+            let rest = row.spans - first;
+            let mut codes = [0u8; EIGHT * 4 * RUN];
+            let (mut scales, mut biases) = ([E::default(); EIGHT], [E::default(); EIGHT]);
+            codes[..rest * span_bytes].copy_from_slice(&row.codes[first * span_bytes..row.spans * span_bytes]);
+            for i in 0..rest {
+                scales[i] = row.scales.add(first + i).read();
+                if E::BIASED {
+                    biases[i] = row.biases.add(first + i).read();
+                }
+            }
+            spans::<V, C, E, RUNS, M>(x, first_x, first, codes.as_ptr(), scales.as_ptr(), biases.as_ptr(), to);
+        }
+    }
+}
+
+/// As [`one_eight`], for codes and scales of eight spans.
+#[inline(always)]
+unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
+    x: &Activations,
+    first_x: usize,
+    first: usize,
+    codes: *const u8,
+    scales: *const E,
+    biases: *const E,
+    to: *mut f32,
+) {
+    let span_bytes = RUNS * C::BYTES;
+    // SAFETY: the caller's word; each row of `x` has the runs of these eight spans.
+    unsafe {
+        for line in (0..EIGHT * span_bytes).step_by(LINE) {
+            prefetch(codes.wrapping_add(AHEAD + line));
+        }
+        let rows: [_; M] = std::array::from_fn(|i| x.row(first_x + i).as_ptr().add(first * RUNS));
+        // One after the other and written out, so that all stays in registers.
+        let one = |s: usize| {
+            let mut sums = [V::zero(); M];
+            for run in 0..RUNS {
+                let codes = C::codes::<V>(codes.add(s * span_bytes + run * C::BYTES));
+                for i in 0..M {
+                    sums[i] = V::dot(sums[i], codes, &*rows[i].add(s * RUNS + run));
+                }
+            }
+            sums
+        };
+        let sums = [one(0), one(1), one(2), one(3), one(4), one(5), one(6), one(7)];
+        let scale = E::eight::<V>(scales);
+        for i in 0..M {
+            let power = V::load_f32(x.powers(first_x + i).as_ptr().add(first));
+            let total = V::totals(sums.map(|of_span| of_span[i]));
+            let scaled = V::mul(scale, power);
+            let product = if E::BIASED {
+                let sum = V::load_f32(x.sums(first_x + i).as_ptr().add(first));
+                V::mul_add(total, scaled, V::mul(E::eight::<V>(biases), sum))
+            } else {
+                V::mul(total, scaled)
+            };
+            V::store_f32(product, to.add(i * PITCH));
+        }
+    }
+}

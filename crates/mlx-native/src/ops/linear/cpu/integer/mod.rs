@@ -1,0 +1,163 @@
+//! Products whose codes stay integers: of packed weights by rows of `x` in bf16 or f16.
+//!
+//! A *span* is the weights that share a scale: 32, 64 or 128. Per span, `x` becomes 16-bit integers and a power of two
+//! ([`Activations`]); nearly every bf16 is represented without an error. Then
+//!
+//! ```text
+//! total = 0
+//! for each span, in ascending order
+//!     sum   = Σ code * integer of x                                 i32, exact, so in any order
+//!     total = total + fma(sum, scale * power, bias * (Σ x))         f32, each operation rounded
+//! ```
+//!
+//! This is the definition, for every instruction set, any number of threads, rows alone ([`few`]) and in company
+//! ([`tiles`]): the bits of a row of results depend on its row of `x` and the weight, and on nothing else. Rows with a NaN or
+//! an infinity, and activations in f32, take the way of `dots` and `panels`, in f32.
+
+mod activations;
+mod few;
+mod level;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(super) use activations::Activations;
+pub(super) use few::{Few, FewScratch, padded_rows};
+pub(super) use tiles::{ROW_CHUNK, Scratch as TilesScratch, Tiles};
+
+use half::{bf16, f16};
+use level::{Integers, on_level};
+
+use super::dots::{CLAIM, MAX_ROWS};
+use crate::isa::{Isa, IsaToken};
+use crate::ops::coding::{self, Coding, FLOAT4_DOUBLED, Floats, RUN, Source, power8};
+
+/// How the codes of a run become integers.
+///
+/// # Safety
+/// `p` is valid for `BYTES` bytes; the processor has the instructions of `V`.
+trait Words {
+    /// Bytes of a run.
+    const BYTES: usize;
+    unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes;
+}
+
+/// MLX's codes of 4 bits.
+struct Nibbles;
+/// MLX's codes of 8 bits.
+struct Bytes;
+/// 4-bit floats, doubled.
+struct Floats4;
+
+impl Words for Nibbles {
+    const BYTES: usize = RUN / 2;
+    #[inline(always)]
+    unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes {
+        // SAFETY: the caller's word.
+        unsafe { V::nibbles(p) }
+    }
+}
+
+impl Words for Bytes {
+    const BYTES: usize = RUN;
+    #[inline(always)]
+    unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes {
+        // SAFETY: the caller's word.
+        unsafe { V::bytes(p) }
+    }
+}
+
+impl Words for Floats4 {
+    const BYTES: usize = RUN / 2;
+    #[inline(always)]
+    unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes {
+        // SAFETY: the caller's word.
+        unsafe { V::looked_up(p, &FLOAT4_DOUBLED) }
+    }
+}
+
+/// A dtype of scales.
+trait Scale: Copy + Default + 'static {
+    /// Whether there are biases of the same dtype beside them.
+    const BIASED: bool;
+    /// Eight scales.
+    ///
+    /// # Safety
+    /// `p` is valid for eight; the processor has the instructions of `V`.
+    unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight;
+}
+
+macro_rules! scale {
+    ($ty:ty, $load:ident) => {
+        impl Scale for $ty {
+            const BIASED: bool = true;
+            #[inline(always)]
+            unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight {
+                // SAFETY: the caller's word.
+                unsafe { V::$load(p) }
+            }
+        }
+    };
+}
+scale!(f32, load_f32);
+scale!(f16, load_f16);
+scale!(bf16, load_bf16);
+
+/// Powers of two, for codes that are doubled.
+impl Scale for u8 {
+    const BIASED: bool = false;
+    #[inline(always)]
+    unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight {
+        // SAFETY: the caller's word.
+        unsafe {
+            let codes = p.cast::<[u8; 8]>().read();
+            V::load_f32(codes.map(|code| power8(code) * 0.5).as_ptr())
+        }
+    }
+}
+
+/// The functions of a format that can be multiplied this way.
+pub(super) struct Integer {
+    few: FewOf,
+    unpack: tiles::Unpack,
+}
+
+/// By kind of scales.
+enum FewOf {
+    /// In f32, f16, bf16.
+    Affine([few::Functions; 3]),
+    Powers(few::Functions),
+}
+
+impl Integer {
+    /// Those of a coding; `None` for one that has none.
+    pub(super) const fn of<C: Coding>() -> Option<Self> {
+        match C::INTEGER {
+            None => None,
+            Some(coding::Integer::Nibbles) => Some(Self::affine::<Nibbles>()),
+            Some(coding::Integer::Bytes) => Some(Self::affine::<Bytes>()),
+            Some(coding::Integer::Floats4) => {
+                let few = FewOf::Powers(few::functions::<Floats4, u8>());
+                Some(Integer { few, unpack: tiles::unpack::<Floats4> })
+            }
+        }
+    }
+
+    const fn affine<C: Words>() -> Self {
+        let few = [few::functions::<C, f32>(), few::functions::<C, f16>(), few::functions::<C, bf16>()];
+        Integer { few: FewOf::Affine(few), unpack: tiles::unpack::<C> }
+    }
+}
+
+/// Whether a product with `source` can be done this way for `x` as it is.
+pub(super) fn applies(x: &Floats<'_>, source: &Source<'_>) -> bool {
+    !matches!(x, Floats::F32(_)) && matches!(source.span(), 32 | 64 | 128)
+}
+
+/// Whether tiles of integers are as fast as those of f32 on this level: without a product of pairs they are not.
+pub(super) fn has_tiles(isa: IsaToken) -> bool {
+    isa != Isa::Neon
+}
