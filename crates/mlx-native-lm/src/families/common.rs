@@ -447,7 +447,6 @@ impl<'a> Config<'a> {
             short_ring: false,
             blocks: None,
             grid: None,
-            index: None,
         }
     }
 

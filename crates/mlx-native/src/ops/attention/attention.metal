@@ -401,9 +401,6 @@ template [[host_name("attention_rows_d256_bf16")]] [[kernel]] decltype(attention
 template [[host_name("attention_rows_d512_f32")]] [[kernel]] decltype(attention_rows<float, 16, 2>) attention_rows<float, 16, 2>;
 template [[host_name("attention_rows_d512_f16")]] [[kernel]] decltype(attention_rows<half, 16, 2>) attention_rows<half, 16, 2>;
 template [[host_name("attention_rows_d512_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 16, 2>) attention_rows<bfloat, 16, 2>;
-template [[host_name("attention_rows_d576_f32")]] [[kernel]] decltype(attention_rows<float, 18, 2>) attention_rows<float, 18, 2>;
-template [[host_name("attention_rows_d576_f16")]] [[kernel]] decltype(attention_rows<half, 18, 2>) attention_rows<half, 18, 2>;
-template [[host_name("attention_rows_d576_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 18, 2>) attention_rows<bfloat, 18, 2>;
 
 // ---- Tiles: many rows a sequence ------------------------------------------------------------------------------------
 //
@@ -729,6 +726,3 @@ template [[host_name("attention_tiles_d256_bf16")]] [[kernel]] decltype(attentio
 template [[host_name("attention_tiles_d512_f32")]] [[kernel]] decltype(attention_tiles<float, 512, 1, 4, 32, 64>) attention_tiles<float, 512, 1, 4, 32, 64>;
 template [[host_name("attention_tiles_d512_f16")]] [[kernel]] decltype(attention_tiles<half, 512, 1, 4, 32, 64>) attention_tiles<half, 512, 1, 4, 32, 64>;
 template [[host_name("attention_tiles_d512_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 512, 1, 4, 32, 64>) attention_tiles<bfloat, 512, 1, 4, 32, 64>;
-template [[host_name("attention_tiles_d576_f32")]] [[kernel]] decltype(attention_tiles<float, 576, 1, 4, 32, 64>) attention_tiles<float, 576, 1, 4, 32, 64>;
-template [[host_name("attention_tiles_d576_f16")]] [[kernel]] decltype(attention_tiles<half, 576, 1, 4, 32, 64>) attention_tiles<half, 576, 1, 4, 32, 64>;
-template [[host_name("attention_tiles_d576_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 576, 1, 4, 32, 64>) attention_tiles<bfloat, 576, 1, 4, 32, 64>;
