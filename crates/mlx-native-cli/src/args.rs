@@ -19,12 +19,21 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt and print the text as it comes.
     Generate(Generate),
+    /// Say what a model is, which formats it has and how much memory it takes, without running it.
+    Inspect(crate::inspect::Inspect),
+    /// Write a model as a folder in MLX's format, packed or unpacked.
+    Convert(crate::convert::Convert),
+    /// Measure how fast prompts are read and texts are written.
+    #[command(visible_alias = "benchmark")]
+    Bench(crate::bench::Bench),
+    /// Measure how well a model foretells a text.
+    Perplexity(crate::perplexity::Perplexity),
 }
 
 /// Flags of `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Folder of an MLX model (config.json, *.safetensors, tokenizer.json). Without it a small demo model that is part of
+    /// Folder of an MLX model (config.json, *.safetensors, tokenizer.json), or a .gguf file. Without it a small demo model that is part of
     /// the program runs: it continues texts about Rust.
     #[arg(long, value_name = "FOLDER")]
     pub model: Option<PathBuf>,

@@ -1,8 +1,13 @@
 //! The program `mlx-native`: text from MLX models.
 
 mod args;
+mod bench;
 mod chat;
+mod convert;
 mod generate;
+mod inspect;
+mod perplexity;
+mod place;
 mod report;
 
 use std::panic::PanicHookInfo;
@@ -42,6 +47,10 @@ fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Generate(options) => generate::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Convert(options) => convert::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Perplexity(options) => perplexity::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

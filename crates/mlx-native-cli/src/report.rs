@@ -10,6 +10,19 @@ pub fn line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// A text on standard output. A reader that has left, such as `head`, has what it wanted.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn out(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// One line for an error.
 pub fn error(text: &str) {
     line(&format!("error: {text}"));
@@ -47,6 +60,16 @@ impl Progress {
         self.0.set_message("prompt");
         self.0.set_length(total as u64);
         self.0.set_position(done as u64);
+    }
+
+    /// `done` of `total` bytes of something.
+    pub fn bytes(&self, name: &'static str, done: u64, total: u64) {
+        if let Ok(style) = ProgressStyle::with_template("{msg:12} {bar:32} {bytes}/{total_bytes}") {
+            self.0.set_style(style);
+        }
+        self.0.set_message(name);
+        self.0.set_length(total);
+        self.0.set_position(done);
     }
 
     /// Takes the bar off the screen.

@@ -8,8 +8,10 @@ use mlx_native::weights::{ModelWeights, SafetensorsFile};
 use crate::config::{ConfigFile, FamilyInput, GenerationConfig};
 use crate::error::{LmError, Result};
 use crate::families::Family;
+use crate::gguf;
 use crate::quantization::QuantizationConfig;
 use crate::spec::DecoderSpec;
+use crate::tensors::{GgufTensors, Plan, Rules, StoredTensors, Tensors};
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
 /// A chat template outside `tokenizer_config.json`; it goes before the one there.
@@ -27,12 +29,13 @@ pub struct ModelFolder {
     family: &'static Family,
     generation_config: GenerationConfig,
     quantization: QuantizationConfig,
-    weights: ModelWeights,
+    tensors: Tensors,
     unknown: Vec<String>,
 }
 
 impl ModelFolder {
-    /// Opens the folder at `path`. Weights are mapped, not read; the tokenizer is read by [`tokenizer`](Self::tokenizer).
+    /// Opens the folder at `path`, or the GGUF file there. Weights are mapped, not read; the tokenizer is read by
+    /// [`tokenizer`](Self::tokenizer).
     ///
     /// # Errors
     /// [`LmError`], one line naming the file: a folder or file that is missing or damaged, an unknown family, a
@@ -41,11 +44,18 @@ impl ModelFolder {
         let path = path.as_ref();
         let found =
             std::fs::metadata(path).map_err(|e| LmError::Folder(format!("{}: {e}", path.display())))?;
+        if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let model = gguf::open(path)?;
+            return Self::read(Files::Made(model.files), |_| Ok(Read::Gguf(model.tensors)));
+        }
         if !found.is_dir() {
-            return Err(LmError::Folder(format!("{}: not a folder", path.display())));
+            return Err(LmError::Folder(format!(
+                "{}: neither a folder nor a .gguf file",
+                path.display()
+            )));
         }
         Self::read(Files::Folder(path.to_path_buf()), |_| {
-            Ok(ModelWeights::open(path)?)
+            Ok(Read::Mlx(ModelWeights::open(path)?))
         })
     }
 
@@ -56,7 +66,7 @@ impl ModelFolder {
     pub fn from_files(files: impl IntoIterator<Item = (&'static str, &'static [u8])>) -> Result<Self> {
         Self::read(Files::Memory(files.into_iter().collect()), |files| {
             let Files::Memory(files) = files else {
-                return Ok(ModelWeights::from_files(Vec::new())?);
+                return Ok(Read::Mlx(ModelWeights::from_files(Vec::new())?));
             };
             let weights = files
                 .iter()
@@ -67,11 +77,11 @@ impl ModelFolder {
             if shards.is_empty() {
                 return Err(LmError::Folder("in memory: no model*.safetensors".to_string()));
             }
-            Ok(ModelWeights::from_files(shards)?)
+            Ok(Read::Mlx(ModelWeights::from_files(shards)?))
         })
     }
 
-    fn read(files: Files, weights: impl FnOnce(&Files) -> Result<ModelWeights>) -> Result<Self> {
+    fn read(files: Files, tensors: impl FnOnce(&Files) -> Result<Read>) -> Result<Self> {
         let config = ConfigFile::parse(&files.require("config.json")?)?;
         let family = Family::of(&config)?;
         let (generation_config, unknown) = match files.get("generation_config.json")? {
@@ -83,14 +93,20 @@ impl ModelFolder {
             }),
         };
         let quantization = config.quantization()?;
-        let weights = weights(&files)?;
+        let tensors = match tensors(&files)? {
+            Read::Gguf(tensors) => Tensors::Gguf(tensors),
+            Read::Mlx(weights) => Tensors::Mlx(StoredTensors::of(
+                weights,
+                &Rules::of(family.name, &config.fields())?,
+            )?),
+        };
         Ok(ModelFolder {
             files,
             config,
             family,
             generation_config,
             quantization,
-            weights,
+            tensors,
             unknown,
         })
     }
@@ -124,8 +140,43 @@ impl ModelFolder {
     /// # Errors
     /// [`LmError::Config`] or [`LmError::Unsupported`], naming the key.
     pub fn decoder_spec(&self) -> Result<DecoderSpec> {
-        let has = |name: &str| self.weights.contains(name);
-        (self.family.spec)(&FamilyInput::new(self.config.fields(), &has))
+        let has = |name: &str| self.tensors.contains(name);
+        let mut spec = (self.family.spec)(&FamilyInput::new(self.config.fields(), &has))?;
+        if let Tensors::Gguf(_) = self.tensors {
+            gguf::adjust(&mut spec);
+        }
+        Ok(spec)
+    }
+
+    /// The content of one of the files beside the weights.
+    pub(crate) fn file(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        self.files.get(name)
+    }
+
+    /// Turns the values of a GGUF tensor, under MLX's name, into those that MLX's folder would have.
+    pub(crate) fn undo_gguf(&self, name: &str, values: &mut Vec<f32>) {
+        gguf::undo(&self.config, self.family.name, name, values);
+    }
+
+    /// What a decoder of this model reads, and what it needs for `context` positions with activations of `dtype`.
+    ///
+    /// # Errors
+    /// As opening the model: what is missing, does not fit, is left over, or is not supported.
+    pub fn plan(&self, dtype: mlx_native::DType, context: usize) -> Result<Plan> {
+        let spec = self.decoder_spec()?;
+        Plan::of(&self.tensors, &self.quantization, spec, dtype, context)
+    }
+
+    /// The decoder of this model on `device`.
+    ///
+    /// # Errors
+    /// As opening the model.
+    pub fn decoder(
+        &self,
+        device: &mlx_native::MlxDevice,
+        options: &crate::ModelOptions,
+    ) -> Result<crate::Decoder> {
+        crate::open::decoder(device, self, options)
     }
 
     /// `generation_config.json`; empty where there is none.
@@ -140,10 +191,18 @@ impl ModelFolder {
         &self.quantization
     }
 
-    /// The weights.
+    /// The safetensors files; `None` for a model in GGUF.
     #[must_use]
-    pub fn weights(&self) -> &ModelWeights {
-        &self.weights
+    pub fn weights(&self) -> Option<&ModelWeights> {
+        match &self.tensors {
+            Tensors::Mlx(stored) => Some(stored.weights()),
+            Tensors::Gguf(_) => None,
+        }
+    }
+
+    /// The tensors.
+    pub(crate) fn tensors(&self) -> &Tensors {
+        &self.tensors
     }
 
     /// The ids of the tokens that end a text: those of `generation_config.json`, else of `config.json`, and always the
@@ -202,11 +261,19 @@ impl ModelFolder {
     }
 }
 
+/// Tensors as their files have them.
+enum Read {
+    Mlx(ModelWeights),
+    Gguf(GgufTensors),
+}
+
 /// Where the files are.
 #[derive(Debug)]
 enum Files {
     Folder(PathBuf),
     Memory(Vec<(&'static str, &'static [u8])>),
+    /// Made of the metadata of a GGUF file.
+    Made(Vec<(&'static str, Vec<u8>)>),
 }
 
 impl Files {
@@ -218,6 +285,10 @@ impl Files {
                     .iter()
                     .find(|(n, _)| *n == name)
                     .map(|(_, bytes)| Cow::Borrowed(*bytes)));
+            }
+            Files::Made(files) => {
+                let found = files.iter().find(|(n, _)| *n == name);
+                return Ok(found.map(|(_, bytes)| Cow::Owned(bytes.clone())));
             }
             Files::Folder(folder) => folder,
         };
@@ -275,6 +346,7 @@ impl Files {
             let place = match self {
                 Files::Folder(folder) => folder.display().to_string(),
                 Files::Memory(_) => "in memory".to_string(),
+                Files::Made(_) => "GGUF metadata".to_string(),
             };
             LmError::Folder(format!("{place}: no {name}"))
         })

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! What to read first:
-//! - [`ModelFolder`] opens a folder in MLX's format, or the same files in memory;
+//! - [`ModelFolder`] opens a folder in MLX's format, the same files in memory, or a GGUF file;
 //! - [`spec`] is a model as data, made from `config.json` by its family, of which [`families`] lists all;
 //! - [`QuantizationConfig`] says how each weight is packed;
 //! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
@@ -27,19 +27,24 @@
 mod batch;
 mod chat;
 pub mod config;
+pub mod convert;
 mod detokenizer;
 mod error;
 pub mod families;
 mod folder;
 mod generate;
+mod gguf;
 mod json;
 mod model;
 mod open;
+mod perplexity;
 mod quantization;
+mod random;
 mod rope;
 mod sampling;
 pub mod spec;
 mod stream;
+mod tensors;
 mod tokenizer;
 mod unread;
 
@@ -53,9 +58,12 @@ pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
 pub use model::{Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted};
 pub use open::{Model, ModelOptions, open_decoder};
+pub use perplexity::{Perplexity, perplexity};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
+pub use random::RandomModel;
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
 pub use sampling::{Sampler, SamplingParams};
 pub use spec::DecoderSpec;
 pub use stream::{Piece, Pieces, PromptOptions};
+pub use tensors::{Part, Plan, RandomFormat};
 pub use tokenizer::Tokenizer;

@@ -41,7 +41,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the model in `folder` on `device`.
+    /// Opens the model in `folder`, a folder in MLX's format or a `.gguf` file, on `device`.
     ///
     /// # Errors
     /// [`LmError`], one line that names the file, tensor or field at fault.
@@ -173,16 +173,16 @@ pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &Mode
     decoder(device, &ModelFolder::open(folder)?, options)
 }
 
-fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
-    let weights = folder.weights();
+pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
+    let tensors = folder.tensors();
     if let Some(limit) = device
         .limits()
         .max_working_set
-        .filter(|limit| weights.total_bytes() > *limit)
+        .filter(|limit| tensors.total_bytes() > *limit)
     {
         return Err(LmError::InvalidArgument(format!(
             "the weights take {} bytes, device {} has {limit}",
-            weights.total_bytes(),
+            tensors.total_bytes(),
             device.kind()
         )));
     }
@@ -191,21 +191,16 @@ fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> 
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
     let spec = folder.decoder_spec()?;
-    Decoder::new(
-        device,
-        spec,
-        weights,
-        folder.quantization(),
-        dtype,
-        options.prefill_step,
-    )
+    let source = tensors.source(device, folder.quantization());
+    Decoder::from_source(device, spec, source, dtype, options.prefill_step)
 }
 
 /// The dtype of the checkpoint's norms: quantised or not, those are in the dtype the model was saved in.
 fn checkpoint_dtype(folder: &ModelFolder) -> DType {
-    let norm = folder
-        .weights()
-        .info("model.norm.weight")
-        .and_then(|info| info.dtype.dtype());
+    // The norms of a GGUF file are f32, whatever the model was.
+    if folder.weights().is_none() {
+        return DType::BF16;
+    }
+    let norm = folder.tensors().dtype("model.norm.weight");
     norm.filter(|d| d.is_float()).unwrap_or(DType::F32)
 }

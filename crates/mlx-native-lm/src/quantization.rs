@@ -5,11 +5,12 @@ use std::fmt;
 
 use mlx_native::DType;
 use mlx_native::quant::WeightFormat;
-use mlx_native::weights::{ModelWeights, TensorInfo, TensorType};
+use mlx_native::weights::TensorType;
 use serde_json::Value;
 
 use crate::error::{LmError, Result};
 use crate::json::Fields;
+use crate::tensors::Known;
 
 /// A way of packing weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,14 +79,37 @@ impl fmt::Display for QuantSpec {
 }
 
 impl QuantSpec {
+    /// A way of packing.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidArgument`] for a combination that MLX lacks.
+    pub fn new(bits: u32, group_size: u32, mode: QuantMode) -> Result<Self> {
+        let spec = QuantSpec {
+            bits,
+            group_size,
+            mode,
+        };
+        if spec.is_valid() {
+            return Ok(spec);
+        }
+        let wanted = match mode.fixed() {
+            Some((bits, group)) => format!("{bits} bits in groups of {group}"),
+            None => "1, 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128".to_owned(),
+        };
+        Err(LmError::InvalidArgument(format!(
+            "{spec}: {} has {wanted}",
+            mode.name()
+        )))
+    }
+
     /// The format of `path.weight`, which is packed like this: what the shapes leave open is in the dtype of the scales and
     /// in whether there is a global scale.
     ///
     /// # Errors
     /// [`LmError::Weights`] when there are no scales, or of a dtype that the mode does not have.
-    pub fn weight_format(&self, path: &str, weights: &ModelWeights) -> Result<WeightFormat> {
+    pub fn weight_format(&self, path: &str, weights: &dyn Known) -> Result<WeightFormat> {
         let name = format!("{path}.scales");
-        let scales = weights.info(&name).and_then(|info| info.dtype.dtype());
+        let scales = weights.known(&name).and_then(|(dtype, _)| dtype.dtype());
         let Some(scales) = scales.filter(|d| d.is_float() == (self.mode == QuantMode::Affine)) else {
             return Err(LmError::Weights(format!(
                 "{name} is missing or of a dtype that {self} does not have"
@@ -96,7 +120,7 @@ impl QuantSpec {
             QuantMode::Mxfp4 => WeightFormat::Mxfp4,
             QuantMode::Mxfp8 => WeightFormat::Mxfp8,
             QuantMode::Nvfp4 => WeightFormat::Nvfp4 {
-                global_scale: weights.contains(&format!("{path}.global_scale")),
+                global_scale: weights.known(&format!("{path}.global_scale")).is_some(),
             },
         })
     }
@@ -207,6 +231,26 @@ impl QuantizationConfig {
             // Names that mlx-lm maps to MLX's own formats.
             Some("mxfp4") => of(QuantMode::Mxfp4),
             Some("mxfp8") => of(QuantMode::Mxfp8),
+            Some("awq" | "gptq") => {
+                let number = |key: &str, default: u32| {
+                    let value = section.count(key, 1 << 16)?;
+                    Ok::<_, LmError>(value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default))
+                };
+                let (bits, group_size) = (number("bits", 4)?, number("group_size", 128)?);
+                if bits != 4 {
+                    return Err(LmError::Unsupported(format!(
+                        "config.json: weights packed by AWQ or GPTQ with {bits} bits; 4 are"
+                    )));
+                }
+                Ok(QuantizationConfig {
+                    default: Some(QuantSpec::new(bits, group_size, QuantMode::Affine)?),
+                    by_path: BTreeMap::new(),
+                })
+            }
+            // Unpacked when they are read, as mlx-lm does where blocks have scales.
+            Some("fp8") if section.get("scale_fmt").and_then(Value::as_str) != Some("ue8m0") => {
+                Ok(Self::default())
+            }
             Some(method) => Err(LmError::Unsupported(format!(
                 "config.json: weights packed by quant_method {method:?}; MLX's are"
             ))),
@@ -232,18 +276,13 @@ impl QuantizationConfig {
     /// # Errors
     /// [`LmError::Weights`], naming the tensor, when tensors are missing, do not fit the format, or are there without a
     /// `quantization` section.
-    pub fn for_module(
-        &self,
-        path: &str,
-        in_dims: usize,
-        weights: &ModelWeights,
-    ) -> Result<Option<QuantSpec>> {
+    pub fn for_module(&self, path: &str, in_dims: usize, weights: &dyn Known) -> Result<Option<QuantSpec>> {
         let scales_name = format!("{path}.scales");
         let named = match (self.by_path.get(path), self.default) {
             (Some(Override::Dense), _) => return Ok(None),
             (Some(Override::Packed(spec)), _) => Some(*spec),
             (Some(Override::Default), default) => default,
-            (None, _) if !weights.contains(&scales_name) => return Ok(None),
+            (None, _) if weights.known(&scales_name).is_none() => return Ok(None),
             (None, None) => {
                 return Err(LmError::Weights(format!(
                     "{scales_name} is there, but config.json has no quantization section"
@@ -258,7 +297,7 @@ impl QuantizationConfig {
         };
         packed.check(path, in_dims, &spec)?;
         let global_scale = format!("{path}.global_scale");
-        if weights.contains(&global_scale) && spec.mode != QuantMode::Nvfp4 {
+        if weights.known(&global_scale).is_some() && spec.mode != QuantMode::Nvfp4 {
             return Err(LmError::Weights(format!(
                 "{global_scale} is there, {spec} has none"
             )));
@@ -279,18 +318,27 @@ fn within(path: &str, error: LmError) -> LmError {
 
 /// The tensors of a packed matrix.
 struct Packed<'a> {
-    weight: &'a TensorInfo,
-    scales: &'a TensorInfo,
-    biases: Option<&'a TensorInfo>,
+    weight: Plane<'a>,
+    scales: Plane<'a>,
+    biases: Option<Plane<'a>>,
+}
+
+/// What is known of one of them.
+#[derive(Clone, Copy)]
+struct Plane<'a> {
+    dtype: TensorType,
+    shape: &'a [usize],
 }
 
 impl<'a> Packed<'a> {
-    fn find(path: &str, weights: &'a ModelWeights) -> Result<Self> {
+    fn find(path: &str, weights: &'a dyn Known) -> Result<Self> {
+        let plane = |name: &str| {
+            let (dtype, shape) = weights.known(name)?;
+            Some(Plane { dtype, shape })
+        };
         let get = |suffix: &str| {
             let name = format!("{path}.{suffix}");
-            weights
-                .info(&name)
-                .ok_or_else(|| LmError::Weights(format!("{name} is missing")))
+            plane(&name).ok_or_else(|| LmError::Weights(format!("{name} is missing")))
         };
         let (weight, scales) = (get("weight")?, get("scales")?);
         let rank = weight.shape.len();
@@ -303,13 +351,13 @@ impl<'a> Packed<'a> {
         Ok(Packed {
             weight,
             scales,
-            biases: weights.info(&format!("{path}.biases")),
+            biases: plane(&format!("{path}.biases")),
         })
     }
 
     /// Bits, group size and mode that these shapes and the dtype of the scales leave.
     fn infer(&self, path: &str, in_dims: usize) -> Result<QuantSpec> {
-        let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
+        let last = |info: Plane<'_>| info.shape.last().copied().unwrap_or(0);
         let (words, groups) = (last(self.weight), last(self.scales));
         let cannot = || {
             LmError::Weights(format!(
@@ -349,7 +397,7 @@ impl<'a> Packed<'a> {
                 "{path}: rows of {in_dims} are no whole groups of {group_size}"
             )));
         };
-        let fit = |name: &str, found: &TensorInfo, columns: usize, dtype_fits: bool| {
+        let fit = |name: &str, found: Plane<'_>, columns: usize, dtype_fits: bool| {
             let wanted = [lead, &[columns]].concat();
             if found.shape == wanted && dtype_fits {
                 return Ok(());

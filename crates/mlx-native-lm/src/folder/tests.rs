@@ -34,7 +34,7 @@ fn check(model: &ModelFolder) {
     ] {
         let packing = model
             .quantization()
-            .for_module(module, in_dims, model.weights())
+            .for_module(module, in_dims, model.weights().unwrap())
             .unwrap()
             .unwrap();
         assert_eq!(
@@ -46,7 +46,7 @@ fn check(model: &ModelFolder) {
     assert_eq!(
         model
             .quantization()
-            .for_module("model.norm", hidden, model.weights())
+            .for_module("model.norm", hidden, model.weights().unwrap())
             .unwrap(),
         None
     );
@@ -69,8 +69,8 @@ fn the_demo_s_weights_are_used_where_they_lie() {
         ModelFolder::open(folder.path()),
     ] {
         let model = model.unwrap();
-        let mut loader = WeightLoader::new(model.weights(), &device);
-        for name in model.weights().names() {
+        let mut loader = WeightLoader::new(model.weights().unwrap(), &device);
+        for name in model.weights().unwrap().names() {
             loader.load(name).unwrap();
         }
         assert_eq!(loader.copied_bytes(), 0);

@@ -1,17 +1,16 @@
 //! Tensors of a model folder as the weights of layers, used in place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlx_native::quant::Weight;
-use mlx_native::weights::{ModelWeights, WeightLoader};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, ops};
 
 use super::linear::{Embedding, Linear};
 use super::number::u32_of;
 use crate::error::{LmError, Result};
-use crate::quantization::QuantizationConfig;
 use crate::spec::{Matrix, Rows, Run, Stack, Unit};
+use crate::tensors::Source;
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
@@ -23,20 +22,16 @@ pub(super) struct Loader<'a> {
     pub encoder: CommandEncoder,
     /// The dtype of activations.
     pub dtype: DType,
-    tensors: WeightLoader<'a>,
-    quantization: &'a QuantizationConfig,
+    source: Box<dyn Source + 'a>,
     vectors: HashMap<(String, DType, u32), Arc<MlxBuffer>>,
     embeddings: HashMap<String, Arc<Embedding>>,
-    /// Names of the tensors that were asked for.
-    read: BTreeSet<String>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(
         device: &'a MlxDevice,
         registry: &'a mut KernelRegistry,
-        weights: &'a ModelWeights,
-        quantization: &'a QuantizationConfig,
+        source: Box<dyn Source + 'a>,
         dtype: DType,
     ) -> Result<Self> {
         Ok(Loader {
@@ -44,25 +39,19 @@ impl<'a> Loader<'a> {
             registry,
             encoder: device.command_encoder()?,
             dtype,
-            tensors: WeightLoader::new(weights, device),
-            quantization,
+            source,
             vectors: HashMap::new(),
             embeddings: HashMap::new(),
-            read: BTreeSet::new(),
         })
     }
 
     fn load(&mut self, name: &str, dtypes: &[DType], shape: &[usize]) -> Result<MlxBuffer> {
-        self.read.insert(name.to_owned());
-        Ok(self.tensors.load_as(name, dtypes, shape)?)
+        self.source.load(name, dtypes, shape)
     }
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors
-            .weights()
-            .info(name)
-            .map(|info| info.shape.as_slice())
+        self.source.shape(name)
     }
 
     /// A vector in the dtype of activations: norms and biases, small enough to be cast when they differ.
@@ -299,11 +288,11 @@ impl<'a> Loader<'a> {
 
     /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
     fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
-        let weights = self.tensors.weights();
-        let is_byte = weights
-            .info(&format!("{path}.weight"))
-            .is_some_and(|info| info.dtype.dtype() == Some(DType::U8));
-        if is_byte && weights.contains(&format!("{path}.weight_scale")) {
+        let packed = [rows.div_ceil(4), columns];
+        let scale = self.shape(&format!("{path}.weight_scale"));
+        if scale.is_some_and(|shape| shape.iter().product::<usize>() == 1)
+            && self.shape(&format!("{path}.weight")) == Some(&packed[..])
+        {
             return self.ternary(path, rows, columns);
         }
         self.weight_of(path, &[rows], columns)
@@ -311,24 +300,7 @@ impl<'a> Loader<'a> {
 
     /// The same with all extents but the last in `lead`.
     fn weight_of(&mut self, path: &str, lead: &[usize], columns: usize) -> Result<Weight> {
-        let shape = [lead, &[columns]].concat();
-        let weights = self.tensors.weights();
-        let Some(spec) = self.quantization.for_module(path, columns, weights)? else {
-            let values = self.load(&format!("{path}.weight"), FLOATS, &shape)?;
-            return Ok(Weight::dense(values, &shape)?);
-        };
-        let format = spec.weight_format(path, weights)?;
-        let mut planes = Vec::new();
-        for plane in format.planes(columns)? {
-            let name = format!("{path}.{}", plane.name);
-            // One for the whole matrix is a scalar, or a list of one.
-            let stored = match plane.row {
-                0 => self.shape(&name).map_or(vec![], <[usize]>::to_vec),
-                row => [lead, &[row]].concat(),
-            };
-            planes.push(self.load(&name, &[plane.dtype], &stored)?);
-        }
-        Ok(Weight::new(format, planes, &shape)?)
+        self.source.weight(path, lead, columns)
     }
 
     /// Matrices of `n` experts or heads, stacked in one tensor, with their biases.
@@ -362,13 +334,9 @@ impl<'a> Loader<'a> {
     fn gathered_stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
         let mut planes: Vec<MlxBuffer> = Vec::new();
         let mut format = None;
-        let last = format!(
-            "{}.weight",
-            spec.path.replace("{}", &n.saturating_sub(1).to_string())
-        );
-        if !self.tensors.weights().contains(&last) {
-            return Err(LmError::Weights(format!("{last}: missing, of {n} experts")));
-        }
+        // The last is asked for before there is room for all.
+        let last = n.saturating_sub(1).to_string();
+        self.weight(&spec.path.replace("{}", &last), spec.outputs, spec.inputs)?;
         for i in 0..n {
             let one = self.weight(
                 &spec.path.replace("{}", &i.to_string()),
@@ -422,9 +390,8 @@ impl<'a> Loader<'a> {
                 None => name.starts_with(pattern.as_str()),
             })
         };
-        let mut left: Vec<&str> = (self.tensors.weights().names())
-            .filter(|name| !self.read.contains(*name) && !listed(name))
-            .collect();
+        let mut left = self.source.unread();
+        left.retain(|name| !listed(name));
         left.sort_unstable();
         if left.is_empty() {
             return Ok(());

@@ -34,6 +34,7 @@ pub use state::{LayerState, PagedKv, Recurrent, RotatingKv, SequenceState};
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 use crate::spec::DecoderSpec;
+use crate::tensors::{MlxSource, Source};
 
 /// Activations of one chunk of a prompt stay below this many bytes; a longer prompt is fed in more chunks.
 const ACTIVATION_BUDGET: usize = 32 << 20;
@@ -101,15 +102,28 @@ impl Decoder {
         dtype: DType,
         prefill_step: usize,
     ) -> Result<Self> {
+        let source = Box::new(MlxSource::new(weights, quantization, device));
+        Self::from_source(device, spec, source, dtype, prefill_step)
+    }
+
+    /// [`new`](Self::new) with tensors from anywhere.
+    pub(crate) fn from_source(
+        device: &MlxDevice,
+        spec: DecoderSpec,
+        source: Box<dyn Source + '_>,
+        dtype: DType,
+        prefill_step: usize,
+    ) -> Result<Self> {
         if !dtype.is_float() {
             return Err(LmError::InvalidArgument(format!(
                 "activations of {dtype}: f32, f16 and bf16 are possible"
             )));
         }
         let mut registry = KernelRegistry::new();
-        let mut loader = Loader::new(device, &mut registry, weights, quantization, dtype)?;
+        let mut loader = Loader::new(device, &mut registry, source, dtype)?;
         let mut built = build::build(&mut loader, &spec)?;
         loader.encoder.commit_and_wait()?;
+        drop(loader);
         let affordable = ACTIVATION_BUDGET / built.body.bytes_per_row.max(1);
         let rows = prefill_step.clamp(1, affordable.max(1));
         built.body.allocate(device, rows)?;
@@ -179,6 +193,12 @@ impl Decoder {
         self.built.body.bytes_per_row * self.rows
     }
 
+    /// Bytes of a state for `positions` positions.
+    #[must_use]
+    pub fn state_bytes(&self, positions: usize) -> usize {
+        state::bytes_for(&self.built.states, self.dtype, positions, self.rows)
+    }
+
     /// Whether products take one row at a time, however many there are, and attention its kernels for few rows. A row's bits
     /// then depend on its sequence alone: not on other sequences, nor on how a prompt is cut. Without, that holds within a
     /// family of kernels. A prompt takes as long as decoding it.
@@ -230,7 +250,7 @@ impl Decoder {
     /// # Errors
     /// When the device has no memory for it.
     pub fn new_state(&self, positions: usize) -> Result<SequenceState> {
-        let bytes = state::bytes_for(&self.built.states, self.dtype, positions, self.rows);
+        let bytes = self.state_bytes(positions);
         if let Some(limit) = self
             .device
             .limits()

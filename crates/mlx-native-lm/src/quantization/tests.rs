@@ -1,4 +1,4 @@
-use mlx_native::weights::SafetensorsFile;
+use mlx_native::weights::{ModelWeights, SafetensorsFile};
 use serde_json::json;
 
 use super::*;

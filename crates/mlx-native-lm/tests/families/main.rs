@@ -1,10 +1,11 @@
 //! Every model family against mlx-lm: tiny models whose weights follow from a formula, with mlx-lm's logits, greedy tokens
 //! and chunked prompts. `golden/README.md` says what the files hold.
 //!
-//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4] [--hostile|--no-hostile]` runs it and prints
-//! the table; `hostile.rs` says what the last two are. Each model is
-//! written as an ordinary folder and opened by the ordinary loader.
+//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile]` runs it and
+//! prints the table; `hostile.rs` says what the last two are. Each model is written as an ordinary folder and opened by
+//! the ordinary loader; those that GGUF has too also as a GGUF file.
 
+mod gguf;
 mod golden;
 mod hostile;
 mod run;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use mlx_native::{DeviceKind, MlxDevice};
 
 use golden::Golden;
-use run::run;
+use run::{run, run_gguf};
 
 struct Options {
     folder: PathBuf,
@@ -119,8 +120,25 @@ fn table(options: &Options) -> Result<bool, String> {
             println!("{:28} {name:4} {text}", case.case);
             right_of_case += usize::from(is_right);
         }
+        let wanted = options.variant.as_deref().is_none_or(|wanted| wanted == "gguf");
+        if let Some(variant) = case.variants.get("f32").filter(|_| wanted) {
+            let (text, is_right) = match run_gguf(&device, case, variant) {
+                Ok(None) => (String::new(), true),
+                Ok(Some(outcome)) => (outcome.to_string(), outcome.is_right()),
+                Err(error) => (error.chars().take(120).collect(), false),
+            };
+            if !text.is_empty() {
+                println!("{:28} gguf {text}", case.case);
+                of_case += 1;
+                right_of_case += usize::from(is_right);
+            }
+        }
         right += right_of_case;
         all += of_case;
+        // A variant that the case does not have says nothing of it.
+        if of_case == 0 {
+            continue;
+        }
         match (right_of_case == of_case, known) {
             (true, false) => {}
             (false, true) => pending += 1,

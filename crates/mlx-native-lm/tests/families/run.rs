@@ -5,6 +5,7 @@ use std::fmt;
 use mlx_native::{DType, MlxDevice};
 use mlx_native_lm::{Decoder, ModelOptions, SequenceState, open_decoder};
 
+use crate::gguf;
 use crate::golden::{Golden, Variant};
 use crate::weights::write_folder;
 
@@ -52,6 +53,57 @@ pub fn run(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Outco
     let text = |e: mlx_native_lm::LmError| e.to_string();
     let mut decoder = open_decoder(device, folder.path(), &options).map_err(text)?;
     compare(&mut decoder, case, variant).map_err(text)
+}
+
+/// The case as a GGUF file, held against the same model as a folder; `None` where GGUF has no such model.
+pub fn run_gguf(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Option<Outcome>, String> {
+    let Some(config) = gguf::config(case) else {
+        return Ok(None);
+    };
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write_folder(folder.path(), case, variant)?;
+    std::fs::write(folder.path().join("config.json"), config.to_string()).map_err(|e| e.to_string())?;
+    let options = ModelOptions {
+        dtype: Some(DType::F32),
+        prefill_step: 64,
+    };
+    let text = |e: mlx_native_lm::LmError| e.to_string();
+    let mut wanted = open_decoder(device, folder.path(), &options).map_err(text)?;
+    let path = gguf::write(folder.path(), case, &config)?;
+    let mut decoder = open_decoder(device, path, &options).map_err(text)?;
+    let wanted = outputs(&mut wanted, case, variant).map_err(text)?;
+    compare(&mut decoder, case, &wanted).map(Some).map_err(text)
+}
+
+/// What a decoder says of a case, with the tolerance of `variant`.
+fn outputs(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_native_lm::Result<Variant> {
+    let vocab = decoder.spec().vocab_size;
+    let mut state = decoder.new_state(1)?;
+    let all = feed(decoder, &case.prompt_ids, &mut state, case.fed_singly())?;
+    let rows: Vec<&[f32]> = all.chunks(vocab).collect();
+    let positions = variant.logits_positions.keys().filter_map(|p| {
+        let position: usize = p.parse().ok()?;
+        Some((p.clone(), rows.get(position)?.to_vec()))
+    });
+    let last = rows.last().map_or(Vec::new(), |row| row.to_vec());
+    let (mut greedy_ids, mut logits) = (Vec::new(), last.clone());
+    for _ in &variant.greedy_ids {
+        let best = (0..vocab).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        let best = best.unwrap_or(0) as u32;
+        greedy_ids.push(best);
+        logits = decoder.forward(&[best], &mut state)?;
+    }
+    Ok(Variant {
+        logits_last: last,
+        logits_positions: positions.collect(),
+        greedy_ids,
+        logits_after: logits,
+        chunked: None,
+        sensitivity: variant.sensitivity,
+        scale: variant.scale,
+        quantization: None,
+        packed: Vec::new(),
+    })
 }
 
 fn compare(decoder: &mut Decoder, case: &Golden, variant: &Variant) -> mlx_native_lm::Result<Outcome> {

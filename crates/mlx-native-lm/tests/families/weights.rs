@@ -34,7 +34,8 @@ fn stream(name: &str, seed: u64, n: usize) -> impl Iterator<Item = u64> {
     (0..n as u64).map(move |i| splitmix(start, i))
 }
 
-fn formula(name: &str, seed: u64, n: usize, c: f64, a: f64) -> Vec<f32> {
+/// `c + a·u` with `u` between -1 and 1, of the tensor's name.
+pub fn formula(name: &str, seed: u64, n: usize, c: f64, a: f64) -> Vec<f32> {
     let (c, a) = (c as f32, a as f32);
     let element = |z: u64| {
         let k = (z >> 40) as i64;
