@@ -53,7 +53,11 @@ fn on_gpu_commands() -> Vec<Cmd> {
     vec![
         Cmd::line("cargo test -p mlx-native --test prove").args(["--features", FEATURES]),
         Cmd::line("cargo test -p mlx-native-lm --features cuda --test golden"),
+        Cmd::line("cargo test -p mlx-native-lm --features cuda --test families -- --device cuda"),
         Cmd::line("cargo test -p mlx-native --test launch_model").args(["--features", FEATURES]),
+        Cmd::line(
+            "cargo run --release -p mlx-native-lm --features cuda --example shape_speed -- --device cuda",
+        ),
     ]
 }
 
@@ -70,6 +74,14 @@ fn pack(folder: &Path) -> Result<()> {
         (
             "golden",
             format!("cargo test --no-run -p mlx-native-lm --test golden --features cuda {json}"),
+        ),
+        (
+            "families",
+            format!("cargo test --no-run -p mlx-native-lm --test families --features cuda {json}"),
+        ),
+        (
+            "shape_speed",
+            format!("cargo build --release -p mlx-native-lm --example shape_speed --features cuda {json}"),
         ),
         (
             "mlx-native",

@@ -152,7 +152,7 @@ impl Pieces<'_> {
     fn end(&mut self, reason: FinishReason) -> Result<Option<Piece>> {
         self.finish_reason = Some(reason);
         let text = self.detokenizer.finish()?;
-        Ok((!text.is_empty()).then(|| Piece { id: self.last, text }))
+        Ok((!text.is_empty()).then_some(Piece { id: self.last, text }))
     }
 }
 

@@ -355,7 +355,7 @@ fn forks_share_blocks_until_one_of_them_writes() {
         .unwrap();
     assert!(error.to_string().contains("allowed"), "{error}");
     let held = state.len();
-    assert!(held > 0 && held % 200 == 0);
+    assert!(held > 0 && held.is_multiple_of(200));
     let other = open("qwen3-f32", 8).new_state(0).unwrap();
     let mut other = other;
     let error = decoder.feed(&[1], &mut other).unwrap_err().to_string();

@@ -43,7 +43,18 @@ struct Device {
     slow: bool,
 }
 
+/// The devices of this build; one only where `MLX_NATIVE_TEST_DEVICE` names it, for machines with a GPU and no clang.
 fn devices() -> Vec<Device> {
+    if let Ok(name) = std::env::var("MLX_NATIVE_TEST_DEVICE") {
+        let kinds = [DeviceKind::Cpu, DeviceKind::Metal, DeviceKind::Cuda];
+        let kind = kinds.into_iter().find(|k| k.name() == name);
+        let kind = kind.unwrap_or_else(|| panic!("no device {name:?} to test"));
+        return vec![Device {
+            name: kind.name(),
+            device: MlxDevice::open(kind).unwrap(),
+            slow: false,
+        }];
+    }
     let open = |kind: DeviceKind, slow: bool| {
         MlxDevice::open(kind).map(|device| Device {
             name: kind.name(),

@@ -38,9 +38,8 @@ pub struct CudaConfig {
     pub cache: bool,
     /// The most bytes to use on the GPU, weights included; `None` = what it has.
     pub memory_limit: Option<usize>,
-    /// Run lists of many kernels as graphs, which costs the processor a fraction of the time. Off until it is proven on a
-    /// GPU.
-    pub graphs: bool,
+    /// Run lists of so many kernels and more as graphs, which costs the processor a fraction of the time; `None` = no list.
+    pub graphs_from: Option<usize>,
     /// Wait after every kernel, so that a failure while work runs names the kernel. Much slower.
     pub synchronous: bool,
 }
@@ -52,7 +51,7 @@ impl Default for CudaConfig {
             nvrtc: None,
             cache: true,
             memory_limit: None,
-            graphs: false,
+            graphs_from: Some(8),
             synchronous: false,
         }
     }

@@ -1,9 +1,6 @@
 //! Stand-ins for the Apple types that the published 0.1.0 interface names, on every platform.
 
-use std::ffi::c_void;
-
-use crate::buffer::MlxBuffer;
-
+pub use crate::buffer::Buffer;
 pub use crate::device::DeviceRef;
 pub use crate::kernel::{ComputePipelineState, ComputePipelineStateRef};
 
@@ -24,38 +21,6 @@ pub struct CommandBuffer(());
 impl CommandBuffer {
     pub(crate) const fn new() -> Self {
         CommandBuffer(())
-    }
-}
-
-/// Memory of a device, as [`MlxBuffer::metal_buffer`] gives it. Clones are the same memory.
-#[derive(Debug)]
-pub struct Buffer(MlxBuffer);
-
-impl Buffer {
-    pub(crate) fn of(buffer: &MlxBuffer) -> Self {
-        Buffer(buffer.share())
-    }
-
-    pub(crate) fn handle(&self) -> &MlxBuffer {
-        &self.0
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn length(&self) -> u64 {
-        self.0.byte_len() as u64
-    }
-
-    /// The address at which the host sees the first byte: [`MlxBuffer::contents_ptr`].
-    #[must_use]
-    pub fn contents(&self) -> *mut c_void {
-        self.0.contents_ptr()
-    }
-}
-
-impl Clone for Buffer {
-    fn clone(&self) -> Self {
-        Buffer(self.0.share())
     }
 }
 

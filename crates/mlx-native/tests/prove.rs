@@ -2,13 +2,14 @@
 //!
 //! `cargo test -p mlx-native --features emulator,testing --test prove [-- FILTER…]`; a filter is part of an operator's
 //! name. `--long` draws ten times as many random cases, `--small` leaves out what the emulator would not run in a moment
-//! (for devices that are as slow), `--times` also prints where the time went.
+//! (for devices that are as slow), `--times` also prints where the time went, `--device=cuda` runs on the devices of one kind.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mlx_native::DeviceKind;
 use mlx_native::ops::suites;
-use mlx_native::testing::{kernel_table, prove, test_devices, time_table};
+use mlx_native::testing::{kernel_table, prove, test_devices_of, time_table};
 
 /// Cases named in the table of times.
 const SLOWEST: usize = 25;
@@ -20,6 +21,23 @@ fn main() -> ExitCode {
     if given("--list") {
         return ExitCode::SUCCESS;
     }
+    let kind = match flags.iter().find_map(|f| f.strip_prefix("--device=")) {
+        None => None,
+        Some(name) => {
+            let kinds = [
+                DeviceKind::Cpu,
+                DeviceKind::Emulator,
+                DeviceKind::Metal,
+                DeviceKind::Cuda,
+            ];
+            let found = kinds.into_iter().find(|k| k.name() == name);
+            if found.is_none_or(|kind| test_devices_of(Some(kind)).is_empty()) {
+                eprintln!("prove: there is no device {name:?} here");
+                return ExitCode::FAILURE;
+            }
+            found
+        }
+    };
     let random = if given("--long") { 80 } else { 8 };
     let mut suites: Vec<_> = suites()
         .into_iter()
@@ -32,7 +50,7 @@ fn main() -> ExitCode {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (passed, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let proof = prove(&suites, random, threads, |end| {
+    let proof = prove(&suites, random, threads, kind, |end| {
         let (verdict, count) = if end.ok {
             ("ok", &passed)
         } else {
@@ -44,7 +62,7 @@ fn main() -> ExitCode {
     if given("--times") {
         println!("\nSeconds, operator x device:\n\n{}", time_table(&proof, SLOWEST));
     }
-    let columns: Vec<String> = test_devices().into_iter().map(|d| d.name).collect();
+    let columns: Vec<String> = test_devices_of(kind).into_iter().map(|d| d.name).collect();
     println!(
         "\nCases that were right, kernel x device:\n\n{}",
         kernel_table(&proof, &columns)

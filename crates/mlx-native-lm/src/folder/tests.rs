@@ -220,7 +220,7 @@ fn bad_folders_end_in_one_line_that_names_the_file() {
         ModelFolder::open(&file)
             .unwrap_err()
             .to_string()
-            .contains("not a folder")
+            .contains("neither a folder")
     );
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();

@@ -114,8 +114,8 @@ fn foreign_formats_are_refused_by_name() {
             .unwrap()
             .quantization()
     };
-    let awq = read(json!({"quantization_config": {"quant_method": "awq", "bits": 4}}));
-    assert!(matches!(awq, Err(LmError::Unsupported(m)) if m.contains("\"awq\"")));
+    let awq = read(json!({"quantization_config": {"quant_method": "aqlm", "bits": 4}}));
+    assert!(matches!(awq, Err(LmError::Unsupported(m)) if m.contains("\"aqlm\"")));
     let legacy = read(json!({"quantization_config": {"bits": 8, "group_size": 32}})).unwrap();
     assert_eq!(legacy.default_spec(), Some(affine(8, 32)));
     assert_eq!(read(json!({})).unwrap().default_spec(), None);

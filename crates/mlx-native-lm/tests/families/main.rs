@@ -48,10 +48,15 @@ fn options() -> Result<Options, String> {
             "--no-hostile" => options.hostile = Some(false),
             "--device" => {
                 let name = value()?;
-                options.device = [DeviceKind::Cpu, DeviceKind::Emulator, DeviceKind::Metal]
-                    .into_iter()
-                    .find(|d| d.to_string() == name)
-                    .ok_or_else(|| format!("no device {name:?}: cpu, emulator, metal"))?;
+                options.device = [
+                    DeviceKind::Cpu,
+                    DeviceKind::Emulator,
+                    DeviceKind::Metal,
+                    DeviceKind::Cuda,
+                ]
+                .into_iter()
+                .find(|d| d.to_string() == name)
+                .ok_or_else(|| format!("no device {name:?}: cpu, emulator, metal, cuda"))?;
             }
             // What the test runner of cargo passes on.
             "--nocapture" | "--quiet" | "--show-output" => {}

@@ -17,7 +17,6 @@ pub use host::{HostRead, HostWrite};
 use crate::backend::Allocation;
 use crate::dtype::DType;
 use crate::error::{MlxError, Result, invalid};
-use crate::metal;
 use host::HostState;
 
 /// A byte range of an allocation as a pair of numbers, `(first, one past the last)`: the unit in which hazards are found.
@@ -57,7 +56,39 @@ pub struct MlxBuffer {
     /// What `as_slice` and `as_mut_slice` of this handle have lent.
     host: HostState,
     /// What `metal_buffer` gave.
-    metal: OnceLock<Box<metal::Buffer>>,
+    metal: OnceLock<Box<Buffer>>,
+}
+
+/// Memory of a device, as [`MlxBuffer::metal_buffer`] gives it. Clones are the same memory.
+#[derive(Debug)]
+pub struct Buffer(MlxBuffer);
+
+impl Buffer {
+    pub(crate) fn of(buffer: &MlxBuffer) -> Self {
+        Buffer(buffer.share())
+    }
+
+    pub(crate) fn handle(&self) -> &MlxBuffer {
+        &self.0
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.0.byte_len() as u64
+    }
+
+    /// The address at which the host sees the first byte: [`MlxBuffer::contents_ptr`].
+    #[must_use]
+    pub fn contents(&self) -> *mut c_void {
+        self.0.contents_ptr()
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        Buffer(self.0.share())
+    }
 }
 
 impl MlxBuffer {
@@ -117,8 +148,8 @@ impl MlxBuffer {
     /// A buffer over memory that [`metal_buffer`](Self::metal_buffer) gave: no copy, the same bytes. A shape whose number of
     /// elements overflows is left out, and the buffer is one of bytes.
     #[must_use]
-    pub fn from_raw(inner: metal::Buffer, dtype: DType, shape: Vec<usize>) -> Self {
-        let handle = inner.handle();
+    pub fn from_raw(inner: Buffer, dtype: DType, shape: Vec<usize>) -> Self {
+        let handle = inner.0;
         match handle.share().relabel(dtype, &shape) {
             Ok(buffer) => buffer,
             Err(_) => {
@@ -132,8 +163,8 @@ impl MlxBuffer {
 
     /// The memory by itself, without dtype and shape.
     #[must_use]
-    pub fn metal_buffer(&self) -> &metal::Buffer {
-        self.metal.get_or_init(|| Box::new(metal::Buffer::of(self)))
+    pub fn metal_buffer(&self) -> &Buffer {
+        self.metal.get_or_init(|| Box::new(Buffer::of(self)))
     }
 
     /// The element type.

@@ -54,8 +54,21 @@ fn host_config() -> Config {
 /// When a device that must be there cannot be opened.
 #[must_use]
 pub fn test_devices() -> Vec<TestDevice> {
+    test_devices_of(None)
+}
+
+/// [`test_devices`], or those of one kind: `cpu`, `emulator`, `metal`, `cuda`.
+///
+/// # Panics
+/// As [`test_devices`].
+#[must_use]
+pub fn test_devices_of(kind: Option<DeviceKind>) -> Vec<TestDevice> {
+    let is_wanted = |k: DeviceKind| kind.is_none_or(|wanted| wanted == k);
     let mut all = Vec::new();
-    for isa in Isa::available() {
+    for isa in Isa::available()
+        .into_iter()
+        .filter(|_| is_wanted(DeviceKind::Cpu))
+    {
         for threads in [1, 3] {
             let config = Config {
                 threads: Some(threads),
@@ -70,7 +83,7 @@ pub fn test_devices() -> Vec<TestDevice> {
             });
         }
     }
-    if cfg!(feature = "emulator") {
+    if cfg!(feature = "emulator") && is_wanted(DeviceKind::Emulator) {
         // The reverse order runs with memory apart, the random one below the Metal host code.
         let variants = [
             ("emulator forward", Schedule::Forward, false, false),
@@ -103,21 +116,33 @@ pub fn test_devices() -> Vec<TestDevice> {
         }
     }
     #[cfg(feature = "emulator")]
-    all.push(TestDevice {
-        name: "metal host code".to_owned(),
-        device: metal_host_device(&host_config(), &MetalHost::default()).unwrap_or_else(|e| panic!("{e}")),
-        small_only: true,
-        group: "emulator",
-    });
-    for kind in [DeviceKind::Metal, DeviceKind::Cuda] {
-        if let Ok(device) = MlxDevice::open(kind) {
+    if is_wanted(DeviceKind::Emulator) {
+        all.push(TestDevice {
+            name: "metal host code".to_owned(),
+            device: metal_host_device(&host_config(), &MetalHost::default())
+                .unwrap_or_else(|e| panic!("{e}")),
+            small_only: true,
+            group: "emulator",
+        });
+    }
+    let mut gpu = |name: &str, kind: DeviceKind, config: &Config| {
+        if is_wanted(kind)
+            && let Ok(device) = MlxDevice::with_config(kind, config)
+        {
             all.push(TestDevice {
-                name: kind.name().to_owned(),
+                name: name.to_owned(),
                 device,
                 small_only: false,
                 group: kind.name(),
             });
         }
-    }
+    };
+    gpu("metal", DeviceKind::Metal, &Config::default());
+    // One kernel after the other, and every list as a graph.
+    let mut config = Config::default();
+    config.cuda.graphs_from = None;
+    gpu("cuda", DeviceKind::Cuda, &config);
+    config.cuda.graphs_from = Some(1);
+    gpu("cuda graphs", DeviceKind::Cuda, &config);
     all
 }

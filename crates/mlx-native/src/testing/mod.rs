@@ -23,7 +23,7 @@ pub use crate::backend::metal::executing::{MetalHost, MetalHostDefect, MetalHost
 pub use compare::Tolerance;
 #[cfg(feature = "emulator")]
 pub use devices::metal_host_device;
-pub use devices::{TestDevice, test_devices};
+pub use devices::{TestDevice, test_devices, test_devices_of};
 #[doc(hidden)]
 pub use fuzz::{fuzz_gguf, fuzz_msl, fuzz_safetensors};
 pub use golden::Golden;

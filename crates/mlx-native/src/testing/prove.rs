@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::{Case, Prepared, Rng, Suite, TestDevice, test_devices};
+use super::{Case, Prepared, Rng, Suite, TestDevice, test_devices_of};
+use crate::device_kind::DeviceKind;
 use crate::registry::KernelRegistry;
 
 /// The column of inputs and reference in the table of times.
@@ -107,12 +108,19 @@ struct Progress {
 }
 
 /// Runs the cases of every suite, and `random` more of each, on every device. Each of `threads` threads opens devices of
-/// its own and takes case after case, the costly ones first. Devices of one group must give equal bits. `ended` is told
+/// its own and takes case after case, the costly ones first. Devices of one group must give equal bits. `kind` leaves the
+/// devices of one kind. `ended` is told
 /// when the last case of a suite is done.
 ///
 /// # Panics
 /// When a device that must be there cannot be opened.
-pub fn prove(suites: &[Suite], random: usize, threads: usize, ended: impl Fn(SuiteEnd) + Sync) -> Proof {
+pub fn prove(
+    suites: &[Suite],
+    random: usize,
+    threads: usize,
+    kind: Option<DeviceKind>,
+    ended: impl Fn(SuiteEnd) + Sync,
+) -> Proof {
     let drawn: Vec<Vec<Box<dyn Case>>> = suites
         .iter()
         .map(|suite| {
@@ -143,7 +151,7 @@ pub fn prove(suites: &[Suite], random: usize, threads: usize, ended: impl Fn(Sui
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                let devices = test_devices();
+                let devices = test_devices_of(kind);
                 let mut registry = KernelRegistry::new();
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let suite = &suites[job.suite];

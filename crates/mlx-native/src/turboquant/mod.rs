@@ -111,7 +111,7 @@ pub(crate) fn butterflies(x: &mut [f32]) {
 /// product with `1/√n`.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a length that is no power of two.
+/// [`MlxError::InvalidArgument`] for a length that is no power of two.
 pub fn fwht_inplace(x: &mut [f32]) -> Result<()> {
     if !x.len().is_power_of_two() {
         return invalid!(
@@ -132,7 +132,7 @@ pub fn fwht_inplace(x: &mut [f32]) -> Result<()> {
 /// one of two equally near. A norm below 1e-30 gives indices of 0 and a norm of 0.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a `head_dim` that is no power of two, or an `x` of
+/// [`MlxError::InvalidArgument`] for a `head_dim` that is no power of two, or an `x` of
 /// another length.
 pub fn turboquant_quantize(x: &[f32], config: &TurboQuantConfig) -> Result<(Vec<u8>, f32)> {
     let dim = config.head_dim;
@@ -164,8 +164,8 @@ pub fn turboquant_quantize(x: &[f32], config: &TurboQuantConfig) -> Result<(Vec<
 /// What [`turboquant_quantize`] packed, as far as the levels keep it. Bits that `packed` lacks count as zeros, as in 0.1.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a `head_dim` that is no power of two,
-/// [`MlxError::BufferAllocationError`](crate::MlxError::BufferAllocationError) for one that there is no memory for.
+/// [`MlxError::InvalidArgument`] for a `head_dim` that is no power of two,
+/// [`MlxError::BufferAllocationError`] for one that there is no memory for.
 pub fn turboquant_dequantize(packed: &[u8], norm: f32, config: &TurboQuantConfig) -> Result<Vec<f32>> {
     let dim = config.head_dim;
     if !dim.is_power_of_two() {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::bodies;
 use super::cache::Cache;
 use super::gpu::{FunctionFacts, Gpu};
 use super::nvrtc::{Output, TextCompiler};
@@ -147,10 +148,13 @@ impl<G: Gpu> Compiler<G> {
         max_threads: Option<u32>,
         form: Form,
     ) -> std::result::Result<Compiled<G>, String> {
+        // A body counts its blocks itself, and has them all whole.
+        let body = bodies::find(name, constants).filter(|_| form == Form::default());
         let wanted = Wanted {
             kernel: name,
             form,
             max_threads,
+            body,
         };
         let mut unit = text::unit(text, constants, &[wanted]).map_err(|e| e.to_string())?;
         let entry = unit.entries.remove(0);
@@ -168,9 +172,10 @@ impl<G: Gpu> Compiler<G> {
             .iter()
             .filter_map(|a| a.copied.as_deref())
             .collect();
+        let shared_memory = entry.body.map_or(0, |b| b.shared_memory);
         let load = |image: &[u8]| {
             self.gpu
-                .load(image, &entry.symbol, &variables)
+                .load(image, &entry.symbol, &variables, shared_memory)
                 .map_err(|e| e.to_string())
         };
         let compiler = self.compiler();

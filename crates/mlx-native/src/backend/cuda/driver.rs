@@ -68,6 +68,7 @@ functions! {
         fn cuModuleGetFunction(function: *mut FunctionHandle, module: Module, name: *const c_char) -> Status;
         fn cuModuleGetGlobal_v2(address: *mut Address, byte_len: *mut usize, module: Module, name: *const c_char) -> Status;
         fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: FunctionHandle) -> Status;
+        fn cuFuncSetAttribute(function: FunctionHandle, attribute: c_int, value: c_int) -> Status;
         fn cuLaunchKernel(
             function: FunctionHandle,
             grid_x: c_uint,
@@ -109,6 +110,9 @@ const READ_ONLY_HOST_REGISTER_SUPPORTED: c_int = 113;
 const MEMORY_POOLS_SUPPORTED: c_int = 115;
 const FUNCTION_MAX_THREADS: c_int = 0;
 const FUNCTION_SHARED_MEMORY: c_int = 1;
+const FUNCTION_MAX_DYNAMIC_SHARED_MEMORY: c_int = 8;
+/// Bytes of shared memory that a launch may ask for without leave.
+const USUAL_SHARED_MEMORY: u32 = 48 << 10;
 
 /// Memory that was freed is kept for the next allocation up to this many bytes.
 const KEPT_MEMORY: u64 = 1 << 30;
@@ -613,6 +617,7 @@ impl Gpu for CudaGpu {
         image: &[u8],
         symbol: &str,
         variables: &[&str],
+        shared_memory: u32,
     ) -> Result<(Function, FunctionFacts), Failure> {
         let c_string = |s: &str| CString::new(s).map_err(|_| Failure::new(1, "a name with a zero byte"));
         let functions = self.context.enter()?;
@@ -631,6 +636,14 @@ impl Gpu for CudaGpu {
         let name = c_string(symbol)?;
         // SAFETY: a place to write to, a loaded module, and a string that ends with a zero.
         self.check(unsafe { functions.cuModuleGetFunction(&mut function, module.module, name.as_ptr()) })?;
+        if shared_memory > USUAL_SHARED_MEMORY {
+            let wanted = c_int::try_from(shared_memory)
+                .map_err(|_| Failure::new(1, format!("{shared_memory} bytes of shared memory")))?;
+            // SAFETY: a function of a loaded module.
+            self.check(unsafe {
+                functions.cuFuncSetAttribute(function, FUNCTION_MAX_DYNAMIC_SHARED_MEMORY, wanted)
+            })?;
+        }
         let attribute = |which| {
             let mut value = 0;
             // SAFETY: a place to write to.

@@ -117,12 +117,13 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
     fn download(&self, from: Address, out: &mut [u8]) -> Result<(), Failure>;
 
     /// Loads machine code, or intermediate code for the driver to compile, and finds in it the function `symbol` and the
-    /// lengths of `variables`.
+    /// lengths of `variables`. Launches will ask for up to `shared_memory` bytes beyond what the function declares.
     fn load(
         &self,
         image: &[u8],
         symbol: &str,
         variables: &[&str],
+        shared_memory: u32,
     ) -> Result<(Self::Function, FunctionFacts), Failure>;
 
     /// Puts a launch into the stream of work.

@@ -9,6 +9,7 @@
 //! | failures that end the device | `health.rs` |
 //! | kernels into functions, and machine code on disk | `compile.rs`, `cache.rs` |
 //! | Metal text into CUDA text, behind a prelude | `text.rs`, `prelude/` |
+//! | second texts of a few kernels, for tensor cores | `bodies.rs`, `bodies/` |
 //! | the compiler NVRTC | `nvrtc.rs` |
 //! | the calls of the driver: a trait, and the driver | `gpu.rs`, `driver.rs` |
 //! | compiling every kernel without a GPU, a test | `offline.rs` |
@@ -27,6 +28,7 @@
 //! reference to constants to a buffer or to bytes of the launch. CUDA has whole blocks, few of them along y and z, and
 //! parameters that are values or addresses. A kernel is compiled in the form that its launches need; see `text::Form`.
 
+mod bodies;
 mod cache;
 mod compile;
 mod device;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::bodies;
 use super::nvrtc::TextCompiler;
 use super::nvrtc::{Nvrtc, Output};
 use super::text::{self, Form, Wanted};
@@ -115,6 +116,8 @@ fn run(job: &Job, nvrtc: &Nvrtc, options: &Offline) -> std::result::Result<Strin
             kernel,
             form: (job.form)(&job.source, kernel),
             max_threads: None,
+            body: bodies::find(kernel, &job.constants)
+                .filter(|_| (job.form)(&job.source, kernel) == Form::default()),
         })
         .collect();
     let unit = text::unit(&job.source, &job.constants, &wanted).map_err(|e| e.to_string())?;

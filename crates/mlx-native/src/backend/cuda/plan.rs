@@ -130,6 +130,13 @@ impl<G: Gpu> Plan<G> {
         let shared_memory = self.threadgroup_memory(dispatch, &compiled, limits)?;
         let groups = dispatch.grid.threadgroups(dispatch.group);
         let (mut blocks, mut threads) = (groups, dispatch.group);
+        let mut shared_memory = shared_memory;
+        if let Some(body) = compiled.entry.body {
+            blocks[0] = blocks[0].div_ceil(body.groups[0]);
+            blocks[1] = blocks[1].div_ceil(body.groups[1]);
+            threads = [body.threads, 1, 1];
+            shared_memory = body.shared_memory;
+        }
         if compiled.entry.mapped {
             let count = groups.iter().try_fold(1u64, |n, g| n.checked_mul(u64::from(*g)));
             let Some(count) = count.filter(|n| *n <= MAX_GROUPS_X) else {

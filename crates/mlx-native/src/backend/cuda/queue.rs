@@ -21,8 +21,8 @@ pub(super) struct Queue<G: Gpu> {
     limits: Limits,
     /// Wait after every step, so that a failure names its kernel.
     synchronous: bool,
-    /// Lists of many steps are run as graphs.
-    graphs: bool,
+    /// Lists of so many steps and more are run as graphs.
+    graphs_from: usize,
     /// None once the device is being dropped.
     state: Mutex<Option<State<G>>>,
     waiter: Option<JoinHandle<()>>,
@@ -41,8 +41,6 @@ struct KeptGraph<G: Gpu> {
     _functions: Vec<Arc<Compiled<G>>>,
 }
 
-/// From so many steps on a list is run as a graph.
-const GRAPH_STEPS: usize = 8;
 /// Graphs that are kept: a model has a few shapes of lists.
 const KEPT_GRAPHS: usize = 16;
 
@@ -82,7 +80,10 @@ impl<G: Gpu> Queue<G> {
             health,
             limits,
             synchronous: config.synchronous,
-            graphs: config.graphs && !config.synchronous,
+            graphs_from: config
+                .graphs_from
+                .filter(|_| !config.synchronous)
+                .unwrap_or(usize::MAX),
             state: Mutex::new(Some(State {
                 flights,
                 graphs: Vec::new(),
@@ -127,7 +128,7 @@ impl<G: Gpu> Queue<G> {
         let plan = flight.plan.insert(plan);
         let queue_error = |e: Failure| self.health.error("the queue", &e);
         let start = self.gpu.record().map_err(queue_error)?;
-        let result = if self.graphs && plan.steps.len() >= GRAPH_STEPS {
+        let result = if !plan.steps.is_empty() && plan.steps.len() >= self.graphs_from {
             self.run_as_graph(&work, plan, graphs, &mut flight.retired)
         } else {
             self.steps(&work, plan)

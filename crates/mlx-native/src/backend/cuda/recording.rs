@@ -180,6 +180,7 @@ impl Gpu for Recording {
         image: &[u8],
         symbol: &str,
         variables: &[&str],
+        _shared_memory: u32,
     ) -> Result<(Function, FunctionFacts), Failure> {
         let mut log = self.log.lock().unwrap();
         log.failure("load")?;

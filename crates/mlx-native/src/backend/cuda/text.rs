@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use super::bodies::{Body, BodyLaunch};
 use crate::kernel::ConstantValue;
 use crate::kernel::msl::rewrite::{self, Options, Target};
 use crate::kernel::msl::{self, MslError, ParameterKind, Space};
@@ -22,6 +23,10 @@ pub(super) const PRELUDE: [(&str, &str); 9] = [
     ("atomic.hpp", include_str!("prelude/atomic.hpp")),
     ("launch.hpp", include_str!("prelude/launch.hpp")),
 ];
+
+/// Kernels that wait for memory and use more registers than leave room for others to run meanwhile: threads of a block, and blocks that a
+/// multiprocessor must have registers for.
+const CROWDED: (&str, u32, u32) = ("attention_rows_", 256, 2);
 
 /// In which of its forms a kernel is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -43,6 +48,8 @@ pub(super) struct Entry {
     /// Indices of threadgroup memory: each parameter is its first byte in what the launch asks for.
     pub threadgroup: Vec<u32>,
     pub mapped: bool,
+    /// How it is launched where it is a body.
+    pub body: Option<BodyLaunch>,
 }
 
 /// A buffer argument as a parameter of an entry.
@@ -67,6 +74,8 @@ pub(super) struct Wanted<'a> {
     pub form: Form,
     /// The most threads of a threadgroup, where the kernel says so.
     pub max_threads: Option<u32>,
+    /// What runs in the place of the Metal text's function.
+    pub body: Option<&'a Body>,
 }
 
 /// Makes the text of `wanted`, kernels of the MSL text `source`.
@@ -97,6 +106,15 @@ pub(super) fn unit(
     }
     text.push_str("namespace metal {\n");
     text.push_str(&rewritten.text);
+    let mut bodies: Vec<&Body> = Vec::new();
+    for body in wanted.iter().filter_map(|w| w.body) {
+        if !bodies.contains(&body) {
+            bodies.push(body);
+        }
+    }
+    for (name, body) in bodies.iter().flat_map(|b| b.texts) {
+        let _ = write!(text, "\n#line 1 \"{name}\"\n{body}");
+    }
     text.push_str("\n#line 1 \"entry\"\n");
     let mut entries = Vec::with_capacity(wanted.len());
     for w in wanted {
@@ -140,12 +158,17 @@ fn symbol(kernel: &str) -> String {
 
 fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entry {
     let symbol = symbol(&entry.host_name);
-    let function = &entry.expression;
+    let function = match wanted.body {
+        // `f` or `f < float >`.
+        Some(body) => entry.expression.replacen(body.replaces, body.function, 1),
+        None => entry.expression.clone(),
+    };
     let mut made = Entry {
         symbol: symbol.clone(),
         arguments: Vec::new(),
         threadgroup: Vec::new(),
         mapped: wanted.form.mapped,
+        body: wanted.body.map(|b| b.launch),
     };
     let (mut buffers, mut memory, mut call, mut lengths) =
         (Vec::new(), Vec::new(), Vec::new(), String::new());
@@ -200,9 +223,17 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
     } else {
         "const on_cuda::plain_launch launch;"
     };
-    let bounds = wanted
-        .max_threads
-        .map_or(String::new(), |n| format!("__launch_bounds__({n}) "));
+    let bounds = match (wanted.body, wanted.max_threads) {
+        (Some(body), _) => format!(
+            "__launch_bounds__({}, {}) ",
+            body.launch.threads, body.launch.blocks
+        ),
+        (None, _) if wanted.kernel.starts_with(CROWDED.0) => {
+            format!("__launch_bounds__({}, {}) ", CROWDED.1, CROWDED.2)
+        }
+        (None, Some(n)) => format!("__launch_bounds__({n}) "),
+        (None, None) => String::new(),
+    };
     let _ = write!(
         text,
         "typedef decltype({function}) {symbol}_type;\n{lengths}extern \"C\" __global__ void {bounds}{symbol}({}) {{\n  \

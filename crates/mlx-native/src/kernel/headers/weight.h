@@ -19,7 +19,27 @@ constant uint SCALE_TYPE [[function_constant(2)]];
 // Whether there is a global scale, of nvfp4.
 constant bool GLOBAL_SCALE [[function_constant(3)]];
 
+// Whether codes are at multiples of 8 bytes, the codes of each run too: affine formats of 4 and 8 bits, small floats, and
+// dense rows of whole runs.
+constant bool WIDE_CODES [[function_constant(9)]];
+
 constant constexpr uint RUN = 16;
+
+// `COUNT` words of codes, an even number.
+template <uint COUNT>
+inline void read_words(device const uchar *p, thread uint *words) {
+    if (WIDE_CODES) {
+        for (uint i = 0; i < COUNT / 2; i++) {
+            const uint2 two = ((device const uint2 *)p)[i];
+            words[2 * i] = two.x;
+            words[2 * i + 1] = two.y;
+        }
+    } else {
+        for (uint i = 0; i < COUNT; i++) {
+            words[i] = ((device const uint *)p)[i];
+        }
+    }
+}
 
 // Where a row of a matrix lies: its codes, its scales, and its biases or the global scale of its matrix.
 struct WeightRow {
@@ -57,9 +77,11 @@ struct Affine {
     float scale;
     float bias;
 
-    void read(WeightRow row, uint column, uint) {
+    void read_codes(WeightRow row, uint column) {
         device const uchar *p = row.codes + column / RUN * (2 * BITS);
-        if (BITS % 2 == 0) {
+        if (BITS % 4 == 0) {
+            read_words<WORDS>(p, words);
+        } else if (BITS % 2 == 0) {
             for (uint i = 0; i < WORDS; i++) {
                 words[i] = ((device const uint *)p)[i];
             }
@@ -71,6 +93,10 @@ struct Affine {
             }
             words[WORDS - 1] = halves[BITS - 1];
         }
+    }
+
+    void read(WeightRow row, uint column, uint) {
+        read_codes(row, column);
         scale = float_at(row.scales, SCALE_TYPE, column / GROUP_SIZE);
         bias = float_at(row.biases, SCALE_TYPE, column / GROUP_SIZE);
     }
@@ -133,9 +159,7 @@ struct Float4 {
     float bias;
 
     void read(WeightRow row, uint column, uint) {
-        device const uint *p = (device const uint *)row.codes + column / 8;
-        words[0] = p[0];
-        words[1] = p[1];
+        read_words<2>(row.codes + column / 2, words);
         if (NVIDIA) {
             scale = float8_value(row.scales[column / 16]);
             if (GLOBAL_SCALE) {
@@ -175,10 +199,7 @@ struct Float8 {
     float bias;
 
     void read(WeightRow row, uint column, uint) {
-        device const uint *p = (device const uint *)row.codes + column / 4;
-        for (uint i = 0; i < 4; i++) {
-            words[i] = p[i];
-        }
+        read_words<4>(row.codes + column, words);
         scale = power8_value(row.scales[column / 32]);
         bias = 0;
     }
@@ -212,8 +233,16 @@ struct Dense {
 
     void read(WeightRow row, uint column, uint count) {
         device const W *p = (device const W *)row.codes + column;
-        for (uint i = 0; i < RUN; i++) {
-            values[i] = i < count ? float(p[i]) : 0.0f;
+        if (WIDE_CODES) {
+            uint words[RUN * sizeof(W) / 4];
+            read_words<RUN * sizeof(W) / 4>((device const uchar *)p, words);
+            for (uint i = 0; i < RUN; i++) {
+                values[i] = element_of(words, i, W(0));
+            }
+        } else {
+            for (uint i = 0; i < RUN; i++) {
+                values[i] = i < count ? float(p[i]) : 0.0f;
+            }
         }
         scale = 1;
         bias = 0;

@@ -98,6 +98,7 @@ pub(crate) fn rewrite(source: &str, options: &Options<'_>) -> Result<Rewritten, 
         variables: 0,
         asks_defined,
         fields: HashSet::new(),
+        unset: HashSet::new(),
     };
     if rewriter.cuda() {
         rewriter.fields = swizzle::fields(&syntax)?;
@@ -156,6 +157,8 @@ struct Rewriter<'r, 'a> {
     asks_defined: HashSet<String>,
     /// Members of the text's own types that are named like swizzles.
     fields: HashSet<String>,
+    /// Function constants without a value, and variables made of such.
+    unset: HashSet<String>,
 }
 
 impl Rewriter<'_, '_> {
@@ -210,7 +213,13 @@ impl Rewriter<'_, '_> {
                     None => self.code(range.clone()),
                 },
                 Item::Constant { .. } => self.constant(&item)?,
-                Item::Other { range } => self.code(range.clone()),
+                Item::Other { range } => match self.made_of_unset(range) {
+                    Some(text) => {
+                        let token = &self.s.tokens[range.start];
+                        self.out.text(&text, token.line, token.file);
+                    }
+                    None => self.code(range.clone()),
+                },
             }
         }
         Ok(())
@@ -340,14 +349,36 @@ impl Rewriter<'_, '_> {
                 )
             }
             // A namespace, for this compiler's variables have no symbols of one's choice.
-            None if self.cuda() => format!(
-                "namespace {UNSET_CONSTANT_SYMBOL} {{ extern __device__ const {ty} {name}; }} using {UNSET_CONSTANT_SYMBOL}::{name};"
-            ),
+            None if self.cuda() => {
+                self.unset.insert(name.to_string());
+                unset_variable(ty, name)
+            }
             None => format!("extern const {ty} {name} __asm__(\"{UNSET_CONSTANT_SYMBOL}{name}\");"),
         };
         let token = &self.s.tokens[item.range().start];
         self.out.text(&text, token.line, token.file);
         Ok(())
+    }
+
+    /// What stands on CUDA for `constant bool A = !B;` where `B` has no value: `A` has none either. Its variables at the scope
+    /// of the program cannot be worked out when the program starts, as other devices do.
+    fn made_of_unset(&mut self, range: &Range<usize>) -> Option<String> {
+        if self.unset.is_empty() || !self.s.is(range.start, "constant") {
+            return None;
+        }
+        let equals = range.clone().find(|i| self.s.is(*i, "="))?;
+        let is_unset = |i: usize| self.unset.contains(self.s.tokens[i].text.as_ref());
+        if !(equals..range.end).any(is_unset) {
+            return None;
+        }
+        let name = self.s.tokens[equals - 1].text.to_string();
+        let ty: Vec<&str> = (range.start..equals - 1)
+            .map(|i| self.s.tokens[i].text.as_ref())
+            .filter(|word| !["constant", "const", "static", "constexpr"].contains(word))
+            .collect();
+        let text = unset_variable(&ty.join(" "), &name);
+        self.unset.insert(name);
+        Some(text)
     }
 
     /// Emits tokens outside function bodies.
@@ -514,4 +545,12 @@ fn literal(text: &str) -> Option<String> {
         Some(ty) => Some(format!("{ty}({digits}{})", if floating { "f" } else { ".0f" })),
         None => floating.then(|| format!("{text}f")),
     }
+}
+
+/// A variable whose use the assembler of CUDA's complains of, by its name. It is in a namespace because variables have no
+/// symbols of one's choice there.
+fn unset_variable(ty: &str, name: &str) -> String {
+    format!(
+        "namespace {UNSET_CONSTANT_SYMBOL} {{ extern __device__ const {ty} {name}; }} using {UNSET_CONSTANT_SYMBOL}::{name};"
+    )
 }

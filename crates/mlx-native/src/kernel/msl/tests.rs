@@ -497,6 +497,34 @@ constant uint c [[function_constant(2)]];\nconstant bool has = is_function_const
 }
 
 #[test]
+fn what_is_made_of_a_constant_without_a_value_has_none_on_cuda() {
+    let text =
+        "constant bool a [[function_constant(0)]];\nconstant bool b = !a;\nconstant uint c = b ? 1 : 2;
+constant uint d = 3;";
+    let cuda = |constants: &[(u32, ConstantValue)]| {
+        let options = Options {
+            target: Target::Cuda,
+            file: "k.metal",
+            constants,
+        };
+        rewrite(text, &options).unwrap().text
+    };
+    let unset = cuda(&[]);
+    for name in ["bool a", "bool b", "uint c"] {
+        assert!(
+            unset.contains(&format!("extern __device__ const {name};")),
+            "{unset}"
+        );
+    }
+    assert!(unset.contains("const uint d = 3 ;"), "{unset}");
+    let set = cuda(&[(0, ConstantValue::Bool(true))]);
+    assert!(
+        set.contains("const bool b = ! a ;") && !set.contains("extern"),
+        "{set}"
+    );
+}
+
+#[test]
 fn spaces_and_accesses_are_told_apart() {
     let k =
         kernel("kernel void f(const constant float* a, constant const float& b, device float* const c) {}");

@@ -15,6 +15,7 @@
 // Lengths, ranges and blocks come out of buffers and may be anything: they are cut to what there is.
 
 #include "segments.h"
+#include "floats.h"
 #include <metal_simdgroup_matrix>
 
 struct AttentionParams {
@@ -133,20 +134,65 @@ inline float masked(constant AttentionParams &p, device const uchar *mask, float
 //
 // The rows of a sequence that share a kv head are G * rows, G = n_heads / n_kv_heads: row r is head r / rows of the group,
 // row r % rows of the sequence. A threadgroup of 8 simdgroups has ROWS of them and one part of the keys. The simdgroups
-// take 4 keys in turn, each for all rows; lane i has the elements i, i + 32, ... of rows; at the end they add up in
-// threadgroup memory.
+// take SIDES * KEYS keys in turn, each for all rows. LANES lanes have a key, each a run of V elements of it, so that a
+// simdgroup has SIDES = 32 / LANES keys side by side; the sides have maxima and sums of their own, which are joined at the
+// end, then those of the simdgroups in threadgroup memory.
 //
-// Launch: groups of 256 threads, grid (slots_per_seq * sequences, n_kv_heads, n_parts). E * 32 >= head_dim, v_dim. ROWS
+// Launch: groups of 256 threads, grid (slots_per_seq * sequences, n_kv_heads, n_parts). LANES * V >= head_dim, v_dim. ROWS
 // is at most MAX_ROWS. DIRECT: there is one part, and the result goes to the output.
 
 constant uint ROWS [[function_constant(0)]];
 constant bool DIRECT [[function_constant(1)]];
 constant bool IN_PARTS = !DIRECT;
+// Whether keys and values are at multiples of 16 bytes, and so are their rows.
+constant bool WIDE [[function_constant(2)]];
 
 constant constexpr uint SIMDGROUPS = 8;
-constant constexpr uint STEP = 4;
 
-template <typename T, uint E, uint MAX_ROWS>
+// V elements of a row of keys or values, as words.
+template <typename T, uint V>
+struct Run {
+    static constant constexpr uint WORDS = V * sizeof(T) / 4;
+    uint words[WORDS];
+
+    // Elements from `first` on of a row of `length`; zeros beyond it, and for no row at all.
+    void read(device const T *row, uint first, uint length, bool is_row) {
+        #pragma unroll
+        for (uint i = 0; i < WORDS; i++) {
+            words[i] = 0;
+        }
+        if (WIDE) {
+            // A run may begin inside the row and end beyond it, by whole fours of words.
+            #pragma unroll
+            for (uint i = 0; i < WORDS / 4; i++) {
+                if (is_row && first + i * (16 / sizeof(T)) < length) {
+                    const uint4 four = ((device const uint4 *)(row + first))[i];
+                    words[4 * i] = four.x;
+                    words[4 * i + 1] = four.y;
+                    words[4 * i + 2] = four.z;
+                    words[4 * i + 3] = four.w;
+                }
+            }
+            return;
+        }
+        #pragma unroll
+        for (uint i = 0; i < V; i++) {
+            if (is_row && first + i < length) {
+                if (sizeof(T) == 4) {
+                    words[i] = ((device const uint *)row)[first + i];
+                } else {
+                    words[i / 2] |= uint(((device const ushort *)row)[first + i]) << (i % 2 * 16);
+                }
+            }
+        }
+    }
+
+    float at(uint i) const {
+        return element_of(words, i, T(0));
+    }
+};
+
+template <typename T, uint LANES, uint V, uint KEYS, uint MAX_ROWS>
 [[kernel]] void attention_rows(device const T *q [[buffer(0)]],
                                device const T *k [[buffer(1)]],
                                device const T *v [[buffer(2)]],
@@ -159,9 +205,13 @@ template <typename T, uint E, uint MAX_ROWS>
                                device float *sums [[buffer(9), function_constant(IN_PARTS)]],
                                device float *states [[buffer(10), function_constant(IN_PARTS)]],
                                uint3 group [[threadgroup_position_in_grid]],
+                               uint thread_index [[thread_index_in_threadgroup]],
                                uint simdgroup [[simdgroup_index_in_threadgroup]],
                                uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup float part_o[SIMDGROUPS * E * 32];
+    constexpr uint DIM = LANES * V;
+    constexpr uint SIDES = 32 / LANES;
+    constexpr uint STEP = SIDES * KEYS;
+    threadgroup float part_o[SIMDGROUPS * DIM];
     threadgroup float part_m[SIMDGROUPS * MAX_ROWS];
     threadgroup float part_l[SIMDGROUPS * MAX_ROWS];
 
@@ -184,9 +234,12 @@ template <typename T, uint E, uint MAX_ROWS>
     const uint first_key = min(uint(part_start), last_end);
     const uint end_key = min(last_end, first_key + PART);
     const float factor = score_factor(p);
+    const uint side = lane / LANES;
+    const uint run = lane % LANES * V;
 
-    float query[MAX_ROWS][E], o[MAX_ROWS][E], m[MAX_ROWS], l[MAX_ROWS];
+    float query[MAX_ROWS][V], o[MAX_ROWS][V], m[MAX_ROWS], l[MAX_ROWS];
     uint low[MAX_ROWS], end[MAX_ROWS];
+    #pragma unroll
     for (uint r = 0; r < MAX_ROWS; r++) {
         const bool is_row = r < ROWS && first + r < n;
         const uint head = group.y * heads + (first + r) / rows_here;
@@ -196,95 +249,139 @@ template <typename T, uint E, uint MAX_ROWS>
         m[r] = NO_SCORE;
         l[r] = 0.0f;
         const ulong at = (seq.start + i) * p.q_row_stride + ulong(head) * p.q_head_stride;
-        for (uint e = 0; e < E; e++) {
-            const uint d = lane + 32 * e;
-            query[r][e] = is_row && d < p.head_dim ? float(q[at + d]) * factor : 0.0f;
+        #pragma unroll
+        for (uint e = 0; e < V; e++) {
+            query[r][e] = is_row && run + e < p.head_dim ? float(q[at + run + e]) * factor : 0.0f;
             o[r][e] = 0.0f;
         }
     }
 
-    for (uint key = first_key + STEP * simdgroup; key < end_key; key += STEP * SIMDGROUPS) {
-        const ulong row = key_row(p, block_table, s, group.y, key);
-        float weight[MAX_ROWS][STEP];
-        for (uint j = 0; j < STEP; j++) {
-            device const T *k_row = k + (row + j) * p.head_dim;
-            float x[E];
-            for (uint e = 0; e < E; e++) {
-                const uint d = lane + 32 * e;
-                x[e] = key + j < end_key && d < p.head_dim ? float(k_row[d]) : 0.0f;
-            }
+    for (uint base = first_key + STEP * simdgroup; base < end_key; base += STEP * SIMDGROUPS) {
+        const ulong row = key_row(p, block_table, s, group.y, base) + side;
+        const uint key = base + side;
+        Run<T, V> keys[KEYS], values[KEYS];
+        #pragma unroll
+        for (uint j = 0; j < KEYS; j++) {
+            keys[j].read(k + (row + j * SIDES) * p.head_dim, run, p.head_dim, key + j * SIDES < end_key);
+        }
+        #pragma unroll
+        for (uint j = 0; j < KEYS; j++) {
+            values[j].read(v + (row + j * SIDES) * p.v_dim, run, p.v_dim, key + j * SIDES < end_key);
+        }
+        float weight[MAX_ROWS][KEYS];
+        #pragma unroll
+        for (uint j = 0; j < KEYS; j++) {
+            #pragma unroll
             for (uint r = 0; r < MAX_ROWS; r++) {
                 if (r < ROWS) {
                     float sum = 0.0f;
-                    for (uint e = 0; e < E; e++) {
-                        sum += query[r][e] * x[e];
+                    #pragma unroll
+                    for (uint e = 0; e < V; e++) {
+                        sum += query[r][e] * keys[j].at(e);
                     }
-                    weight[r][j] = simd_sum(sum);
+                    weight[r][j] = sum;
                 }
             }
         }
+        #pragma unroll
         for (uint r = 0; r < MAX_ROWS; r++) {
             if (r < ROWS) {
+                #pragma unroll
+                for (uint j = 0; j < KEYS; j++) {
+                    #pragma unroll
+                    for (uint apart = LANES / 2; apart > 0; apart /= 2) {
+                        weight[r][j] += simd_shuffle_xor(weight[r][j], ushort(apart));
+                    }
+                }
                 float new_m = m[r];
-                for (uint j = 0; j < STEP; j++) {
-                    const bool is_seen = key + j >= low[r] && key + j < end[r];
+                #pragma unroll
+                for (uint j = 0; j < KEYS; j++) {
+                    const uint at = key + j * SIDES;
+                    const bool is_seen = at >= low[r] && at < end[r];
                     if (is_seen && (p.softcap != 0.0f || p.mask_kind != 0)) {
                         const uint head = group.y * heads + (first + r) / rows_here;
                         const uint i = p.first_row + (first + r) % rows_here;
-                        weight[r][j] = masked<T>(p, mask, weight[r][j], s, head, i, key + j);
+                        weight[r][j] = masked<T>(p, mask, weight[r][j], s, head, i, at);
                     }
                     new_m = is_seen ? max(new_m, weight[r][j]) : new_m;
                 }
                 const float keep = exp2(m[r] - new_m);
                 m[r] = new_m;
                 l[r] *= keep;
-                for (uint j = 0; j < STEP; j++) {
-                    const bool is_seen = key + j >= low[r] && key + j < end[r];
+                #pragma unroll
+                for (uint j = 0; j < KEYS; j++) {
+                    const uint at = key + j * SIDES;
+                    const bool is_seen = at >= low[r] && at < end[r];
                     weight[r][j] = is_seen ? exp2(weight[r][j] - new_m) : 0.0f;
                     l[r] += weight[r][j];
                 }
-                for (uint e = 0; e < E; e++) {
+                #pragma unroll
+                for (uint e = 0; e < V; e++) {
                     o[r][e] *= keep;
                 }
             }
         }
-        for (uint j = 0; j < STEP; j++) {
-            device const T *v_row = v + (row + j) * p.v_dim;
-            float x[E];
-            for (uint e = 0; e < E; e++) {
-                const uint d = lane + 32 * e;
-                x[e] = key + j < end_key && d < p.v_dim ? float(v_row[d]) : 0.0f;
-            }
+        #pragma unroll
+        for (uint j = 0; j < KEYS; j++) {
+            #pragma unroll
             for (uint r = 0; r < MAX_ROWS; r++) {
                 // The test keeps what a row must not see out of it, be it NaN.
                 if (r < ROWS && weight[r][j] != 0.0f) {
-                    for (uint e = 0; e < E; e++) {
-                        o[r][e] += weight[r][j] * x[e];
+                    #pragma unroll
+                    for (uint e = 0; e < V; e++) {
+                        o[r][e] += weight[r][j] * values[j].at(e);
                     }
                 }
             }
         }
     }
 
+    #pragma unroll
+    for (uint r = 0; r < MAX_ROWS; r++) {
+        if (r < ROWS) {
+            #pragma unroll
+            for (uint apart = LANES; apart < 32; apart *= 2) {
+                const float other_m = simd_shuffle_xor(m[r], ushort(apart));
+                const float new_m = max(m[r], other_m);
+                const float keep = exp2(m[r] - new_m);
+                const float mine = l[r] * keep;
+                const float other = simd_shuffle_xor(mine, ushort(apart));
+                m[r] = new_m;
+                l[r] = mine + other;
+                #pragma unroll
+                for (uint e = 0; e < V; e++) {
+                    o[r][e] *= keep;
+                    o[r][e] += simd_shuffle_xor(o[r][e], ushort(apart));
+                }
+            }
+        }
+    }
     if (lane == 0) {
+        #pragma unroll
         for (uint r = 0; r < MAX_ROWS; r++) {
             part_m[simdgroup * MAX_ROWS + r] = m[r];
             part_l[simdgroup * MAX_ROWS + r] = l[r];
         }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    #pragma unroll
     for (uint r = 0; r < MAX_ROWS; r++) {
         if (r < ROWS) {
             float all_m = NO_SCORE, all_l = 0.0f;
+            #pragma unroll
             for (uint g = 0; g < SIMDGROUPS; g++) {
                 all_m = max(all_m, part_m[g * MAX_ROWS + r]);
             }
+            #pragma unroll
             for (uint g = 0; g < SIMDGROUPS; g++) {
                 all_l += part_l[g * MAX_ROWS + r] * exp2(part_m[g * MAX_ROWS + r] - all_m);
             }
             const float keep = exp2(m[r] - all_m);
-            for (uint e = 0; e < E; e++) {
-                part_o[(simdgroup * E + e) * 32 + lane] = o[r][e] * keep;
+            if (side == 0) {
+                #pragma unroll
+                for (uint e = 0; e < V; e++) {
+                    part_o[simdgroup * DIM + e * LANES + lane] = o[r][e] * keep;
+                }
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
             const bool is_row = first + r < n;
@@ -292,11 +389,11 @@ template <typename T, uint E, uint MAX_ROWS>
             const uint i = (first + r) % rows_here;
             const ulong in_parts =
                 ((ulong(s - p.first_seq) * p.rows_here + i) * p.n_heads + head) * p.n_parts + group.z;
-            for (uint e = simdgroup; e < E; e += SIMDGROUPS) {
-                const uint d = lane + 32 * e;
+            for (uint d = thread_index; d < DIM; d += SIMDGROUPS * 32) {
                 float sum = 0.0f;
+                #pragma unroll
                 for (uint g = 0; g < SIMDGROUPS; g++) {
-                    sum += part_o[(g * E + e) * 32 + lane];
+                    sum += part_o[g * DIM + d % V * LANES + d / V];
                 }
                 if (is_row && d < p.v_dim) {
                     if (DIRECT) {
@@ -308,7 +405,7 @@ template <typename T, uint E, uint MAX_ROWS>
                     }
                 }
             }
-            if (!DIRECT && is_row && simdgroup == 0 && lane == 0) {
+            if (!DIRECT && is_row && thread_index == 0) {
                 states[in_parts * 2] = all_m;
                 states[in_parts * 2 + 1] = all_l;
             }
@@ -389,18 +486,18 @@ template [[host_name("attention_merge_f32")]] [[kernel]] decltype(attention_merg
 template [[host_name("attention_merge_f16")]] [[kernel]] decltype(attention_merge<half>) attention_merge<half>;
 template [[host_name("attention_merge_bf16")]] [[kernel]] decltype(attention_merge<bfloat>) attention_merge<bfloat>;
 
-template [[host_name("attention_rows_d64_f32")]] [[kernel]] decltype(attention_rows<float, 2, 8>) attention_rows<float, 2, 8>;
-template [[host_name("attention_rows_d64_f16")]] [[kernel]] decltype(attention_rows<half, 2, 8>) attention_rows<half, 2, 8>;
-template [[host_name("attention_rows_d64_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 2, 8>) attention_rows<bfloat, 2, 8>;
-template [[host_name("attention_rows_d128_f32")]] [[kernel]] decltype(attention_rows<float, 4, 8>) attention_rows<float, 4, 8>;
-template [[host_name("attention_rows_d128_f16")]] [[kernel]] decltype(attention_rows<half, 4, 8>) attention_rows<half, 4, 8>;
-template [[host_name("attention_rows_d128_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 4, 8>) attention_rows<bfloat, 4, 8>;
-template [[host_name("attention_rows_d256_f32")]] [[kernel]] decltype(attention_rows<float, 8, 4>) attention_rows<float, 8, 4>;
-template [[host_name("attention_rows_d256_f16")]] [[kernel]] decltype(attention_rows<half, 8, 4>) attention_rows<half, 8, 4>;
-template [[host_name("attention_rows_d256_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 8, 4>) attention_rows<bfloat, 8, 4>;
-template [[host_name("attention_rows_d512_f32")]] [[kernel]] decltype(attention_rows<float, 16, 2>) attention_rows<float, 16, 2>;
-template [[host_name("attention_rows_d512_f16")]] [[kernel]] decltype(attention_rows<half, 16, 2>) attention_rows<half, 16, 2>;
-template [[host_name("attention_rows_d512_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 16, 2>) attention_rows<bfloat, 16, 2>;
+template [[host_name("attention_rows_d64_f32")]] [[kernel]] decltype(attention_rows<float, 8, 8, 2, 8>) attention_rows<float, 8, 8, 2, 8>;
+template [[host_name("attention_rows_d64_f16")]] [[kernel]] decltype(attention_rows<half, 8, 8, 2, 8>) attention_rows<half, 8, 8, 2, 8>;
+template [[host_name("attention_rows_d64_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 8, 8, 2, 8>) attention_rows<bfloat, 8, 8, 2, 8>;
+template [[host_name("attention_rows_d128_f32")]] [[kernel]] decltype(attention_rows<float, 16, 8, 4, 8>) attention_rows<float, 16, 8, 4, 8>;
+template [[host_name("attention_rows_d128_f16")]] [[kernel]] decltype(attention_rows<half, 16, 8, 4, 8>) attention_rows<half, 16, 8, 4, 8>;
+template [[host_name("attention_rows_d128_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 16, 8, 4, 8>) attention_rows<bfloat, 16, 8, 4, 8>;
+template [[host_name("attention_rows_d256_f32")]] [[kernel]] decltype(attention_rows<float, 32, 8, 4, 4>) attention_rows<float, 32, 8, 4, 4>;
+template [[host_name("attention_rows_d256_f16")]] [[kernel]] decltype(attention_rows<half, 32, 8, 4, 4>) attention_rows<half, 32, 8, 4, 4>;
+template [[host_name("attention_rows_d256_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 32, 8, 4, 4>) attention_rows<bfloat, 32, 8, 4, 4>;
+template [[host_name("attention_rows_d512_f32")]] [[kernel]] decltype(attention_rows<float, 32, 16, 4, 2>) attention_rows<float, 32, 16, 4, 2>;
+template [[host_name("attention_rows_d512_f16")]] [[kernel]] decltype(attention_rows<half, 32, 16, 4, 2>) attention_rows<half, 32, 16, 4, 2>;
+template [[host_name("attention_rows_d512_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 32, 16, 4, 2>) attention_rows<bfloat, 32, 16, 4, 2>;
 
 // ---- Tiles: many rows a sequence ------------------------------------------------------------------------------------
 //

@@ -58,6 +58,7 @@ pub(crate) struct Shape {
 /// Indices of function constants.
 const ROWS: u32 = 0;
 pub(super) const DIRECT: u32 = 1;
+const WIDE: u32 = 2;
 
 /// A checked attention.
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +216,11 @@ pub(crate) fn record(
     Ok(())
 }
 
+/// Whether a buffer, and its rows of `dim` elements, are at multiples of 16 bytes; memory begins at multiples of 64.
+fn is_wide(buffer: &MlxBuffer, dim: u32) -> bool {
+    buffer.byte_offset().is_multiple_of(16) && (dim as usize * buffer.dtype().size_of()).is_multiple_of(16)
+}
+
 /// Bound where there is nothing to bind.
 static NOTHING: [u8; 16] = [0; 16];
 
@@ -266,7 +272,16 @@ impl<'b> Call<'_, 'b> {
             (8, self.mask()),
             (9, self.sinks()),
         ];
-        let pipeline = self.registry.get_pipeline(variant.kernel(self.dtype), self.device)?;
+        // The Metal text does not ask; bodies for tensor cores do, which know no mask and no cap.
+        let strides = [shape.q_row_stride, shape.q_head_stride];
+        let wide = [b.q, b.k, b.v].iter().all(|x| is_wide(x, shape.head_dim))
+            && is_wide(b.v, shape.v_dim)
+            && strides.iter().all(|stride| is_wide(b.q, *stride))
+            && shape.mask_kind == 0
+            && shape.softcap == 0.0;
+        let constants = [(WIDE, ConstantValue::Bool(wide))];
+        let kernel = variant.kernel(self.dtype);
+        let pipeline = self.registry.get_pipeline_with_constants(kernel, self.device, &constants)?;
         self.encoder.set_op_kind(CapturedOpKind::Sdpa);
         self.encoder.try_encode_threadgroups_with_args(
             pipeline,
@@ -323,7 +338,12 @@ impl<'b> Call<'_, 'b> {
         let slots = u64::from(shape.slots_per_seq) * u64::from(n_seqs);
         let grid = MTLSize::new(slots, u64::from(shape.n_kv_heads), u64::from(shape.n_parts));
         let group = MTLSize::new(u64::from(variant.threads), 1, 1);
-        let constants = [(ROWS, ConstantValue::U32(at_once)), (DIRECT, ConstantValue::Bool(is_direct))];
+        let wide = is_wide(b.k, shape.head_dim) && is_wide(b.v, shape.v_dim);
+        let constants = [
+            (ROWS, ConstantValue::U32(at_once)),
+            (DIRECT, ConstantValue::Bool(is_direct)),
+            (WIDE, ConstantValue::Bool(wide)),
+        ];
         let kernel = variant.kernel(self.dtype);
         if is_direct {
             args.push((3, KernelArg::Buffer(b.output)));

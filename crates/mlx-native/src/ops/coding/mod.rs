@@ -35,6 +35,8 @@ pub(crate) const GROUP_SIZE: u32 = 1;
 pub(crate) const SCALE_TYPE: u32 = 2;
 /// Whether there is a global scale, of nvfp4.
 pub(crate) const GLOBAL_SCALE: u32 = 3;
+/// Codes are at multiples of 8 bytes; kernels of the CPU do not ask.
+pub(crate) const WIDE_CODES: u32 = 9;
 
 /// Weights that are unpacked at a time.
 pub(crate) const RUN: usize = 32;

@@ -97,7 +97,7 @@ pub fn embed(
         &[("ids", ids), ("table", codes), ("table", scales), ("table", biases)],
     )?;
     let [codes_stride, scales_stride] = strides(NAME, table)?;
-    let constants = weight_constants(table.format(), output.dtype());
+    let constants = weight_constants(table, output.dtype())?;
     let name = OP.kernels[table.format().kernel_index()].0;
     let pipeline = registry.get_pipeline_with_constants(name, device, &constants)?;
     let shape = Shape { n_tokens, vocab_size, dim, codes_stride, scales_stride };

@@ -2,7 +2,7 @@
 // in float, outputs are rounded once.
 //
 // Names: linear_mv_<format> and linear_mm_<format>. Launch shapes are in threadgroups:
-//   linear_mv  W [n, k], ROWS rows of x together:  64 threads, grid (n / 8 up, m / ROWS up)
+//   linear_mv  W [n, k], ROWS rows of x together:  64 * K_PARTS threads, grid (n / 8 up, m / ROWS up)
 //   linear_mm  W [n, k], or [k, n] if PLAIN:      128 threads, grid (n / 32 up, m / 32 up)
 // With GATHERED, W is [experts, n, k], row i of the output is made with matrix ids[i], and of row chosen[i] of x (CHOSEN) or
 // row i / rows_per_x; it is zeros where there is no such matrix or row. linear_mv then takes one row at a time.
@@ -22,6 +22,10 @@ constant bool CHOSEN [[function_constant(6)]];
 constant bool BIASED [[function_constant(7)]];
 // Whether W is [k, n]. For linear_mm only.
 constant bool PLAIN [[function_constant(8)]];
+// Whether rows of x are at multiples of 16 bytes and of whole runs. Bodies of linear_mm for tensor cores ask it too.
+constant bool WIDE_X [[function_constant(10)]];
+// Simdgroups that share outputs: 1, 2 or 4. For linear_mv only.
+constant uint K_PARTS [[function_constant(11)]];
 
 struct LinearShape {
     uint m;
@@ -39,10 +43,26 @@ struct LinearShape {
 // A simdgroup makes OUT_ROWS outputs for each of ROWS rows of x. Each lane takes a run of a row of W at a time, and the
 // elements of x that belong to it; these are read once for all OUT_ROWS. The sum of code * scale + bias times x is
 // scale * sum(code * x) + bias * sum(x). Codes may come spread; x carries the inverse power of two instead.
+//
+// K_PARTS simdgroups share outputs, and take turns at the runs: where there are few outputs, more loads are on their way.
+// Their sums are added in ascending order.
 constant constexpr uint OUT_ROWS = 4;
 constant constexpr uint SIMDGROUPS = 2;
 constant constexpr uint LANES = 32;
 constant constexpr uint MAX_ROWS = 4;
+constant constexpr uint MAX_K_PARTS = 4;
+
+// The run of x at `start`, of which `count` elements are inside the row.
+inline void read_x(device const uchar *x, size_t start, uint count, thread float *values) {
+    if (WIDE_X) {
+        wide_floats_at<RUN>(x, X_TYPE, start, values);
+        return;
+    }
+    #pragma unroll
+    for (uint i = 0; i < RUN; i++) {
+        values[i] = i < count ? float_at(x, X_TYPE, start + i) : 0.0f;
+    }
+}
 
 template <typename F>
 [[kernel]] void linear_mv(device const uchar *x [[buffer(0)]],
@@ -57,18 +77,18 @@ template <typename F>
                           uint2 group [[threadgroup_position_in_grid]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]],
                           uint lane [[thread_index_in_simdgroup]]) {
-    const uint first_out = (group.x * SIMDGROUPS + simdgroup) * OUT_ROWS;
+    threadgroup float parts[SIMDGROUPS * MAX_K_PARTS * MAX_ROWS * OUT_ROWS];
+    const uint k_part = simdgroup % K_PARTS;
+    const uint first_out = (group.x * SIMDGROUPS + simdgroup / K_PARTS) * OUT_ROWS;
     const uint first_row = group.y * ROWS;
-    if (first_out >= p.n) {
-        return;
-    }
     uint expert = 0;
     if (GATHERED) {
         expert = ids[first_row];
     }
     // Rows beyond the last repeat it; nothing is stored for them.
     size_t x_start[MAX_ROWS];
-    bool is_there = expert < p.experts;
+    bool is_there = first_out < p.n && expert < p.experts;
+    #pragma unroll
     for (uint r = 0; r < ROWS; r++) {
         const uint row = min(first_row + r, p.m - 1);
         uint x_row = row / p.rows_per_x;
@@ -79,56 +99,115 @@ template <typename F>
         x_start[r] = size_t(x_row) * p.k;
     }
     float total[MAX_ROWS][OUT_ROWS];
+    #pragma unroll
     for (uint r = 0; r < ROWS; r++) {
+        #pragma unroll
         for (uint o = 0; o < OUT_ROWS; o++) {
             total[r][o] = 0;
         }
     }
     const uint length = is_there ? p.k : 0;
-    for (uint k = lane * RUN; k < length; k += LANES * RUN) {
+    for (uint k = (k_part * LANES + lane) * RUN; k < length; k += K_PARTS * LANES * RUN) {
         const uint count = F::WHOLE ? RUN : min(RUN, p.k - k);
+        F w[OUT_ROWS];
+        bool is_plain = true;
+        #pragma unroll
+        for (uint o = 0; o < OUT_ROWS; o++) {
+            w[o].read(weight_row(codes, scales, biases, expert, p.n, min(first_out + o, p.n - 1), p.codes_stride,
+                                 p.scales_stride),
+                      k, count);
+            is_plain = is_plain && is_finite(w[o].scale);
+        }
         float values[MAX_ROWS][RUN];
         float sum[MAX_ROWS];
-        bool finite = true;
+        #pragma unroll
         for (uint r = 0; r < ROWS; r++) {
+            read_x(x, x_start[r] + k, count, values[r]);
             sum[r] = 0;
+            #pragma unroll
             for (uint i = 0; i < RUN; i++) {
-                const float v = i < count ? float_at(x, X_TYPE, x_start[r] + k + i) : 0.0f;
-                sum[r] += v;
-                values[r][i] = v * F::gather(i);
+                sum[r] += values[r][i];
+                values[r][i] *= F::gather(i);
             }
-            finite = finite && is_finite(sum[r]);
+            is_plain = is_plain && is_finite(sum[r]);
         }
-        for (uint o = 0; o < OUT_ROWS; o++) {
-            F w;
-            w.read(weight_row(codes, scales, biases, expert, p.n, min(first_out + o, p.n - 1), p.codes_stride,
-                              p.scales_stride),
-                   k, count);
-            const bool is_plain = finite && is_finite(w.scale);
-            for (uint r = 0; r < ROWS; r++) {
-                float dot = 0;
-                if (is_plain) {
-                    for (uint i = 0; i < RUN; i++) {
-                        dot += w.spread(i) * values[r][i];
+        if (is_plain) {
+            #pragma unroll
+            for (uint o = 0; o < OUT_ROWS; o++) {
+                float dot[MAX_ROWS];
+                #pragma unroll
+                for (uint r = 0; r < ROWS; r++) {
+                    dot[r] = 0;
+                }
+                #pragma unroll
+                for (uint i = 0; i < RUN; i++) {
+                    const float code = w[o].spread(i);
+                    #pragma unroll
+                    for (uint r = 0; r < ROWS; r++) {
+                        dot[r] += code * values[r][i];
                     }
-                    total[r][o] += w.scale * dot;
+                }
+                #pragma unroll
+                for (uint r = 0; r < ROWS; r++) {
+                    total[r][o] += w[o].scale * dot[r];
                     if (F::HAS_BIAS) {
-                        total[r][o] += w.bias * sum[r];
+                        total[r][o] += w[o].bias * sum[r];
                     }
-                } else {
-                    // Infinities meet the weight itself, not its parts.
-                    for (uint i = 0; i < count; i++) {
-                        dot += w.weight(i) * (values[r][i] / F::gather(i));
+                }
+            }
+        } else {
+            // Infinities meet the weight itself, not its parts.
+            #pragma unroll
+            for (uint o = 0; o < OUT_ROWS; o++) {
+                #pragma unroll
+                for (uint r = 0; r < ROWS; r++) {
+                    float dot = 0;
+                    #pragma unroll
+                    for (uint i = 0; i < RUN; i++) {
+                        dot += i < count ? w[o].weight(i) * (values[r][i] / F::gather(i)) : 0.0f;
                     }
                     total[r][o] += dot;
                 }
             }
         }
     }
+    #pragma unroll
     for (uint r = 0; r < ROWS; r++) {
+        #pragma unroll
         for (uint o = 0; o < OUT_ROWS; o++) {
-            float value = simd_sum(total[r][o]);
-            if (lane == 0 && first_row + r < p.m && first_out + o < p.n) {
+            total[r][o] = simd_sum(total[r][o]);
+        }
+    }
+    if (K_PARTS > 1) {
+        const uint part = simdgroup * MAX_ROWS * OUT_ROWS;
+        #pragma unroll
+        for (uint r = 0; r < ROWS; r++) {
+            #pragma unroll
+            for (uint o = 0; o < OUT_ROWS; o++) {
+                if (lane == 0) {
+                    parts[part + r * OUT_ROWS + o] = total[r][o];
+                }
+            }
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        #pragma unroll
+        for (uint r = 0; r < ROWS; r++) {
+            #pragma unroll
+            for (uint o = 0; o < OUT_ROWS; o++) {
+                total[r][o] = 0;
+                for (uint i = 0; i < K_PARTS; i++) {
+                    const uint of_part = (simdgroup - k_part + i) * MAX_ROWS * OUT_ROWS;
+                    total[r][o] += parts[of_part + r * OUT_ROWS + o];
+                }
+            }
+        }
+    }
+    #pragma unroll
+    for (uint r = 0; r < ROWS; r++) {
+        #pragma unroll
+        for (uint o = 0; o < OUT_ROWS; o++) {
+            float value = total[r][o];
+            if (k_part == 0 && lane == 0 && first_row + r < p.m && first_out + o < p.n) {
                 if (BIASED && expert < p.experts) {
                     value += float_at(bias, X_TYPE, size_t(expert) * p.n + first_out + o);
                 }

@@ -46,12 +46,17 @@ pub fn register(registry: &mut KernelRegistry) {
     registry.register_op(&OP);
 }
 
+/// Elements of a run, as `weight.h` has it.
+const RUN: u32 = 16;
+
 /// Function constants beyond those of every kernel that reads weights, as `linear.metal` numbers them.
 const ROWS: u32 = 4;
 const GATHERED: u32 = 5;
 const CHOSEN: u32 = 6;
 const BIASED: u32 = 7;
 const PLAIN: u32 = 8;
+const WIDE_X: u32 = 10;
+const K_PARTS: u32 = 11;
 
 /// Parameter struct of the kernels.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -258,6 +263,11 @@ impl Call<'_> {
         matmul(encoder, registry, device, self.x, &self.weight.planes()[0], self.output, &params)
     }
 
+    /// Whether rows of `x` are whole runs at multiples of 16 bytes.
+    fn is_wide_x(&self) -> bool {
+        self.k().is_multiple_of(RUN) && self.x.byte_offset().is_multiple_of(16)
+    }
+
     fn check(&self) -> Result<()> {
         let name = self.name;
         let (n, k, Rows { m, x_rows, .. }) = (self.n(), self.k(), self.rows);
@@ -293,17 +303,21 @@ impl Call<'_> {
         let [codes_stride, scales_stride] = strides(self.name, self.weight)?;
         let experts = self.weight.experts().unwrap_or(1);
         let shape = Shape { m, n: self.n(), k: self.k(), experts, x_rows, rows_per_x, codes_stride, scales_stride };
-        let (grid, group) = kernel.launch(m, shape.n);
-        let mut constants = weight_constants(self.weight.format(), self.x.dtype());
+        let mut constants = weight_constants(self.weight, self.x.dtype())?;
+        let k_parts = route::k_parts(device.limits().profile.bandwidth, shape.n, shape.k);
+        let (grid, group) = kernel.launch(m, shape.n, k_parts);
         if let LinearKernel::Rows(rows) = kernel {
             constants.push((ROWS, rows.into()));
+            constants.push((K_PARTS, k_parts.into()));
         }
+        constants.push((WIDE_X, self.is_wide_x().into()));
         constants.push((GATHERED, ids.is_some().into()));
         constants.push((CHOSEN, x_ids.is_some().into()));
         constants.push((BIASED, self.bias.is_some().into()));
         if kernel == LinearKernel::Tiles {
             constants.push((PLAIN, (!self.transpose).into()));
         }
+        constants.sort_unstable_by_key(|c| c.0);
         let place = self.weight.format().kernel_index();
         let name = OP.kernels[place + if kernel == LinearKernel::Tiles { OP.kernels.len() / 2 } else { 0 }].0;
         let pipeline = registry.get_pipeline_with_constants(name, device, &constants)?;
@@ -325,22 +339,36 @@ impl Call<'_> {
 }
 
 /// Function constants in ascending order.
-type Constants = SmallVec<[(u32, ConstantValue); 9]>;
+type Constants = SmallVec<[(u32, ConstantValue); 12]>;
 
 /// The function constants of every kernel that reads weights.
-pub(crate) fn weight_constants(format: WeightFormat, x: DType) -> Constants {
+///
+/// # Errors
+/// When a row of the weight is longer than kernels can say.
+pub(crate) fn weight_constants(weight: &Weight, x: DType) -> Result<Constants> {
+    let format = weight.format();
     let (group_size, scales) = match format {
         WeightFormat::Affine { format, scales } => (format.group_size(), scales),
         // Not read.
         _ => (0, DType::F32),
     };
     let global_scale = format == WeightFormat::Nvfp4 { global_scale: true };
-    Constants::from_slice(&[
+    Ok(Constants::from_slice(&[
         (coding::X_TYPE, coding::float_code(x).into()),
         (coding::GROUP_SIZE, group_size.into()),
         (coding::SCALE_TYPE, coding::float_code(scales).into()),
         (coding::GLOBAL_SCALE, global_scale.into()),
-    ])
+        (coding::WIDE_CODES, has_wide_codes(weight)?.into()),
+    ]))
+}
+
+/// Whether all runs of codes begin at multiples of 8 bytes: where the kernels' loads of 8 bytes may be used. Memory begins
+/// at multiples of 64.
+fn has_wide_codes(weight: &Weight) -> Result<bool> {
+    let [stride, _] = strides("linear", weight)?;
+    // Runs of other formats are whole and as long as they must be.
+    let is_whole = !matches!(weight.format(), WeightFormat::Dense(_)) || weight.columns().is_multiple_of(RUN);
+    Ok(is_whole && stride.is_multiple_of(8) && weight.planes()[0].byte_offset().is_multiple_of(8))
 }
 
 /// The planes in the three places that kernels have; where a format has fewer, the codes, which are not read there.

@@ -8,6 +8,7 @@ fn text_of(kernel: &str, form: Form) -> (String, super::super::text::Entry) {
         kernel,
         form,
         max_threads: None,
+        body: None,
     };
     let mut unit = unit(TEXT, &[], &[wanted]).unwrap();
     (unit.text, unit.entries.remove(0))
@@ -85,6 +86,7 @@ fn threadgroup_variables_are_shared_and_odd_names_are_bytes() {
         kernel: "a-b",
         form: Form::default(),
         max_threads: Some(64),
+        body: None,
     };
     let unit = unit(source, &[], &[wanted]).unwrap();
     let squeezed = unit.text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -109,6 +111,7 @@ fn every_kernel_of_the_library_becomes_text() {
                 kernel: &k.name,
                 form: usual_form(flat, &k.name),
                 max_threads: k.max_threads,
+                body: None,
             })
             .collect();
         let unit = unit(flat, &[], &wanted).unwrap_or_else(|e| panic!("{}: {e}", op.name));

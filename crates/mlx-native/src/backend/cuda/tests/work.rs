@@ -309,7 +309,7 @@ fn a_failure_that_ends_the_context_ends_the_device() {
 
 #[test]
 fn long_lists_run_as_graphs_that_are_kept_by_shape() {
-    let mut b = Bench::with(facts(), |c| c.cuda.graphs = true);
+    let mut b = Bench::with(facts(), |c| c.cuda.graphs_from = Some(8));
     let y = b.floats(1);
     let graphs = |b: &Bench| -> Vec<usize> {
         let log = b.log();
@@ -334,7 +334,7 @@ fn long_lists_run_as_graphs_that_are_kept_by_shape() {
     b.log().failures.clear();
     submit(&mut b, &y, 10).unwrap();
     assert_eq!(graphs(&b).len(), 5);
-    let mut b = Bench::new();
+    let mut b = Bench::with(facts(), |c| c.cuda.graphs_from = None);
     let y = b.floats(1);
     submit(&mut b, &y, 10).unwrap();
     assert!(graphs(&b).is_empty());
