@@ -26,6 +26,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let activation = MlpActivation::Xielu { path: format!("{path}.mlp.act_fn") };
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["up_proj", "down_proj"], inner, activation, mlp_bias);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.attention_layernorm")), Block::Attention(Box::new(attention))),
                 Branch::pre(c.rms(&format!("{path}.feedforward_layernorm")), mlp.block()),

@@ -44,7 +44,7 @@ pub(super) fn decoder(
         let mlp = c.mlp(&format!("{path}.mlp"), inner, MlpActivation::Silu, false);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
         let norm = Norm::layer(&format!("{path}.input_layernorm"), c.hidden, c.eps, norm_bias);
-        Ok(Layer { branches: vec![Branch::parallel(Some(norm), parts)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::parallel(Some(norm), parts)] })
     })?;
     spec.norm = Some(Norm::layer("model.norm", c.hidden, c.eps, norm_bias));
     spec.head.scale = c.positive("logit_scale", 0.0625)? as f32;

@@ -5,13 +5,14 @@ use crate::error::{LmError, Result};
 use crate::json::Fields;
 use crate::rope::{RopeConfig, share, theta};
 use crate::spec::{
-    Attention, Block, Branch, DecoderSpec, Embedding, Head, HeadNorm, Layer, Matrix, Mlp, MlpActivation,
-    Norm, Values,
+    Attention, Block, Branch, DecoderSpec, Embedding, GateShape, Head, HeadNorm, Layer, Matrix, Mlp,
+    MlpActivation, Norm, OutputGate, Run, Values,
 };
 
 /// Largest extent of one dimension that is taken for a real model's.
 pub(super) const MAX_EXTENT: usize = 1 << 24;
-const MAX_LAYERS: usize = 1 << 12;
+/// Most layers.
+pub(super) const MAX_LAYERS: usize = 1 << 12;
 
 /// The usual keys of a configuration, checked.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +38,9 @@ pub(super) struct Keys {
     pub head_dim: &'static str,
     pub eps: &'static str,
 }
+
+/// The name of a key that a family does not have.
+pub(super) const UNSAID: &str = "none";
 
 pub(super) const KEYS: Keys = Keys {
     hidden: "hidden_size",
@@ -95,6 +99,13 @@ impl<'a> Config<'a> {
         Ok(read)
     }
 
+    /// The same with another name of the vocabulary's size, and an epsilon where the file says none.
+    pub fn read_naming_vocab(input: &'a FamilyInput<'a>, keys: Keys, eps: f64, vocab: &str) -> Result<Self> {
+        let fields = input.fields;
+        let vocab = fields.require(vocab, fields.count(vocab, MAX_EXTENT)?)?;
+        Self::read_all(input, fields, keys, eps, Some(vocab))
+    }
+
     /// The same, `default` being the epsilon of norms where the file says none.
     pub fn read_with_eps(
         input: &'a FamilyInput<'a>,
@@ -139,7 +150,11 @@ impl<'a> Config<'a> {
             input,
             fields,
             hidden,
-            layers: count(keys.layers, MAX_LAYERS)?,
+            // A family that counts its layers otherwise puts the number in later.
+            layers: match keys.layers {
+                UNSAID => 1,
+                key => count(key, MAX_LAYERS)?,
+            },
             heads,
             kv_heads,
             head_dim,
@@ -159,6 +174,100 @@ impl<'a> Config<'a> {
     /// A whole number, or `default`.
     pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.fields.count(key, MAX_EXTENT)?.unwrap_or(default))
+    }
+
+    /// A whole number that may be zero, or `default`.
+    pub fn natural(&self, key: &str, default: usize) -> Result<usize> {
+        let is_zero = self.fields.get(key).and_then(crate::json::number) == Some(0.0);
+        if is_zero {
+            Ok(0)
+        } else {
+            self.count_or(key, default)
+        }
+    }
+
+    /// Numbers, one a layer and perhaps more; null stands for zero.
+    pub fn per_layer(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
+        let of = |v: &serde_json::Value| {
+            if v.is_null() {
+                Some(0.0)
+            } else {
+                crate::json::number(v)
+            }
+        };
+        let list = value
+            .as_array()
+            .and_then(|list| list.iter().map(of).collect::<Option<Vec<f64>>>());
+        match list {
+            Some(list) if list.iter().all(|v| v.is_finite()) => Ok(Some(list)),
+            _ => Err(self
+                .fields
+                .invalid(key, "something else", "a list of finite numbers")),
+        }
+    }
+
+    /// Flags, one a layer: true and false, or 1 and 0.
+    pub fn layer_flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some(value) = self.fields.get(key) else {
+            return Ok(None);
+        };
+        let of = |v: &serde_json::Value| v.as_bool().or_else(|| Some(crate::json::number(v)? != 0.0));
+        let list = value
+            .as_array()
+            .and_then(|list| list.iter().map(of).collect::<Option<Vec<bool>>>());
+        match list {
+            Some(list) if list.len() >= self.layers => Ok(Some(list)),
+            _ => Err(self.fields.invalid(
+                key,
+                "something else",
+                &format!("a list of {} flags, one a layer", self.layers),
+            )),
+        }
+    }
+
+    /// Which layers slide by `layer_types`, or by a period whose last layer sees all, where there is no such list.
+    pub fn sliding_or_every(&self, period: usize) -> Result<Vec<bool>> {
+        match self.fields.get("layer_types") {
+            Some(_) => self.sliding(),
+            None => Ok((0..self.layers)
+                .map(|i| !(i + 1).is_multiple_of(period))
+                .collect()),
+        }
+    }
+
+    /// The parameters of a kind of layer, `rope_parameters.KIND`.
+    pub fn rope_parameters(&self, slides: bool) -> Result<Option<Fields<'a>>> {
+        let all = self.fields.object("rope_parameters", "rope_parameters.")?;
+        let (kind, path) = match slides {
+            true => ("sliding_attention", "rope_parameters.sliding_attention."),
+            false => ("full_attention", "rope_parameters.full_attention."),
+        };
+        match all {
+            Some(all) => all.object(kind, path),
+            None => Ok(None),
+        }
+    }
+
+    /// The rotation of a kind of layer: the share, the base and the method that its parameters say.
+    pub fn rope_of_kind(&self, slides: bool, head_dim: usize, default_share: f64) -> Result<RopeConfig> {
+        let Some(parameters) = self.rope_parameters(slides)? else {
+            return Ok(RopeConfig::plain(
+                self.rotary_share(head_dim, default_share),
+                10_000.0,
+                false,
+            ));
+        };
+        let part = share(&parameters, "partial_rotary_factor")?.unwrap_or(default_share);
+        let theta = parameters.positive("rope_theta")?.unwrap_or(10_000.0);
+        let plain = RopeConfig::plain(self.rotary_share(head_dim, part), theta, false);
+        RopeConfig::scaled(plain, &self.fields, Some(parameters))
+    }
+
+    fn rotary_share(&self, head_dim: usize, share: f64) -> usize {
+        (head_dim as f64 * share) as usize
     }
 
     /// A flag, or `default`.
@@ -348,6 +457,11 @@ impl<'a> Config<'a> {
             out_norm: None,
             shared_with: None,
             token_mix: None,
+            reuse_projected: false,
+            mixed: None,
+            short_ring: false,
+            blocks: None,
+            grid: None,
         }
     }
 
@@ -452,6 +566,9 @@ impl<'a> Config<'a> {
             vocab_size: self.vocab,
             max_context: self.max_context()?,
             embedding: Embedding::new(format!("{path}.{table}")),
+            alternating: None,
+            turned: Vec::new(),
+            layer_inputs: None,
             layers,
             norm: Some(self.rms(&format!("{path}.{norm}"))),
             head,
@@ -469,22 +586,33 @@ pub(super) fn eps_or(fields: &Fields<'_>, key: &str, default: f64) -> Result<f32
     Ok(eps as f32)
 }
 
+/// Names of the four norms of a layer that has them on both sides of its two branches.
+pub(super) const SANDWICH: [&str; 4] = [
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+];
+
 /// Attention and MLP, each with a norm on both sides.
 pub(super) fn sandwich_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
+    sandwich_layer_of(c, path, SANDWICH, Block::Attention(Box::new(attention)), ff)
+}
+
+/// The same with other names and another mixer.
+pub(super) fn sandwich_layer_of(
+    c: &Config<'_>,
+    path: &str,
+    names: [&str; 4],
+    mixer: Block,
+    ff: Block,
+) -> Layer {
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
-    let attention = Block::Attention(Box::new(attention));
     Layer {
+        alternating: None,
         branches: vec![
-            Branch::new(
-                norm("input_layernorm"),
-                attention,
-                norm("post_attention_layernorm"),
-            ),
-            Branch::new(
-                norm("pre_feedforward_layernorm"),
-                ff,
-                norm("post_feedforward_layernorm"),
-            ),
+            Branch::new(norm(names[0]), mixer, norm(names[1])),
+            Branch::new(norm(names[2]), ff, norm(names[3])),
         ],
     }
 }
@@ -493,6 +621,7 @@ pub(super) fn sandwich_layer(c: &Config<'_>, path: &str, attention: Attention, f
 pub(super) fn post_norm_layer(c: &Config<'_>, path: &str, attention: Attention, ff: Block) -> Layer {
     let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
     Layer {
+        alternating: None,
         branches: vec![
             Branch::new(
                 None,
@@ -512,6 +641,7 @@ pub(super) fn pre_norm_layer(c: &Config<'_>, path: &str, attention: Attention, f
 /// The same with another mixer.
 pub(super) fn pre_norm_layer_of(c: &Config<'_>, path: &str, mixer: Block, ff: Block) -> Layer {
     Layer {
+        alternating: None,
         branches: vec![
             Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
             Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), ff),
@@ -552,6 +682,51 @@ impl Attention {
         self
     }
 
+    /// With norms of each head of other names, before the rotation or behind it.
+    pub(super) fn normed_by(mut self, q: &str, k: &str, eps: f32, after_rope: bool) -> Self {
+        let norm = |name: &str, dim| HeadNorm {
+            norm: Norm::rms(format!("{name}.weight"), dim, eps),
+            after_rope,
+        };
+        (self.q_norm, self.k_norm) = (Some(norm(q, self.k_dim)), Some(norm(k, self.k_dim)));
+        self
+    }
+
+    /// With norms of each head without weights.
+    pub(super) fn normed_plain(mut self, eps: f32, after_rope: bool) -> Self {
+        let norm = |dim| HeadNorm {
+            norm: Norm::rms_plain(dim, eps),
+            after_rope,
+        };
+        (self.q_norm, self.k_norm) = (Some(norm(self.k_dim)), Some(norm(self.k_dim)));
+        self
+    }
+
+    /// With values of another size.
+    pub(super) fn valued(mut self, v_dim: usize) -> Self {
+        self.v_dim = v_dim;
+        if let Values::Own(v) = &mut self.v {
+            v.outputs = self.n_kv_heads * v_dim;
+        }
+        self.o.inputs = self.n_heads * v_dim;
+        self
+    }
+
+    /// With a gate of the output from the matrix `path`.
+    pub(super) fn gated(mut self, path: String, shape: GateShape) -> Self {
+        let outputs = match shape {
+            GateShape::Head => self.n_heads,
+            GateShape::Element => self.n_heads * self.v_dim,
+        };
+        let matrix = Matrix::new(path, outputs, self.q.inputs);
+        self.gate = Some(OutputGate {
+            matrix,
+            shape,
+            softplus: false,
+        });
+        self
+    }
+
     /// With a rotation.
     pub(super) fn turned(mut self, rope: Option<RopeConfig>) -> Self {
         self.rope = rope;
@@ -587,16 +762,15 @@ impl Attention {
         let (dim, per) = (self.k_dim, self.n_heads / self.n_kv_heads);
         let group = (per + 2) * dim;
         let of = group * self.n_kv_heads;
-        let rows = |first: usize, count: usize| -> Vec<u32> {
-            (0..self.n_kv_heads)
-                .flat_map(|h| (0..count * dim).map(move |r| (h * group + first * dim + r) as u32))
-                .collect()
-        };
         let inputs = self.q.inputs;
-        let part = |first, count| {
-            Matrix::new(path, 0, inputs)
-                .with_bias(bias)
-                .picked(rows(first, count), of)
+        let part = |first: usize, count: usize| {
+            let run = Run {
+                first: first * dim,
+                block: count * dim,
+                stride: group,
+                count: self.n_kv_heads * count * dim,
+            };
+            Matrix::new(path, 0, inputs).with_bias(bias).picked(vec![run], of)
         };
         (self.q, self.k, self.v) = (part(0, per), Some(part(per, 1)), Values::Own(part(per + 1, 1)));
         self

@@ -1,7 +1,7 @@
 //! DeepSeek V3, Kimi K2 and JoyAI: latent attention, experts in groups.
 
 use super::Family;
-use super::common::{Config, pre_norm_layer_of};
+use super::common::{Config, MAX_EXTENT, pre_norm_layer_of};
 use crate::config::FamilyInput;
 use crate::error::Result;
 use crate::spec::{Block, DecoderSpec, Latent, LatentProjection, Matrix, MlpActivation, Norm, Score};
@@ -52,19 +52,40 @@ pub(super) fn latent(c: &Config<'_>, eps: f32) -> Result<Latent> {
 
 /// The same with values of `v_dim`.
 pub(super) fn latent_of(c: &Config<'_>, eps: f32, v_dim: usize) -> Result<Latent> {
-    let (nope_dim, rope_dim) = (c.count("qk_nope_head_dim")?, c.count("qk_rope_head_dim")?);
-    let rank = c.count("kv_lora_rank")?;
-    let q_rank = c.fields.count("q_lora_rank", super::common::MAX_EXTENT)?;
-    let mut rope = c.rope(rope_dim)?;
+    let (nope, rope) = (c.count("qk_nope_head_dim")?, c.count("qk_rope_head_dim")?);
+    let bias = c.flag("attention_bias", false)?;
+    let mut latent = latent_with(c, &LatentSizes { nope, rope, v: v_dim, eps }, bias)?;
+    let mut rope = c.rope(rope)?;
     rope.traditional = true;
-    let mut scale = 1.0 / ((nope_dim + rope_dim) as f32).sqrt();
     if let RopeScaling::Yarn { factor, mscale_all_dim, .. } = rope.scaling
         && mscale_all_dim != 0.0
     {
-        scale *= yarn_scale(factor, mscale_all_dim).powi(2);
+        latent.scale *= yarn_scale(factor, mscale_all_dim).powi(2);
     }
+    latent.rope = Some(rope);
+    Ok(latent)
+}
+
+/// Sizes of a head of latent attention, and the epsilon of its norms.
+pub(super) struct LatentSizes {
+    pub nope: usize,
+    pub rope: usize,
+    pub v: usize,
+    pub eps: f32,
+}
+
+/// Latent attention of such sizes that knows no positions; `bias` is that of the first matrices and of the last.
+pub(super) fn latent_with(c: &Config<'_>, sizes: &LatentSizes, bias: bool) -> Result<Latent> {
+    let LatentSizes { nope: nope_dim, rope: rope_dim, v: v_dim, eps } = *sizes;
+    let rank = c.count("kv_lora_rank")?;
+    let q_rank = c.fields.count("q_lora_rank", MAX_EXTENT)?;
+    for (key, size) in [("qk_nope_head_dim", nope_dim + rope_dim), ("v_head_dim", nope_dim + v_dim)] {
+        if c.heads.saturating_mul(size) > MAX_EXTENT {
+            return Err(c.fields.invalid(key, size, &format!("at most {MAX_EXTENT} over {} heads", c.heads)));
+        }
+    }
+    let scale = 1.0 / ((nope_dim + rope_dim) as f32).sqrt();
     let q_width = c.heads * (nope_dim + rope_dim);
-    let bias = c.flag("attention_bias", false)?;
     let kv_a = Matrix::new("kv_a_proj_with_mqa", 0, c.hidden).with_bias(bias);
     Ok(Latent {
         n_heads: c.heads,
@@ -88,7 +109,7 @@ pub(super) fn latent_of(c: &Config<'_>, eps: f32, v_dim: usize) -> Result<Latent
         embed_q: "embed_q".to_owned(),
         unembed_out: Some("unembed_out".to_owned()),
         o: Matrix::new("o_proj", c.hidden, c.heads * v_dim).with_bias(bias),
-        rope: Some(rope),
+        rope: None,
         scale,
         q_factor: 1.0,
         latent_factor: 1.0,
@@ -109,6 +130,7 @@ pub(super) fn placed(c: &Config<'_>, template: &Latent, path: &str) -> Latent {
         place(&mut matrix.path);
     }
     a.kv_norm.weight.iter_mut().for_each(place);
+    a.gate.iter_mut().for_each(|gate| place(&mut gate.matrix.path));
     if c.input.has(&format!("{path}.kv_b_proj.weight")) {
         a.embed_q = "kv_b_proj".to_owned();
         a.unembed_out = None;

@@ -24,6 +24,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let names = ["c_fc_0", "c_fc_1", "c_proj"];
         let mlp = c.mlp_named(&format!("{path}.mlp"), names, inner, MlpActivation::Silu, mlp_bias);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.ln_1")), Block::Attention(Box::new(attention))),
                 Branch::pre(c.rms(&format!("{path}.ln_2")), mlp.block()),

@@ -14,6 +14,18 @@ pub(super) fn experts(
     inner: usize,
     activation: MlpActivation,
 ) -> Experts {
+    let names = [Some("gate_proj"), Some("up_proj"), Some("down_proj")];
+    experts_of(path, names, n, [inner, c.hidden], activation)
+}
+
+/// `n` experts under other names, from and to a width that may be another than the stream's.
+pub(super) fn experts_of(
+    path: &str,
+    names: [Option<&str>; 3],
+    n: usize,
+    [inner, width]: [usize; 2],
+    activation: MlpActivation,
+) -> Experts {
     let stack = |name: &str, outputs, inputs| Stack {
         path: format!("{path}.{name}"),
         outputs,
@@ -21,12 +33,23 @@ pub(super) fn experts(
         bias: false,
         rows: None,
     };
+    let [gate, up, down] = names;
     Experts {
         n_experts: n,
-        gate: Some(stack("gate_proj", inner, c.hidden)),
-        up: stack("up_proj", inner, c.hidden),
-        down: stack("down_proj", c.hidden, inner),
+        gate: gate.map(|name| stack(name, inner, width)),
+        up: stack(up.unwrap_or("up_proj"), inner, width),
+        down: stack(down.unwrap_or("down_proj"), width, inner),
         activation,
+    }
+}
+
+impl Experts {
+    /// With biases on all matrices, or none.
+    pub(super) fn biased(mut self, bias: bool) -> Self {
+        for stack in self.gate.iter_mut().chain([&mut self.up, &mut self.down]) {
+            stack.bias = bias;
+        }
+        self
     }
 }
 
@@ -40,6 +63,9 @@ pub(super) fn router(c: &Config<'_>, path: String, n: usize, top_k: usize, score
     Ok(Router {
         matrix: Matrix::new(path, n, c.hidden),
         norm: None,
+        reads_unnormed: false,
+        logit_factor: 1.0,
+        n_identity: 0,
         correction: None,
         score,
         top_k,
@@ -59,12 +85,18 @@ pub(super) fn moe(router: Router, experts: Experts, shared: Option<SharedExpert>
         shared,
         weights_before: false,
         latent: None,
+        latent_pre: None,
+        expert_norm: None,
     }))
 }
 
 /// A shared expert without a gate.
 pub(super) fn shared(mlp: Mlp) -> SharedExpert {
-    SharedExpert { mlp, gate: None }
+    SharedExpert {
+        mlp,
+        gate: None,
+        mix: None,
+    }
 }
 
 /// The layer of DeepSeek V3 and of those that copied it, under `path`: scores with a correction, groups, a shared expert.
@@ -83,6 +115,62 @@ pub(super) fn deepseek(c: &Config<'_>, path: &str, names: [&str; 2], score: Scor
     let shared = shared_of(c, path, inner)?;
     let experts = experts(c, &format!("{path}.{}", names[0]), n, inner, MlpActivation::Silu);
     Ok(moe(router, experts, shared))
+}
+
+/// What routers of the kind of DeepSeek V3 differ in: names of tensors under the layer's path, and of keys.
+pub(super) struct Grouped<'a> {
+    pub router: &'a str,
+    pub correction: Option<&'a str>,
+    pub score: Score,
+    pub top_k: (&'a str, Option<usize>),
+    pub groups: &'a str,
+    pub normalise: &'a str,
+    pub factor: (&'a str, f64),
+    /// What scores of groups that are left out become.
+    pub others: f32,
+}
+
+pub(super) const GROUPED: Grouped<'_> = Grouped {
+    router: "gate",
+    correction: Some("gate.e_score_correction_bias"),
+    score: Score::Sigmoid,
+    top_k: ("num_experts_per_tok", None),
+    groups: "n_group",
+    normalise: "norm_topk_prob",
+    factor: ("routed_scaling_factor", 2.5),
+    others: 0.0,
+};
+
+/// Such a router over `n` experts.
+pub(super) fn grouped_router(c: &Config<'_>, path: &str, n: usize, g: &Grouped<'_>) -> Result<Router> {
+    let top_k = match g.top_k {
+        (key, Some(default)) => c.count_or(key, default)?,
+        (key, None) => c.count(key)?,
+    };
+    let mut router = router(c, format!("{path}.{}", g.router), n, top_k, g.score)?;
+    router.correction = g.correction.map(|name| format!("{path}.{name}"));
+    router.groups = groups(c, n, g.groups, "topk_group", 2)?;
+    if let Some(groups) = &mut router.groups {
+        groups.others = g.others;
+    }
+    if top_k > 1 && c.flag(g.normalise, true)? {
+        router.normalise = Some(1e-20);
+    }
+    router.factor = c.number(g.factor.0, g.factor.1)? as f32;
+    Ok(router)
+}
+
+/// So many shared experts as `key` says, as one wide expert; none where it is zero or missing.
+pub(super) fn shared_by(c: &Config<'_>, path: &str, key: &str, inner: usize) -> Result<Option<SharedExpert>> {
+    let n = c.natural(key, 0)?;
+    let inner = inner.saturating_mul(n);
+    if inner > MAX_EXTENT {
+        return Err(c
+            .fields
+            .invalid(key, n, "a number of experts that a layer can have"));
+    }
+    let own = format!("{path}.shared_experts");
+    Ok((n > 0).then(|| shared(c.mlp(&own, inner, MlpActivation::Silu, false))))
 }
 
 /// The limit to some groups, where there is more than one.

@@ -42,6 +42,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp(&format!("{path}.feed_forward"), inner, MlpActivation::Silu, mlp_bias);
         let parts = vec![Block::Mamba2(Box::new(mamba)).into(), Block::Attention(Box::new(attention)).into()];
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::parallel(Some(c.rms(&format!("{path}.input_layernorm"))), parts),
                 Branch::pre(c.rms(&format!("{path}.pre_ff_layernorm")), mlp.block()),

@@ -24,6 +24,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let norm = |name: &str| Some(c.rms(&format!("{path}.{name}")));
         let attention = Block::Attention(Box::new(attention));
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::new(norm("input_layernorm"), attention, norm("post_self_attn_layernorm")),
                 Branch::new(norm("post_attention_layernorm"), mlp.block(), norm("post_mlp_layernorm")),

@@ -24,6 +24,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["c_fc", "c_proj"], 4 * c.hidden, MlpActivation::GeluTanh, true);
         let norm = |name: &str| Norm::layer(&format!("{path}.{name}"), c.hidden, c.eps, true);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm("ln_1"), Block::Attention(Box::new(attention))),
                 Branch::pre(norm("ln_2"), mlp.block()),

@@ -35,6 +35,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let attention = Block::Attention(Box::new(attention));
         let (before, after) = (norm("input_layernorm"), norm("post_attention_layernorm"));
         Ok(Layer {
+            alternating: None,
             branches: match side_by_side {
                 true => vec![Branch::parallel(
                     None,

@@ -33,7 +33,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["fc_in", "fc_out"], 4 * c.hidden, MlpActivation::GeluTanh, true);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
         let norm = Norm::layer(&format!("{path}.ln_1"), c.hidden, c.eps, true);
-        Ok(Layer { branches: vec![Branch::parallel(Some(norm), parts)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::parallel(Some(norm), parts)] })
     })?;
     spec.norm = Some(Norm::layer("model.ln_f", c.hidden, c.eps, true));
     spec.max_context = c.fields.count("n_positions", u32::MAX as usize)?;

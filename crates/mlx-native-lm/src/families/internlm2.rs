@@ -26,6 +26,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         attention.o.bias = bias;
         let mlp = c.mlp_named(&format!("{path}.feed_forward"), ["w1", "w3", "w2"], inner, MlpActivation::Silu, false);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.attention_norm")), Block::Attention(Box::new(attention))),
                 Branch::pre(c.rms(&format!("{path}.ffn_norm")), mlp.block()),

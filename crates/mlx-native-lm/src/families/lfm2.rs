@@ -68,6 +68,7 @@ pub(super) fn decoder_with(
             }
         };
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.operator_norm")), mixer),
                 Branch::pre(c.rms(&format!("{path}.ffn_norm")), feed_forward(i, path)?),

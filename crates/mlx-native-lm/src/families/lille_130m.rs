@@ -33,6 +33,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp(&format!("{path}.feed_forward"), inner, MlpActivation::Silu, false);
         let norm = |name: &str| Norm::rms(format!("{path}.{name}.norm.weight"), c.hidden, c.eps);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm("attention"), Block::Attention(Box::new(attention))),
                 Branch::pre(norm("feed_forward"), mlp.block()),

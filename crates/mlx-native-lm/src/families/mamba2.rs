@@ -34,7 +34,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mut mamba = layer(c, &own, &sizes);
         mamba.norm = Some(GroupedNorm { norm: Norm::rms(format!("{own}.norm.weight"), sizes.inner(), eps), gate_first: true });
         let branch = Branch::pre(c.rms(&format!("{path}.norm")), Block::Mamba2(Box::new(mamba)));
-        Ok(Layer { branches: vec![branch] })
+        Ok(Layer { alternating: None, branches: vec![branch] })
     })?;
     spec.norm = Some(Norm { eps, ..c.rms("backbone.norm_f") });
     Ok(spec)
@@ -53,6 +53,17 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// Heads in whole groups, of a possible size.
+    pub fn check(&self, c: &Config<'_>, key: &str) -> Result<()> {
+        let wide = self.heads.saturating_mul(self.head_dim);
+        let all = wide.saturating_add(self.groups.saturating_mul(self.state).saturating_mul(2));
+        if !self.heads.is_multiple_of(self.groups) || all > super::common::MAX_EXTENT {
+            let wanted = format!("a multiple of {} groups, of a possible size in all", self.groups);
+            return Err(c.fields.invalid(key, self.heads, &wanted));
+        }
+        Ok(())
+    }
+
     pub fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -82,6 +93,7 @@ pub(super) fn layer(c: &Config<'_>, path: &str, s: &Sizes) -> Mamba2 {
         state: s.state,
         gate: part(0, inner),
         input: part(inner, conv),
+        projected: None,
         dt: part(inner + conv, s.heads),
         conv: Convolution {
             weight: format!("{path}.conv1d.weight"),

@@ -35,7 +35,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let once = spec.layers.clone();
     for _ in 1..loops {
         if between && let Some(norm) = &spec.norm {
-            spec.layers.push(Layer { branches: vec![Branch::normalise(norm.clone())] });
+            spec.layers.push(Layer { alternating: None, branches: vec![Branch::normalise(norm.clone())] });
         }
         spec.layers.extend(once.iter().cloned());
     }

@@ -33,6 +33,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         (attention.q_norm, attention.k_norm) = (norm.clone(), norm);
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["c_fc", "c_proj"], inner, MlpActivation::Relu2, false);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(plain.clone(), Block::Attention(Box::new(attention))),
                 Branch::pre(plain.clone(), mlp.block()),

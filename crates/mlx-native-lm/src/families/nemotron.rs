@@ -23,6 +23,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let names = ["up_proj", "down_proj"];
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), names, inner, MlpActivation::Relu2, mlp_bias);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm(format!("{path}.input_layernorm")), Block::Attention(Box::new(attention))),
                 Branch::pre(norm(format!("{path}.post_attention_layernorm")), mlp.block()),

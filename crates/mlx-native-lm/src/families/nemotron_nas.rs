@@ -66,7 +66,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
             };
             branches.push(Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), block));
         }
-        Ok(Layer { branches })
+        Ok(Layer { alternating: None, branches })
     })?;
     spec.head = c.head("", false)?;
     Ok(spec)

@@ -35,6 +35,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let part = |first| Matrix::new(format!("{path}.ff_proj"), inner, c.hidden).part(first, inner, doubled);
         (mlp.up, mlp.gate) = (part(0), Some(part(inner)));
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm.clone(), Block::Attention(Box::new(attention))),
                 Branch::pre(norm.clone(), mlp.block()),

@@ -56,6 +56,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let names = ["proj_1", "proj_1", "proj_2"];
         let mlp = c.mlp_named(&own, names, widths[i], MlpActivation::Silu, false).fused(&format!("{own}.proj_1"));
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.attn_norm")), Block::Attention(Box::new(attention))),
                 Branch::pre(c.rms(&format!("{path}.ffn_norm")), mlp.block()),

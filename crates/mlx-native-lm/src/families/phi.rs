@@ -25,7 +25,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["fc1", "fc2"], inner, MlpActivation::GeluTanh, true);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
         let norm = Norm::layer(&format!("{path}.input_layernorm"), c.hidden, c.eps, true);
-        Ok(Layer { branches: vec![Branch::parallel(Some(norm), parts)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::parallel(Some(norm), parts)] })
     })?;
     spec.norm = Some(Norm::layer("model.final_layernorm", c.hidden, c.eps, true));
     Ok(spec)

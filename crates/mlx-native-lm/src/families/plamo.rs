@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Config, KEYS, Keys};
 use crate::config::FamilyInput;
 use crate::error::Result;
-use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, Matrix, MlpActivation, Values};
+use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, Matrix, MlpActivation, Run, Values};
 
 pub(super) const FAMILY: Family = Family {
     name: "plamo",
@@ -27,12 +27,12 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mut attention = c.attention_of(&own, c.heads, c.heads, c.head_dim).turned(Some(rope.clone()));
         let stored = kv_heads * c.head_dim;
         let repeated = |name: &str| {
-            let rows = (0..c.heads * c.head_dim).map(|r| (r % stored) as u32).collect();
-            Matrix::new(format!("{own}.{name}"), 0, c.hidden).picked(rows, stored)
+            let run = Run { first: 0, block: stored, stride: 0, count: c.heads * c.head_dim };
+            Matrix::new(format!("{own}.{name}"), 0, c.hidden).picked(vec![run], stored)
         };
         (attention.k, attention.v) = (Some(repeated("k_proj")), Values::Own(repeated("v_proj")));
         let mlp = c.mlp(&format!("{path}.mlp"), inner, MlpActivation::Silu, false);
         let parts = vec![Block::Attention(Box::new(attention)).into(), mlp.block().into()];
-        Ok(Layer { branches: vec![Branch::parallel(Some(c.rms(&format!("{path}.norm"))), parts)] })
+        Ok(Layer { alternating: None, branches: vec![Branch::parallel(Some(c.rms(&format!("{path}.norm"))), parts)] })
     })
 }

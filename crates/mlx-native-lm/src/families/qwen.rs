@@ -27,6 +27,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         attention.o.bias = biases;
         let mlp = c.mlp_named(&format!("{path}.mlp"), ["w2", "w1", "c_proj"], inner, MlpActivation::Silu, biases);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.ln_1")), Block::Attention(Box::new(attention))),
                 Branch::pre(c.rms(&format!("{path}.ln_2")), mlp.block()),

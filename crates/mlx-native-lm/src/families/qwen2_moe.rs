@@ -35,6 +35,7 @@ pub(super) fn gated(c: &Config<'_>, path: &str, router: Router) -> Result<Block>
     let inner = c.count("moe_intermediate_size")?;
     let wide = c.count("shared_expert_intermediate_size")?;
     let shared = SharedExpert {
+        mix: None,
         mlp: c.mlp(&format!("{path}.shared_expert"), wide, MlpActivation::Silu, false),
         gate: Some(Matrix::new(format!("{path}.shared_expert_gate"), 1, c.hidden)),
     };

@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Config, KEYS};
 use crate::config::FamilyInput;
 use crate::error::Result;
-use crate::spec::{Attention, Block, Branch, Convolution, DecoderSpec, Delta, DeltaDecay, DeltaInputs, GateShape, Layer, Matrix, MlpActivation, Norm, OutputGate};
+use crate::spec::{Attention, Block, Branch, Convolution, DecoderSpec, Delta, DeltaDecay, DeltaInputs, GateShape, Layer, Matrix, MlpActivation, Norm, OutputGate, Run};
 
 pub(super) const FAMILY: Family = Family {
     name: "qwen3_5",
@@ -45,6 +45,7 @@ pub(super) fn decoder(
             false => Block::Delta(Box::new(separate(c, &format!("{path}.linear_attn"))?)),
         };
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(c.rms(&format!("{path}.input_layernorm")), mixer),
                 Branch::pre(c.rms(&format!("{path}.post_attention_layernorm")), feed_forward(i, path)?),
@@ -60,8 +61,10 @@ pub(super) fn decoder(
 pub(super) fn gated(c: &Config<'_>, path: &str) -> Attention {
     let mut attention = c.attention(path);
     let (dim, of) = (c.head_dim, 2 * c.heads * c.head_dim);
-    let rows = |first: usize| (0..c.heads * dim).map(|r| (r / dim * 2 * dim + first + r % dim) as u32).collect();
-    let part = |first| Matrix::new(format!("{path}.q_proj"), 0, c.hidden).picked(rows(first), of);
+    let part = |first| {
+        let run = Run { first, block: dim, stride: 2 * dim, count: c.heads * dim };
+        Matrix::new(format!("{path}.q_proj"), 0, c.hidden).picked(vec![run], of)
+    };
     attention.q = part(0);
     attention.gate = Some(OutputGate { matrix: part(dim), shape: GateShape::Element, softplus: false });
     attention

@@ -42,7 +42,7 @@ pub(super) fn is_sparse(c: &Config<'_>, i: usize) -> Result<bool> {
 }
 
 /// The experts.
-fn sparse(c: &Config<'_>, path: &str) -> Result<Block> {
+pub(super) fn sparse(c: &Config<'_>, path: &str) -> Result<Block> {
     let n = c.count("num_experts")?;
     let mut router = experts::router(c, format!("{path}.gate"), n, c.count("num_experts_per_tok")?, Score::Softmax)?;
     router.normalise = c.flag("norm_topk_prob", true)?.then_some(0.0);

@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Config, pre_norm_layer_of};
 use crate::config::FamilyInput;
 use crate::error::Result;
-use crate::spec::{Block, DecoderSpec, Delta, Matrix, MlpActivation};
+use crate::spec::{Block, DecoderSpec, Delta, Matrix, MlpActivation, Run};
 
 use super::qwen3_5::{self, DeltaSizes};
 use super::{qwen3_5_moe, qwen3_moe};
@@ -45,12 +45,10 @@ fn by_key_head(c: &Config<'_>, path: &str) -> Result<Delta> {
     let s = DeltaSizes::read(c)?;
     let per = s.v_heads / s.k_heads;
     let (values, group) = (per * s.v_dim, 2 * s.k_dim + 2 * per * s.v_dim);
-    let rows = |first: usize, count: usize, group: usize| -> Vec<u32> {
-        (0..s.k_heads).flat_map(|h| (0..count).map(move |r| (h * group + first + r) as u32)).collect()
-    };
+    let rows = |first: usize, count: usize, group: usize| Run { first, block: count, stride: group, count: s.k_heads * count };
     let qkvz = |rows| Matrix::new(format!("{path}.in_proj_qkvz"), 0, c.hidden).picked(rows, s.k_heads * group);
-    let ba = |first| Matrix::new(format!("{path}.in_proj_ba"), 0, c.hidden).picked(rows(first, per, 2 * per), 2 * s.v_heads);
-    let qkv = [rows(0, s.k_dim, group), rows(s.k_dim, s.k_dim, group), rows(2 * s.k_dim, values, group)].concat();
-    let z = rows(2 * s.k_dim + values, values, group);
+    let ba = |first| Matrix::new(format!("{path}.in_proj_ba"), 0, c.hidden).picked(vec![rows(first, per, 2 * per)], 2 * s.v_heads);
+    let qkv = vec![rows(0, s.k_dim, group), rows(s.k_dim, s.k_dim, group), rows(2 * s.k_dim, values, group)];
+    let z = vec![rows(2 * s.k_dim + values, values, group)];
     Ok(qwen3_5::delta(c, path, &s, [qkvz(qkv), qkvz(z), ba(0), ba(per)]))
 }

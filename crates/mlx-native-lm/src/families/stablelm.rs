@@ -33,6 +33,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let attention = Block::Attention(Box::new(attention));
         let norm = |name: &str| Norm::layer(&format!("{path}.{name}"), c.hidden, c.eps, true);
         Ok(Layer {
+            alternating: None,
             branches: match side_by_side {
                 true => vec![Branch::parallel(Some(norm("input_layernorm")), vec![attention.into(), mlp.into()])],
                 false => vec![

@@ -24,6 +24,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp_of_two(&format!("{path}.mlp"), ["c_fc", "c_proj"], inner, MlpActivation::GeluErf, true);
         let norm = |name: &str| Norm::layer(&format!("{path}.{name}"), c.hidden, c.eps, true);
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 Branch::pre(norm("input_layernorm"), Block::Attention(Box::new(attention))),
                 Branch::pre(norm("post_attention_layernorm"), mlp.block()),

@@ -41,6 +41,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
             ..Branch::pre(plain.clone(), block)
         };
         Ok(Layer {
+            alternating: None,
             branches: vec![
                 gained(Block::Attention(Box::new(attention)), "attn_gain"),
                 gained(mlp.block(), "mlp_gain"),

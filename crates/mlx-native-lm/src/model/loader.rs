@@ -9,7 +9,7 @@ use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, op
 use super::linear::{Embedding, Linear};
 use super::number::u32_of;
 use crate::error::{LmError, Result};
-use crate::spec::{Matrix, Rows, Stack};
+use crate::spec::{Matrix, Rows, Run, Stack, Unit};
 use crate::tensors::Source;
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
@@ -145,8 +145,9 @@ impl<'a> Loader<'a> {
                 Some(match &spec.rows {
                     Rows::All => whole,
                     Rows::From { first, .. } => Arc::new(rows_of(&whole, 1, *first, spec.outputs)?),
-                    Rows::Picked { rows, .. } => {
+                    Rows::Picked { runs, .. } => {
                         let values = self.host(&name, &[stored])?;
+                        let rows = rows_of_runs(&spec.path, runs, stored)?;
                         let picked: Vec<f32> = rows.iter().map(|r| values[*r as usize]).collect();
                         Arc::new(self.upload(&picked, self.dtype)?)
                     }
@@ -158,21 +159,107 @@ impl<'a> Loader<'a> {
             true => Weight::dense(self.load(&spec.path, FLOATS, &shape)?, &shape)?,
             false => self.weight(&spec.path, stored, spec.inputs)?,
         };
+        let weight = match spec.unit {
+            Some(unit) if weight.planes().len() == 1 => self.unit(&weight, &shape, unit)?,
+            _ => weight,
+        };
         let weight = match &spec.rows {
             Rows::All => weight,
             Rows::From { first, .. } => weight.rows_from(*first, spec.outputs)?,
-            Rows::Picked { rows, .. } => {
-                let planes = weight.format().planes(spec.inputs)?;
-                let picked = (planes.iter().zip(weight.planes())).map(|(plane, buffer)| match plane.row {
-                    // One for the whole matrix.
-                    0 => Ok(buffer.view(0, plane.dtype, vec![1])?),
-                    _ => self.pick(buffer, plane.row, rows),
-                });
-                let picked = picked.collect::<Result<Vec<_>>>()?;
-                Weight::new(weight.format(), picked, &[rows.len(), spec.inputs])?
+            // The tensor is known to have `stored` rows now.
+            Rows::Picked { runs, .. } => {
+                let rows = rows_of_runs(&spec.path, runs, stored)?;
+                self.picked(&weight, &rows, &[rows.len(), spec.inputs])?
             }
         };
         Ok(Arc::new(Linear { weight, bias }))
+    }
+
+    /// A dense matrix with each row or column divided by its length.
+    fn unit(&self, weight: &Weight, shape: &[usize; 2], unit: Unit) -> Result<Weight> {
+        let [rows, columns] = *shape;
+        let stored = &weight.planes()[0];
+        let mut values = self.floats(stored)?;
+        let (n, index): (_, fn(usize, usize) -> usize) = match unit {
+            Unit::Rows => (rows, |i, columns| i / columns),
+            Unit::Columns => (columns, |i, columns| i % columns),
+        };
+        let mut squares = vec![0.0f32; n];
+        for (i, v) in values.iter().enumerate() {
+            squares[index(i, columns)] += v * v;
+        }
+        for (i, v) in values.iter_mut().enumerate() {
+            *v /= squares[index(i, columns)].sqrt() + 1e-7;
+        }
+        let mut divided = self.device.alloc_tensor(stored.dtype(), shape)?;
+        super::write_f32(&mut divided, &values)?;
+        Ok(Weight::dense(divided, shape)?)
+    }
+
+    /// A small dense matrix, its elements clipped to ± `clip`.
+    pub fn clipped(&mut self, spec: &Matrix, clip: f32) -> Result<Arc<Linear>> {
+        let shape = [spec.outputs, spec.inputs];
+        let mut values = self.host(&format!("{}.weight", spec.path), &shape)?;
+        values.iter_mut().for_each(|v| *v = v.clamp(-clip, clip));
+        let mut clipped = self.device.alloc_tensor(self.dtype, &shape)?;
+        super::write_f32(&mut clipped, &values)?;
+        let weight = Weight::dense(clipped, &shape)?;
+        Ok(Arc::new(Linear { weight, bias: None }))
+    }
+
+    /// A matrix of -1, 0 and 1 times one number, four rows in a byte: bits `2j` of byte row `r` hold row `r + j·⌈rows / 4⌉`, plus
+    /// one. Becomes codes of 2 bits in groups, or numbers where the columns are no whole groups.
+    fn ternary(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
+        let quarter = rows.div_ceil(4);
+        let packed = self.load(&format!("{path}.weight"), &[DType::U8], &[quarter, columns])?;
+        let mut bytes = vec![0u8; quarter * columns];
+        packed.read_into(0, &mut bytes)?;
+        let scale = self.scalar(&format!("{path}.weight_scale"))?;
+        let code = |row: usize, column: usize| {
+            u32::from(bytes[row % quarter * columns + column] >> (2 * (row / quarter))) & 3
+        };
+        let Some(group) = [64, 128, 32].into_iter().find(|g| columns.is_multiple_of(*g)) else {
+            let value = |i: usize| (code(i / columns, i % columns) as f32 - 1.0) * scale;
+            let values: Vec<f32> = (0..rows * columns).map(value).collect();
+            let mut dense = self.device.alloc_tensor(self.dtype, &[rows, columns])?;
+            super::write_f32(&mut dense, &values)?;
+            return Ok(Weight::dense(dense, &[rows, columns])?);
+        };
+        let word = |w: usize| {
+            let (row, first) = (w / (columns / 16), w % (columns / 16) * 16);
+            (0..16).fold(0u32, |word, i| word | code(row, first + i) << (2 * i))
+        };
+        let words: Vec<u32> = (0..rows * columns / 16).map(word).collect();
+        let mut codes = self.device.alloc_tensor(DType::U32, &[rows, columns / 16])?;
+        codes.write(0, &words)?;
+        let mut planes = vec![codes];
+        for value in [scale, -scale] {
+            let mut plane = self.device.alloc_tensor(DType::F32, &[rows, columns / group])?;
+            plane.write(0, &vec![value; rows * columns / group])?;
+            planes.push(plane);
+        }
+        let format = mlx_native::quant::WeightFormat::affine(2, group as u32, DType::F32)?;
+        Ok(Weight::new(format, planes, &[rows, columns])?)
+    }
+
+    /// Blocks `[n, inputs, outputs]`, which multiply from the right, as matrices `[outputs, inputs]`, with a bias `[n, outputs]`.
+    pub fn transposed_stack(
+        &mut self,
+        names: &(String, String),
+        n: usize,
+        dim: usize,
+    ) -> Result<Arc<Linear>> {
+        let blocks = self.host(&names.0, &[n, dim, dim])?;
+        let at = |i: usize| blocks[i / (dim * dim) * dim * dim + i % dim * dim + i / dim % dim];
+        let turned: Vec<f32> = (0..blocks.len()).map(at).collect();
+        let mut stack = self.device.alloc_tensor(self.dtype, &[n, dim, dim])?;
+        super::write_f32(&mut stack, &turned)?;
+        let dtype = self.dtype;
+        let bias = self.vector_as(&names.1, &[n, dim], dtype, 0.0)?;
+        Ok(Arc::new(Linear {
+            weight: Weight::dense(stack, &[n, dim, dim])?,
+            bias: Some(bias),
+        }))
     }
 
     /// Rows of a matrix of `columns` elements each, copied one by one.
@@ -201,6 +288,13 @@ impl<'a> Loader<'a> {
 
     /// `path.weight` and what belongs to it, `[rows, columns]`, in the format that the checkpoint has.
     fn weight(&mut self, path: &str, rows: usize, columns: usize) -> Result<Weight> {
+        let packed = [rows.div_ceil(4), columns];
+        let scale = self.shape(&format!("{path}.weight_scale"));
+        if scale.is_some_and(|shape| shape.iter().product::<usize>() == 1)
+            && self.shape(&format!("{path}.weight")) == Some(&packed[..])
+        {
+            return self.ternary(path, rows, columns);
+        }
         self.weight_of(path, &[rows], columns)
     }
 
@@ -240,6 +334,9 @@ impl<'a> Loader<'a> {
     fn gathered_stack(&mut self, spec: &Stack, n: usize) -> Result<Arc<Linear>> {
         let mut planes: Vec<MlxBuffer> = Vec::new();
         let mut format = None;
+        // The last is asked for before there is room for all.
+        let last = n.saturating_sub(1).to_string();
+        self.weight(&spec.path.replace("{}", &last), spec.outputs, spec.inputs)?;
         for i in 0..n {
             let one = self.weight(
                 &spec.path.replace("{}", &i.to_string()),
@@ -311,6 +408,24 @@ impl<'a> Loader<'a> {
             shown.join(", ")
         )))
     }
+}
+
+/// The rows that runs name, all of them below `stored`.
+fn rows_of_runs(path: &str, runs: &[Run], stored: usize) -> Result<Vec<u32>> {
+    let mut rows = Vec::new();
+    for run in runs {
+        // Repeated blocks may be more rows than are stored, by a number that other tensors have checked.
+        if run.block == 0 || run.count > stored.saturating_mul(256) {
+            return Err(LmError::Config(format!("{path}: {} rows of {stored}", run.count)));
+        }
+        for row in run.rows() {
+            if row >= stored {
+                return Err(LmError::Config(format!("{path}: row {row} of {stored}")));
+            }
+            rows.push(u32_of(row)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// Rows of a buffer of `columns` elements a row, where they are.

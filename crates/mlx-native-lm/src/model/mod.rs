@@ -141,7 +141,7 @@ impl Decoder {
         let head_input = &built.head.views[built.head_input.0];
         let gathered = head_input.view(0, dtype, head_input.shape().to_vec())?;
         let is_fixed = built.body.steps.iter().all(|step| match step {
-            Step::Attend(s) => s.chunk.is_none(),
+            Step::Attend(s) => s.is_maskless(),
             Step::Rope(s) => s.rotation.table.is_fixed(),
             _ => true,
         });

@@ -13,7 +13,7 @@ use super::linear::{Embedding, Linear};
 use super::plan::{Lifetime, plan};
 use super::rotation::Rotation;
 use crate::error::{LmError, Result};
-use crate::spec::NormKind;
+use crate::spec::{BlockSparse, NormKind};
 
 /// Index of a value of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,11 +101,31 @@ pub(super) enum Step {
         x: Value,
         weights: Value,
         y: Value,
+        /// Sums a token.
+        groups: usize,
         slots: usize,
         dim: usize,
     },
+    /// Rows of a table by ids.
+    LookUp {
+        table: Arc<Embedding>,
+        ids: Ids,
+        output: Value,
+        /// Ids a token.
+        slots: usize,
+    },
     Conv(ConvStep),
     Scan(Box<ScanStep>),
+    /// Softmax of each row.
+    Softmax {
+        x: Value,
+        y: Value,
+    },
+    /// The orthogonal Walsh-Hadamard transform of blocks of a row, in place.
+    Hadamard {
+        x: Value,
+        block: usize,
+    },
     /// A value in another dtype.
     Cast {
         x: Value,
@@ -161,6 +181,8 @@ pub(super) struct AttendStep {
     pub cap: Option<f32>,
     pub window: Option<usize>,
     pub chunk: Option<usize>,
+    pub short_ring: bool,
+    pub blocks: Option<BlockSparse>,
     pub sinks: Option<Arc<MlxBuffer>>,
 }
 
@@ -219,6 +241,13 @@ pub(super) struct ScanStep {
     pub plane: usize,
 }
 
+impl AttendStep {
+    /// Whether causality and a window alone say which keys are seen, whatever the pass.
+    pub fn is_maskless(&self) -> bool {
+        self.chunk.is_none() && !self.short_ring && self.blocks.is_none()
+    }
+}
+
 impl Operand {
     pub fn value(&self) -> Option<Value> {
         match self.source {
@@ -259,8 +288,15 @@ impl Step {
                 };
                 [*x, *y].into_iter().chain(chosen).for_each(f);
             }
+            Step::LookUp { ids, output, .. } => {
+                if let Ids::Chosen(ids) = ids {
+                    f(*ids);
+                }
+                f(*output);
+            }
             Step::WeightedSum { x, weights, y, .. } => [*x, *weights, *y].into_iter().for_each(f),
-            Step::Cast { x, y } => [*x, *y].into_iter().for_each(f),
+            Step::Cast { x, y } | Step::Softmax { x, y } => [*x, *y].into_iter().for_each(f),
+            Step::Hadamard { x, .. } => f(*x),
             Step::Embed { output, .. } | Step::Positions { output, .. } => f(*output),
             Step::Linear { x, y, .. } | Step::TiedHead { x, y, .. } => [*x, *y].into_iter().for_each(f),
             Step::Norm(s) => [s.x, s.y].into_iter().for_each(f),

@@ -2,6 +2,7 @@
 
 use mlx_native::ops::attention::{AttentionParams, Extras, Family, Mask, attention};
 use mlx_native::ops::copy::{CopyParams, copy};
+use mlx_native::ops::hadamard::{HadamardParams, hadamard};
 use mlx_native::ops::kv_append::{PagedAppendParams, kv_append_paged};
 use mlx_native::ops::layer_norm::{LayerNormParams, layer_norm};
 use mlx_native::ops::linear::{GatherParams, gather_linear};
@@ -11,6 +12,7 @@ use mlx_native::ops::rope::{RopeParams, rope_at};
 use mlx_native::ops::route::{RouteParams, route};
 use mlx_native::ops::rowwise::{RowwiseParams, rowwise};
 use mlx_native::ops::short_conv::{ShortConvParams, short_conv};
+use mlx_native::ops::softmax::{SoftmaxParams, softmax};
 use mlx_native::ops::step::{KvPool, StepParams, positions};
 use mlx_native::ops::weighted_sum::{WeightedSumParams, weighted_sum};
 use mlx_native::{DType, MlxBuffer, MlxDevice};
@@ -98,16 +100,29 @@ impl Pass<'_> {
                 };
                 self.experts(stack, ids, [*x, *y], *slots, *x_per_slot)
             }
+            Step::LookUp {
+                table,
+                ids,
+                output,
+                slots,
+            } => {
+                let ids = match ids {
+                    Ids::Chosen(ids) => view(*ids),
+                    Ids::Own => self.inputs.own_ids(*slots)?,
+                };
+                table.look_up(&mut self.r, ids, view(*output), rows * slots)
+            }
             Step::WeightedSum {
                 x,
                 weights,
                 y,
+                groups,
                 slots,
                 dim,
             } => {
                 let (terms, dim) = (u32_of(*slots)?, u32_of(*dim)?);
                 let params = WeightedSumParams {
-                    rows: u32_of(rows)?,
+                    rows: u32_of(rows * groups)?,
                     terms,
                     dim,
                 };
@@ -120,6 +135,35 @@ impl Pass<'_> {
             Step::Conv(s) => self.conv(s),
             Step::Scan(s) => self.scan(s),
             Step::Cast { x, y } => self.cast(*x, *y),
+            Step::Softmax { x, y } => {
+                let cols = u32_of(self.program.values[x.0].width)?;
+                let params = SoftmaxParams {
+                    rows: u32_of(rows)?,
+                    cols,
+                };
+                let r = &mut self.r;
+                Ok(softmax(
+                    r.encoder,
+                    r.registry,
+                    r.device,
+                    view(*x),
+                    view(*y),
+                    &params,
+                )?)
+            }
+            Step::Hadamard { x, block } => {
+                let blocks = self.program.values[x.0].width / block;
+                let params = HadamardParams::orthogonal(u32_of(rows * blocks)?, u32_of(*block)?);
+                let r = &mut self.r;
+                Ok(hadamard(
+                    r.encoder,
+                    r.registry,
+                    r.device,
+                    view(*x),
+                    view(*x),
+                    &params,
+                )?)
+            }
         }
     }
 
@@ -465,6 +509,10 @@ impl Pass<'_> {
             pool,
         } = self.kv(s.state)?;
         let (keys, values) = (view_of(keys)?, view_of(values)?);
+        let window = match s.window {
+            Some(window) if s.short_ring && self.rows == 1 => window - 1,
+            window => window.unwrap_or(0),
+        };
         let params = AttentionParams {
             pool,
             n_rows: u32_of(self.rows)?,
@@ -474,7 +522,7 @@ impl Pass<'_> {
             v_dim: u32_of(s.v_dim)?,
             scale: s.scale,
             softcap: s.cap.unwrap_or(0.0),
-            window: u32_of(s.window.unwrap_or(0))?,
+            window: u32_of(window)?,
             causal: true,
             max_rows_per_seq: u32_of(self.layout.max_rows)?,
             max_kv_len: u32_of(self.layout.max_kv)?,
@@ -483,15 +531,12 @@ impl Pass<'_> {
         };
         // A mask is of one sequence: the decoder sees to it.
         let len = self.layout.segments.first().map_or(0, |s| s.len);
-        let chunks = match s.chunk.filter(|c| len + self.rows > *c) {
-            Some(chunk) => Some(chunk_mask(self.r.device, len, self.rows, chunk)?),
-            None => None,
-        };
-        let mask = chunks.as_ref().map(|buffer| Mask {
+        let hidden = self.hidden_keys(s, len, window)?;
+        let mask = hidden.as_ref().map(|(buffer, heads)| Mask {
             buffer,
             seq_stride: 0,
-            head_stride: 0,
-            row_stride: params.max_kv_len,
+            head_stride: if *heads > 1 { params.max_kv_len } else { 0 },
+            row_stride: params.max_kv_len * heads,
         });
         let extras = Extras {
             sinks: s.sinks.as_deref(),
@@ -504,6 +549,28 @@ impl Pass<'_> {
             r.encoder, r.registry, r.device, q, &keys, &values, output, &extras, &step, &params,
         )?;
         Ok(())
+    }
+
+    /// A mask of what causality and a window alone do not hide, with its number of heads.
+    fn hidden_keys(&self, s: &AttendStep, len: usize, window: usize) -> Result<Option<(MlxBuffer, u32)>> {
+        let (device, rows) = (self.r.device, self.rows);
+        let end = len + rows;
+        if let Some(b) = s.blocks {
+            let sees = |p: usize, head: usize, key: usize| {
+                let (of_row, of_key) = (p / b.size, key / b.size);
+                of_row < of_key + b.local || (of_key + head + 1).is_multiple_of(b.stride)
+            };
+            let mask = mask_of(device, len, rows, s.n_heads, sees)?;
+            return Ok(Some((mask, u32_of(s.n_heads)?)));
+        }
+        let mask = match s.chunk.filter(|c| end > *c) {
+            Some(chunk) => mask_of(device, len, rows, 1, |p, _, key| key / chunk == p / chunk)?,
+            None if s.short_ring && rows > 1 && len > 0 => {
+                mask_of(device, len, rows, 1, |p, _, key| p > len || key + window > p + 1)?
+            }
+            None => return Ok(None),
+        };
+        Ok(Some((mask, 1)))
     }
 
     fn route(&mut self, s: &RouteStep) -> Result<()> {
@@ -561,13 +628,31 @@ fn view_of(buffer: &MlxBuffer) -> Result<MlxBuffer> {
     Ok(buffer.view(0, buffer.dtype(), buffer.shape().to_vec())?)
 }
 
-/// 1 where row `i`, at position `len + i`, and a key are in the same chunk.
-fn chunk_mask(device: &MlxDevice, len: usize, rows: usize, chunk: usize) -> Result<MlxBuffer> {
+/// 1 where row `i`, at position `len + i`, sees a key, for each head.
+fn mask_of(
+    device: &MlxDevice,
+    len: usize,
+    rows: usize,
+    heads: usize,
+    sees: impl Fn(usize, usize, usize) -> bool,
+) -> Result<MlxBuffer> {
     let end = len + rows;
-    let bits: Vec<u8> = (len..end)
-        .flat_map(|p| (0..end).map(move |key| u8::from(key / chunk == p / chunk)))
-        .collect();
-    let mut mask = device.alloc_tensor(DType::U8, &[rows, end])?;
+    let size = rows.checked_mul(end).and_then(|n| n.checked_mul(heads));
+    let size = size.filter(|n| *n <= MAX_MASK).ok_or_else(|| {
+        LmError::InvalidArgument(format!(
+            "a mask of {rows} rows over {end} keys; fewer rows in a pass need less"
+        ))
+    })?;
+    let mut bits = Vec::with_capacity(size);
+    for p in len..end {
+        for head in 0..heads {
+            bits.extend((0..end).map(|key| u8::from(sees(p, head, key))));
+        }
+    }
+    let mut mask = device.alloc_tensor(DType::U8, &[rows, heads, end])?;
     mask.write(0, &bits)?;
     Ok(mask)
 }
+
+/// Bytes of the largest mask.
+const MAX_MASK: usize = 1 << 30;

@@ -58,6 +58,39 @@ pub struct Attention {
     pub shared_with: Option<usize>,
     /// Mixes keys and values with those of the token before: name of a tensor of two factors a kv head, for each.
     pub token_mix: Option<(String, String)>,
+    /// Keys and values are projected by the attention before, which has `k` and `v` of the same sizes.
+    pub reuse_projected: bool,
+    /// What comes out is mixed with attention to another layer's keys and values.
+    pub mixed: Option<Mixed>,
+    /// The first row of a pass sees one key of the window fewer: the memory of those before it is that much shorter.
+    pub short_ring: bool,
+    /// Which blocks of keys are seen.
+    pub blocks: Option<BlockSparse>,
+    /// Keys and values are rounded to a grid of 8 bits: names of the two steps.
+    pub grid: Option<(String, String)>,
+}
+
+/// Keys in blocks of `size`: a query sees the last `local` blocks, its own included, and of those before each `stride`-th,
+/// head `h` those whose number plus `h + 1` is a multiple of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSparse {
+    /// Keys of a block.
+    pub size: usize,
+    /// Blocks that are always seen.
+    pub local: usize,
+    /// Distance of the others.
+    pub stride: usize,
+}
+
+/// `y = g·other + (1 - g)·own` with `g = σ(q·w + b)`, a number for each head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixed {
+    /// Index of the other layer's state.
+    pub state: usize,
+    /// Name of `w`, `[n_heads, k_dim]`.
+    pub weight: String,
+    /// Name of `b`, `[n_heads]`.
+    pub bias: String,
 }
 
 /// Where values come from.

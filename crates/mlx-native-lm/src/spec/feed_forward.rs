@@ -78,6 +78,10 @@ pub struct Moe {
     pub weights_before: bool,
     /// The chosen experts work in a narrower space: matrices down and up, with a norm before the latter.
     pub latent: Option<(Matrix, Option<Norm>, Matrix)>,
+    /// A norm of what the experts of a narrower space read.
+    pub latent_pre: Option<Norm>,
+    /// A norm of what each expert gives.
+    pub expert_norm: Option<Norm>,
 }
 
 /// Chooses experts and their weights.
@@ -87,6 +91,12 @@ pub struct Router {
     pub matrix: Matrix,
     /// A norm of the router's input.
     pub norm: Option<Norm>,
+    /// The router reads what the block's own norm reads.
+    pub reads_unnormed: bool,
+    /// What logits are multiplied with.
+    pub logit_factor: f32,
+    /// Choices behind the experts there are: a token's weight for one of these multiplies the token itself.
+    pub n_identity: usize,
     /// Name of a vector added to scores for the choice alone.
     pub correction: Option<String>,
     /// From logits to scores.
@@ -174,4 +184,6 @@ pub struct SharedExpert {
     pub mlp: Mlp,
     /// To one logit whose logistic function multiplies it.
     pub gate: Option<Matrix>,
+    /// To two logits whose softmax weighs the chosen experts and this one.
+    pub mix: Option<Matrix>,
 }

@@ -5,14 +5,19 @@
 //! by the tensors of the checkpoint, so that a specification says all that is read of it; what it does not name is
 //! refused when the model is loaded, or listed in [`DecoderSpec::dropped`].
 
+mod alternating;
 mod attention;
 mod feed_forward;
+mod mixers;
 mod recurrent;
 
+pub use alternating::{AltLayer, AltStreams};
 pub use attention::{
-    Attention, GateShape, HeadNorm, Latent, LatentProjection, OutputGate, Temperature, Values,
+    Attention, BlockSparse, GateShape, HeadNorm, Latent, LatentProjection, Mixed, OutputGate, Temperature,
+    Values,
 };
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
+pub use mixers::{ChannelMix, ConvMixer, Fading, GatedUnit, LayerInput, LayerInputs, TimeMix};
 pub use recurrent::{
     ChannelDecay, Convolution, Delta, DeltaDecay, DeltaInputs, GroupedNorm, Mamba1, Mamba2, ShortConv,
 };
@@ -30,6 +35,13 @@ pub struct DecoderSpec {
     pub max_context: Option<usize>,
     /// From token ids to the residual stream.
     pub embedding: Embedding,
+    /// Streams that layers alternate between.
+    pub alternating: Option<AltStreams>,
+    /// Modules whose inputs are turned by a Hadamard matrix: paths and the length of its blocks. The signs that multiply the
+    /// inputs first are in `path.signs`.
+    pub turned: Vec<(String, usize)>,
+    /// Vectors that layers ask for with [`Block::LayerInput`].
+    pub layer_inputs: Option<LayerInputs>,
     /// The layers, in order.
     pub layers: Vec<Layer>,
     /// The norm behind the last layer.
@@ -85,6 +97,8 @@ pub struct Head {
     pub cap: Option<f32>,
     /// Name of a tensor of one element that multiplies logits too.
     pub gain: Option<String>,
+    /// Ids that are never chosen: their logits become -∞.
+    pub never: Vec<u32>,
 }
 
 /// One layer: branches, in order.
@@ -92,6 +106,8 @@ pub struct Head {
 pub struct Layer {
     /// The branches.
     pub branches: Vec<Branch>,
+    /// The layer works on alternating streams instead.
+    pub alternating: Option<Box<AltLayer>>,
 }
 
 /// `stream = keep·stream + factor·post(Σ part(norm(stream)))`.
@@ -111,6 +127,23 @@ pub struct Branch {
     pub gain: Option<String>,
     /// Name of a tensor of one element that multiplies the stream behind this branch.
     pub scale_after: Option<String>,
+    /// Names of vectors that multiply the stream and the sum, element by element.
+    pub mix: Option<(String, String)>,
+    /// The branch reads a mixture of the sums that were stored and of the stream, instead of the stream.
+    pub gather: Option<Gather>,
+    /// The stream is stored behind the reading, and begins anew with this branch.
+    pub store: bool,
+    /// A block that reads what the parts read; what it gives is added to the stream behind the layer's last branch.
+    pub late: Option<Block>,
+}
+
+/// `Σ p_i·s_i` over stored sums and the stream, `p` being the softmax of `projection(norm(s_i))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// The norm.
+    pub norm: Norm,
+    /// To one logit.
+    pub projection: Matrix,
 }
 
 /// A block of a branch, with norms of its own.
@@ -140,6 +173,18 @@ pub enum Block {
     Mamba1(Box<Mamba1>),
     /// A state-space layer with a decay for each head (Mamba 2).
     Mamba2(Box<Mamba2>),
+    /// Linear attention whose memory fades at a fixed rate.
+    Fading(Box<Fading>),
+    /// Two short convolutions instead of attention.
+    ConvMixer(Box<ConvMixer>),
+    /// A gated linear recurrent unit.
+    GatedUnit(Box<GatedUnit>),
+    /// Time mixing of RWKV-7.
+    TimeMix(Box<TimeMix>),
+    /// Channel mixing of RWKV.
+    ChannelMix(Box<ChannelMix>),
+    /// The token's vector for a layer.
+    LayerInput(Box<LayerInput>),
     /// A dense feed-forward layer.
     Mlp(Box<Mlp>),
     /// A mixture of experts.
@@ -163,6 +208,12 @@ impl Block {
             Block::Delta(_) => "delta rule",
             Block::Mamba1(_) => "mamba 1",
             Block::Mamba2(_) => "mamba 2",
+            Block::Fading(_) => "fading linear attention",
+            Block::ConvMixer(_) => "convolution mixer",
+            Block::GatedUnit(_) => "gated linear recurrent unit",
+            Block::TimeMix(_) => "time mixing",
+            Block::ChannelMix(_) => "channel mixing",
+            Block::LayerInput(_) => "layer input",
             Block::Mlp(_) => "feed-forward",
             Block::Moe(_) => "mixture of experts",
             Block::Linear(_) => "linear",
@@ -187,6 +238,17 @@ pub struct Matrix {
     pub rows: Rows,
     /// The tensor's name is the path itself; it is never packed.
     pub bare: bool,
+    /// What is divided by its length when the matrix is loaded, unless it is packed.
+    pub unit: Option<Unit>,
+}
+
+/// Parts of a matrix that are given the length 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Each row.
+    Rows,
+    /// Each column.
+    Columns,
 }
 
 /// Rows of a tensor.
@@ -204,10 +266,36 @@ pub enum Rows {
     /// These, of `of`: copied when the model is loaded.
     Picked {
         /// The rows, in the order wanted.
-        rows: Vec<u32>,
+        runs: Vec<Run>,
         /// Rows of the tensor.
         of: usize,
     },
+}
+
+/// Rows `first + i / block · stride + i % block` for `i` from 0 to `count`: blocks of neighbours, `stride` apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first.
+    pub first: usize,
+    /// Neighbours, at least 1.
+    pub block: usize,
+    /// From one block to the next; 0 repeats it.
+    pub stride: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Run {
+    /// The rows.
+    pub fn rows(self) -> impl Iterator<Item = usize> {
+        let Run {
+            first,
+            block,
+            stride,
+            count,
+        } = self;
+        (0..count).map(move |i| first + i / block * stride + i % block)
+    }
 }
 
 impl Matrix {
@@ -221,6 +309,7 @@ impl Matrix {
             bias: false,
             rows: Rows::All,
             bare: false,
+            unit: None,
         }
     }
 
@@ -248,9 +337,9 @@ impl Matrix {
 
     /// These rows of a tensor of `of` rows.
     #[must_use]
-    pub fn picked(mut self, rows: Vec<u32>, of: usize) -> Self {
-        self.outputs = rows.len();
-        self.rows = Rows::Picked { rows, of };
+    pub fn picked(mut self, runs: Vec<Run>, of: usize) -> Self {
+        self.outputs = runs.iter().map(|run| run.count).sum();
+        self.rows = Rows::Picked { runs, of };
         self
     }
 }
@@ -281,6 +370,8 @@ pub struct Norm {
     pub weight_rows: usize,
     /// What is added to the mean square or to the variance.
     pub eps: f32,
+    /// The weight multiplies what comes in, not what goes out.
+    pub weight_first: bool,
 }
 
 impl Norm {
@@ -304,6 +395,7 @@ impl Norm {
             dim,
             weight_rows: 1,
             eps,
+            weight_first: false,
         }
     }
 
@@ -351,6 +443,10 @@ impl Branch {
             keep: 1.0,
             gain: None,
             scale_after: None,
+            mix: None,
+            gather: None,
+            store: false,
+            late: None,
         }
     }
 
@@ -374,6 +470,10 @@ impl Branch {
             keep: 1.0,
             gain: None,
             scale_after: None,
+            mix: None,
+            gather: None,
+            store: false,
+            late: None,
         }
     }
 
@@ -429,6 +529,16 @@ impl Head {
             scale: 1.0,
             cap: None,
             gain: None,
+            never: Vec::new(),
+        }
+    }
+}
+
+impl From<Vec<Branch>> for Layer {
+    fn from(branches: Vec<Branch>) -> Self {
+        Layer {
+            branches,
+            alternating: None,
         }
     }
 }

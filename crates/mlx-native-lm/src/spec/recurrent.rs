@@ -110,11 +110,13 @@ pub struct Mamba2 {
     pub state: usize,
     /// To the gate, `[inner, hidden]`.
     pub gate: Matrix,
-    /// To `[u | B | C]`.
+    /// To `[u | B | C]`, or to `u` alone.
     pub input: Matrix,
-    /// To δ.
+    /// B, C and δ from `u` behind its convolution, each with a norm; `None`: B and C are convolved with `u`.
+    pub projected: Option<Box<[(Matrix, Norm); 3]>>,
+    /// To δ: from the stream, or from what `projected` gives.
     pub dt: Matrix,
-    /// Over `[u | B | C]`.
+    /// Over what `input` gives.
     pub conv: Convolution,
     /// Names of δ's bias, the logarithm of the rate, and D, one a head each.
     pub dt_bias: String,

@@ -27,6 +27,8 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     pub c: f64,
     pub a: f64,
+    /// Instead of the formula: 1 and -1.
+    pub signs: bool,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +108,7 @@ impl TryFrom<Vec<Value>> for Tensor {
                 shape,
                 c: number(3),
                 a: number(4),
+                signs: text(3).as_deref() == Some("signs"),
             }),
             _ => Err(format!("a tensor of {row:?}")),
         }

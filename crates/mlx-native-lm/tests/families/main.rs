@@ -1,11 +1,13 @@
 //! Every model family against mlx-lm: tiny models whose weights follow from a formula, with mlx-lm's logits, greedy tokens
 //! and chunked prompts. `golden/README.md` says what the files hold.
 //!
-//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4|gguf]` runs it and prints the table. Each model is
-//! written as an ordinary folder and opened by the ordinary loader; those that GGUF has too also as a GGUF file.
+//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile]` runs it and
+//! prints the table; `hostile.rs` says what the last two are. Each model is written as an ordinary folder and opened by
+//! the ordinary loader; those that GGUF has too also as a GGUF file.
 
 mod gguf;
 mod golden;
+mod hostile;
 mod run;
 mod sha256;
 mod weights;
@@ -23,6 +25,8 @@ struct Options {
     families: Vec<String>,
     device: DeviceKind,
     variant: Option<String>,
+    /// Hostile configurations: only these, or none of them; both where nothing is said.
+    hostile: Option<bool>,
 }
 
 fn options() -> Result<Options, String> {
@@ -32,6 +36,7 @@ fn options() -> Result<Options, String> {
         families: Vec::new(),
         device: DeviceKind::Cpu,
         variant: None,
+        hostile: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -39,6 +44,8 @@ fn options() -> Result<Options, String> {
         match arg.as_str() {
             "--family" => options.families.push(value()?),
             "--variant" => options.variant = Some(value()?),
+            "--hostile" => options.hostile = Some(true),
+            "--no-hostile" => options.hostile = Some(false),
             "--device" => {
                 let name = value()?;
                 options.device = [
@@ -64,7 +71,7 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
-    match options().and_then(|options| table(&options)) {
+    match options().and_then(|options| all(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -72,6 +79,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The table, then hostile configurations; each as far as it is asked for.
+fn all(options: &Options) -> Result<bool, String> {
+    let is_right = options.hostile == Some(true) || table(options)?;
+    if options.hostile == Some(false) {
+        return Ok(is_right);
+    }
+    let device = MlxDevice::open(options.device).map_err(|e| e.to_string())?;
+    let cases = Golden::read_all(&options.folder, &options.families)?;
+    Ok(hostile::run(&device, &cases)? && is_right)
 }
 
 /// Cases that are known not to run yet. One that does must be struck from the list.

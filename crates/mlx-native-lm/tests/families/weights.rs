@@ -65,6 +65,10 @@ fn special(name: &str, dtype: &str, seed: u64, n: usize, c: f64, a: f64) -> Resu
             Dtype::I8,
             z.map(|z| if z >> 63 == 0 { 1 } else { 0xff }).collect(),
         ),
+        "F32" => {
+            let sign = |z: u64| if z >> 63 == 0 { 1.0f32 } else { -1.0 };
+            (Dtype::F32, z.flat_map(|z| sign(z).to_le_bytes()).collect())
+        }
         "F16" if name.ends_with("signs") => {
             let sign = |z: u64| half::f16::from_f32(if z >> 63 == 0 { 1.0 } else { -1.0 }).to_le_bytes();
             (Dtype::F16, z.flat_map(sign).collect())
@@ -98,10 +102,11 @@ pub fn write_folder(folder: &Path, case: &Golden, variant: &Variant) -> Result<(
         shape,
         c,
         a,
+        signs,
     } in &case.tensors
     {
         let n: usize = shape.iter().product();
-        if dtype != "F32" {
+        if dtype != "F32" || *signs {
             let (dtype, bytes) = special(name, dtype, case.weights_seed, n, *c, *a)?;
             tensors.push(Tensor {
                 name: name.clone(),

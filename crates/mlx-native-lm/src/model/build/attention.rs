@@ -8,7 +8,7 @@ use crate::error::{LmError, Result};
 use crate::model::program::{AttendStep, RopeStep, Step, Value};
 use crate::model::state::StateSpec;
 use crate::rope::RopeConfig;
-use crate::spec::{Attention, GateShape, HeadNorm, OutputGate, Values};
+use crate::spec::{Attention, GateShape, HeadNorm, Mixed, OutputGate, Values};
 
 impl Builder<'_, '_> {
     pub(super) fn attention(&mut self, a: &Attention, x: Value) -> Result<Value> {
@@ -18,7 +18,7 @@ impl Builder<'_, '_> {
         self.head_norm(a.q_norm.as_ref(), q, false)?;
         if let Some(rope) = &a.rope {
             let factor = self.rotate(rope, q, a.n_heads, a.k_dim, 0, a.k_dim)?;
-            if rope.dims == a.k_dim && a.q_norm.as_ref().is_none_or(|n| !n.after_rope) {
+            if a.mixed.is_none() && rope.dims == a.k_dim && a.q_norm.as_ref().is_none_or(|n| !n.after_rope) {
                 // All of a query is multiplied by it: so the scores are.
                 scale *= factor;
             } else {
@@ -38,6 +38,9 @@ impl Builder<'_, '_> {
         }
         let state = self.keys_and_values(a, x)?;
         let mut y = self.attend(a, q, state, scale)?;
+        if let Some(mixed) = &a.mixed {
+            y = self.mixed(a, mixed, q, y, scale)?;
+        }
         if let Some(norm) = &a.out_norm {
             y = self.norm(norm, y, a.n_heads * a.v_dim)?;
         }
@@ -54,16 +57,33 @@ impl Builder<'_, '_> {
                 LmError::Config(format!("{}: shares keys of a layer that comes later", a.q.path))
             });
         };
-        if a.token_mix.is_some() {
-            return Err(LmError::Unsupported(
-                "keys mixed with those of the token before".to_owned(),
+        let copy = [1.0, 0.0, 0.0, 0.0];
+        let (k, v) = match self.projected.filter(|_| a.reuse_projected) {
+            Some((k, v)) => (
+                self.map(Function::Scale, &[k], copy),
+                self.map(Function::Scale, &[v], copy),
+            ),
+            None => {
+                let k = self.linear(k_matrix, x)?;
+                let v = match &a.v {
+                    Values::Own(matrix) => self.linear(matrix, x)?,
+                    Values::Keys => self.map(Function::Scale, &[k], copy),
+                    Values::Shared => {
+                        return Err(LmError::Config(format!("{}: values without keys", k_matrix.path)));
+                    }
+                };
+                (k, v)
+            }
+        };
+        if self.keeps_projected && !a.reuse_projected {
+            self.projected = Some((
+                self.map(Function::Scale, &[k], copy),
+                self.map(Function::Scale, &[v], copy),
             ));
         }
-        let k = self.linear(k_matrix, x)?;
-        let v = match &a.v {
-            Values::Own(matrix) => self.linear(matrix, x)?,
-            Values::Keys => self.map(Function::Scale, &[k], [1.0, 0.0, 0.0, 0.0]),
-            Values::Shared => return Err(LmError::Config(format!("{}: values without keys", k_matrix.path))),
+        let (k, v) = match &a.token_mix {
+            Some((of_k, of_v)) => self.mixed_with_last(a, (k, of_k), (v, of_v))?,
+            None => (k, v),
         };
         self.clip(a, k);
         self.clip(a, v);
@@ -79,6 +99,12 @@ impl Builder<'_, '_> {
             self.scale_heads(k, a.n_kv_heads, a.k_dim, rope.dims, factor);
         }
         self.head_norm(a.k_norm.as_ref(), k, true)?;
+        if let Some((of_k, of_v)) = &a.grid {
+            for (value, name) in [(k, of_k), (v, of_v)] {
+                let step = self.l.scalar(name)?;
+                self.map_in_place(Function::Grid, value, [step, -128.0, 127.0, 0.0]);
+            }
+        }
         let state = self.state(StateSpec::Kv {
             n_heads: a.n_kv_heads,
             k_dim: a.k_dim,
@@ -107,9 +133,74 @@ impl Builder<'_, '_> {
             cap: a.cap,
             window: a.window,
             chunk: a.chunk,
+            short_ring: a.short_ring,
+            blocks: a.blocks,
             sinks,
         }));
         Ok(output)
+    }
+
+    /// Keys and values, each `w₀·(the token before) + w₁·(this one)` with two factors a head.
+    fn mixed_with_last(
+        &mut self,
+        a: &Attention,
+        (k, of_k): (Value, &str),
+        (v, of_v): (Value, &str),
+    ) -> Result<(Value, Value)> {
+        let mut planes = self.planes();
+        let mut of = |b: &mut Self, x: Value, name: &str, dim: usize| {
+            let n = a.n_kv_heads;
+            let shape = b.l.shape(name).map_or(vec![n, 2], <[usize]>::to_vec);
+            if shape.iter().product::<usize>() != 2 * n {
+                return Err(LmError::Weights(format!(
+                    "{name}: found {shape:?}, wanted {n} times 2"
+                )));
+            }
+            let factors = b.l.host(name, &shape)?;
+            let each: Vec<f32> = factors.chunks(2).flat_map(|w| w.repeat(dim)).collect();
+            b.conv_of(x, &each, 2, &mut planes)
+        };
+        let (k, v) = (of(self, k, of_k, a.k_dim)?, of(self, v, of_v, a.v_dim)?);
+        self.finish_planes(planes);
+        Ok((k, v))
+    }
+
+    /// What comes out, mixed with attention to another layer's keys and values.
+    fn mixed(&mut self, a: &Attention, m: &Mixed, q: Value, own: Value, scale: f32) -> Result<Value> {
+        if m.state >= self.states.len() {
+            return Err(LmError::Config(format!(
+                "{}: mixes in a layer that comes later",
+                m.weight
+            )));
+        }
+        let other = self.attend(a, q, m.state, scale)?;
+        if let Some(Step::Attend(step)) = self.last_step() {
+            (step.window, step.short_ring) = (None, false);
+        }
+        let dtype = self.l.dtype;
+        let weight = self.l.vector_as(&m.weight, &[a.n_heads, a.k_dim], dtype, 0.0)?;
+        let weight = self.spread(weight, a.n_heads * a.k_dim, dtype);
+        let gate = self.dot(q, weight, a.n_heads);
+        let bias = self.l.vector(&m.bias, a.n_heads)?;
+        let operands = [whole(gate, a.n_heads), vector(bias)];
+        self.rowwise_into(
+            Function::Add,
+            &operands,
+            whole(gate, a.n_heads),
+            1,
+            a.n_heads,
+            [1.0; 4],
+        );
+        self.map_in_place(Function::Sigmoid, gate, [0.0; 4]);
+        let width = a.n_heads * a.v_dim;
+        let operands = [
+            whole(own, width),
+            whole(other, width),
+            whole(gate, a.n_heads).each(a.v_dim),
+        ];
+        let y = self.value(width);
+        self.rowwise_into(Function::Lerp, &operands, whole(y, width), 1, width, [0.0; 4]);
+        Ok(y)
     }
 
     fn clip(&mut self, a: &Attention, v: Value) {
@@ -135,6 +226,12 @@ impl Builder<'_, '_> {
         first: usize,
         dim: usize,
     ) -> Result<f32> {
+        if rope.dims > dim {
+            return Err(LmError::Config(format!(
+                "rope: {} features are to be turned of heads that have {dim}",
+                rope.dims
+            )));
+        }
         let rotation = self.rotation(rope)?;
         let factor = rotation.table.factor;
         self.push(Step::Rope(RopeStep {

@@ -6,7 +6,7 @@ use super::{Builder, part_of};
 use crate::error::Result;
 use crate::model::program::{AttendStep, Ids, Step, Value};
 use crate::model::state::StateSpec;
-use crate::spec::{Latent, Matrix, Stack};
+use crate::spec::{Latent, Matrix, Run, Stack};
 
 const COPY: [f32; 4] = [1.0, 0.0, 0.0, 0.0];
 
@@ -78,21 +78,23 @@ impl Builder<'_, '_> {
 
     /// The key that all heads share, turned; `copies` of it.
     fn rope_key(&mut self, a: &Latent, x: Value, copies: usize) -> Result<Value> {
-        let repeated: Vec<u32> = (0..copies * a.rope_dim)
-            .map(|r| (r % a.rope_dim) as u32)
-            .collect();
         let matrix = match copies {
             1 => a.k_rope.clone(),
             // Rows once more for each head.
             _ => {
                 let (first, of) = match a.k_rope.rows {
-                    crate::spec::Rows::From { first, of } => (first as u32, of),
+                    crate::spec::Rows::From { first, of } => (first, of),
                     _ => (0, a.k_rope.outputs),
                 };
-                let rows = repeated.iter().map(|r| first + r).collect();
+                let repeated = Run {
+                    first,
+                    block: a.rope_dim,
+                    stride: 0,
+                    count: copies * a.rope_dim,
+                };
                 Matrix::new(a.k_rope.path.clone(), 0, a.k_rope.inputs)
                     .with_bias(a.k_rope.bias)
-                    .picked(rows, of)
+                    .picked(vec![repeated], of)
             }
         };
         let k = self.linear(&matrix, x)?;
@@ -161,6 +163,8 @@ impl Builder<'_, '_> {
             cap: None,
             window: None,
             chunk: None,
+            short_ring: false,
+            blocks: None,
             sinks: None,
         }));
         Ok(output)

@@ -1,24 +1,28 @@
 //! Lowering: from a specification to a program, loading the weights on the way.
 
+mod alternating;
 mod attention;
 mod experts;
 mod feed_forward;
 mod latent;
+mod mixers;
 mod recurrent;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlx_native::ops::rowwise::Function;
+use mlx_native::quant::Weight;
 use mlx_native::{DType, MlxBuffer};
 
-use super::linear::Linear;
+use super::linear::{Embedding, Linear};
 use super::loader::Loader;
 use super::program::{NormStep, Operand, Program, RowwiseStep, Source, Step, Value, ValueInfo};
 use super::rotation::Rotation;
 use super::state::StateSpec;
 use crate::error::{LmError, Result};
 use crate::rope::RopeConfig;
-use crate::spec::{Block, Branch, DecoderSpec, Matrix, Norm, Part, Temperature};
+use crate::spec::{Block, Branch, DecoderSpec, Gather, Matrix, Norm, Part, Temperature};
 
 /// What a specification becomes.
 #[derive(Debug)]
@@ -46,7 +50,23 @@ pub(super) struct Builder<'b, 'a> {
     rotations: Vec<(RopeConfig, Arc<Rotation>)>,
     /// The embedding's output, where a layer asks for it again.
     embedded: Option<Value>,
+    /// Keys and values of the attention before as they are projected, where a layer uses them again.
+    projected: Option<(Value, Value)>,
+    keeps_projected: bool,
+    /// Values of the first layer, where others take a share of them.
+    first_values: Option<Value>,
+    /// All layers' inputs of a token.
+    layer_inputs: Option<Value>,
+    /// What the norm of the block that is being built reads.
+    unnormed: Option<Value>,
     own_ids: Vec<usize>,
+    vocab: usize,
+    /// Modules whose inputs are turned, and the lengths of their blocks.
+    turned: HashMap<String, usize>,
+    /// Sums of the stream that were stored.
+    stored: Vec<Value>,
+    /// What is added to the stream behind the layer.
+    late: Vec<Value>,
 }
 
 /// Lowers `spec`.
@@ -59,7 +79,16 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
         temperatures: Vec::new(),
         rotations: Vec::new(),
         embedded: None,
+        projected: None,
+        keeps_projected: false,
+        first_values: None,
+        layer_inputs: None,
+        unnormed: None,
         own_ids: Vec::new(),
+        vocab: spec.vocab_size,
+        turned: spec.turned.iter().cloned().collect(),
+        stored: Vec::new(),
+        late: Vec::new(),
     };
     let hidden = spec.hidden_size;
     let stream = b.embedding(spec)?;
@@ -72,10 +101,32 @@ pub(super) fn build(l: &mut Loader<'_>, spec: &DecoderSpec) -> Result<Built> {
     if parts().any(|p| p.block == Block::Embedded) {
         b.embedded = Some(b.map(Function::Scale, &[stream], [1.0, 0.0, 0.0, 0.0]));
     }
+    let reuses = |p: &Part| matches!(&p.block, Block::Attention(a) if a.reuse_projected);
+    b.keeps_projected = parts().any(reuses);
+    if let Some(inputs) = &spec.layer_inputs {
+        b.layer_inputs = Some(b.all_layer_inputs(inputs, stream)?);
+    }
+    let streams = match &spec.alternating {
+        Some(alternating) => Some(b.alternating_streams(alternating, stream)?),
+        None => None,
+    };
     for layer in &spec.layers {
         for branch in &layer.branches {
             b.branch(branch, stream, hidden)?;
         }
+        for late in std::mem::take(&mut b.late) {
+            b.add(stream, late, 1.0, 1.0);
+        }
+        match (&layer.alternating, streams) {
+            (Some(layer), Some(streams)) => b.alternating_layer(layer, streams, hidden)?,
+            (None, _) => {}
+            (Some(_), None) => {
+                return Err(LmError::Config("an alternating layer without streams".to_owned()));
+            }
+        }
+    }
+    if let (Some(alternating), Some(streams)) = (&spec.alternating, streams) {
+        b.joined_streams(alternating, streams, stream)?;
     }
     let body = b.take_program(&[(stream, false)]);
     let head_input = b.value(hidden);
@@ -131,6 +182,11 @@ impl Builder<'_, '_> {
         self.values[v.0].width
     }
 
+    /// The step that was pushed last.
+    pub fn last_step(&mut self) -> Option<&mut Step> {
+        self.steps.last_mut()
+    }
+
     pub fn push(&mut self, step: Step) {
         self.steps.push(step);
     }
@@ -148,7 +204,37 @@ impl Builder<'_, '_> {
             )));
         }
         let loaded = self.l.linear(matrix)?;
+        let x = self.turned_input(&matrix.path, x)?;
         Ok(self.apply(loaded, x))
+    }
+
+    /// What a module reads: `x`, or, where its weights are turned, `x` times signs and a Hadamard matrix.
+    fn turned_input(&mut self, path: &str, x: Value) -> Result<Value> {
+        let Some(block) = self.turned.get(path).copied() else {
+            return Ok(x);
+        };
+        let width = self.width(x);
+        let signs = self.signs(path, width, block)?;
+        let y = self.value(width);
+        self.rowwise_into(
+            Function::Mul,
+            &[whole(x, width), vector(signs)],
+            whole(y, width),
+            1,
+            width,
+            [1.0; 4],
+        );
+        self.push(Step::Hadamard { x: y, block });
+        Ok(y)
+    }
+
+    fn signs(&mut self, path: &str, width: usize, block: usize) -> Result<Arc<MlxBuffer>> {
+        if !block.is_power_of_two() || !width.is_multiple_of(block) {
+            return Err(LmError::Config(format!(
+                "{path}: a Hadamard matrix of {block} for {width} elements"
+            )));
+        }
+        self.l.vector(&format!("{path}.signs"), width)
     }
 
     /// A loaded matrix, applied.
@@ -208,9 +294,22 @@ impl Builder<'_, '_> {
             }
             l.vector_as(name, &shape, dtype, offset).map(Some)
         };
-        let weight = load(self.l, &norm.weight, norm.offset)?;
+        let mut weight = load(self.l, &norm.weight, norm.offset)?;
         let bias = load(self.l, &norm.bias, 0.0)?;
         let shared = norm.weight_rows == 1;
+        let mut x = x;
+        if let Some(first) = weight.clone().filter(|_| norm.weight_first) {
+            let (from, to) = (part_of(x, 0, norm.dim), part_of(y, 0, norm.dim));
+            self.rowwise_into(
+                Function::Mul,
+                &[from, vector(first)],
+                to,
+                groups,
+                norm.dim,
+                [1.0; 4],
+            );
+            (x, weight) = (y, None);
+        }
         self.push(Step::Norm(NormStep {
             kind: norm.kind,
             weight: weight.clone().filter(|_| shared),
@@ -269,6 +368,50 @@ impl Builder<'_, '_> {
     pub fn map_in_place(&mut self, function: Function, v: Value, p: [f32; 4]) {
         let width = self.width(v);
         self.rowwise_into(function, &[whole(v, width)], whole(v, width), 1, width, p);
+    }
+
+    /// The sum of products of `groups` parts of two values, a number for each part.
+    pub fn dot(&mut self, a: Value, b: Value, groups: usize) -> Value {
+        let y = self.value_of(groups, self.values[a.0].dtype);
+        self.push(Step::WeightedSum {
+            x: a,
+            weights: b,
+            y,
+            groups,
+            slots: self.width(a) / groups,
+            dim: 1,
+        });
+        y
+    }
+
+    /// A vector, the same for each token.
+    pub fn constant(&mut self, values: &[f32], dtype: DType) -> Result<Value> {
+        let vector_of = Arc::new(self.l.upload(values, dtype)?);
+        Ok(self.spread(vector_of, values.len(), dtype))
+    }
+
+    /// Numbers as a table of one column.
+    pub fn column(&mut self, numbers: &[f32]) -> Result<Arc<Embedding>> {
+        let shape = [numbers.len(), 1];
+        let list = self.l.upload(numbers, self.l.dtype)?;
+        let column = list.view(0, list.dtype(), shape.to_vec())?;
+        Ok(Arc::new(Embedding {
+            table: Weight::dense(column, &shape)?,
+        }))
+    }
+
+    /// The same of a vector that is loaded.
+    pub fn spread(&mut self, v: Arc<MlxBuffer>, width: usize, dtype: DType) -> Value {
+        let y = self.value_of(width, dtype);
+        self.rowwise_into(
+            Function::Scale,
+            &[vector(v)],
+            whole(y, width),
+            1,
+            width,
+            [1.0, 0.0, 0.0, 0.0],
+        );
+        y
     }
 
     /// `function` over `rows` rows a token of `cols` elements.
@@ -332,6 +475,20 @@ impl Builder<'_, '_> {
             table,
             output: stream,
         });
+        if let Some(block) = self.turned.get(&e.table).copied() {
+            // The inverse of what is done to a module's input.
+            let signs = self.signs(&e.table, hidden, block)?;
+            self.push(Step::Hadamard { x: stream, block });
+            let operands = [whole(stream, hidden), vector(signs)];
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(stream, hidden),
+                1,
+                hidden,
+                [1.0; 4],
+            );
+        }
         if e.scale != 1.0 {
             self.map_in_place(Function::Scale, stream, [e.scale, 0.0, 0.0, 0.0]);
         }
@@ -362,10 +519,23 @@ impl Builder<'_, '_> {
     }
 
     fn branch(&mut self, branch: &Branch, stream: Value, hidden: usize) -> Result<()> {
-        let x = match &branch.norm {
-            Some(norm) => self.norm(norm, stream, hidden)?,
+        let copy = [1.0, 0.0, 0.0, 0.0];
+        let read = match &branch.gather {
+            Some(gather) => self.gathered(gather, stream, hidden)?,
             None => stream,
         };
+        if branch.store {
+            let stored = self.map(Function::Scale, &[stream], copy);
+            self.stored.push(stored);
+        }
+        let x = match &branch.norm {
+            Some(norm) => self.norm(norm, read, hidden)?,
+            None => read,
+        };
+        if let Some(late) = &branch.late {
+            let late = self.part(&Part::from(late.clone()), x, hidden)?;
+            self.late.push(late);
+        }
         let mut sum: Option<Value> = None;
         for part in &branch.parts {
             let y = self.part(part, x, hidden)?;
@@ -378,11 +548,39 @@ impl Builder<'_, '_> {
         if let Some(post) = &branch.post {
             y = self.norm(post, y, hidden)?;
         }
+        if let Some((of_stream, of_sum)) = &branch.mix {
+            for (value, name) in [(stream, of_stream), (y, of_sum)] {
+                let factor = self.l.vector(name, hidden)?;
+                let operands = [whole(value, hidden), vector(factor)];
+                self.rowwise_into(
+                    Function::Mul,
+                    &operands,
+                    whole(value, hidden),
+                    1,
+                    hidden,
+                    [1.0; 4],
+                );
+            }
+        }
         let gain = match &branch.gain {
             Some(name) => self.l.scalar(name)?,
             None => 1.0,
         };
-        self.add(stream, y, branch.keep, branch.factor * gain);
+        match branch.store || branch.keep == 0.0 {
+            // Not a sum: what is not a number does not stay.
+            true => {
+                let p = [branch.factor * gain, 0.0, 0.0, 0.0];
+                self.rowwise_into(
+                    Function::Scale,
+                    &[whole(y, hidden)],
+                    whole(stream, hidden),
+                    1,
+                    hidden,
+                    p,
+                );
+            }
+            false => self.add(stream, y, branch.keep, branch.factor * gain),
+        }
         if let Some(name) = &branch.scale_after {
             let scale = self.l.scalar(name)?;
             self.map_in_place(Function::Scale, stream, [scale, 0.0, 0.0, 0.0]);
@@ -390,7 +588,51 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
+    /// The mixture of the stored sums and of the stream.
+    fn gathered(&mut self, gather: &Gather, stream: Value, hidden: usize) -> Result<Value> {
+        if self.stored.is_empty() {
+            return Ok(stream);
+        }
+        let mut sums = self.stored.clone();
+        sums.push(stream);
+        let n = sums.len();
+        let logits = self.value(n);
+        for (i, sum) in sums.iter().enumerate() {
+            let normed = self.norm(&gather.norm, *sum, hidden)?;
+            let logit = self.linear(&gather.projection, normed)?;
+            let target = part_of(logits, i, n);
+            self.rowwise_into(
+                Function::Scale,
+                &[whole(logit, 1)],
+                target,
+                1,
+                1,
+                [1.0, 0.0, 0.0, 0.0],
+            );
+        }
+        let shares = self.value(n);
+        self.push(Step::Softmax { x: logits, y: shares });
+        let mixed = self.value(hidden);
+        for (i, sum) in sums.into_iter().enumerate() {
+            let target = if i == 0 { mixed } else { self.value(hidden) };
+            let operands = [whole(sum, hidden), part_of(shares, i, n).each(hidden)];
+            self.rowwise_into(
+                Function::Mul,
+                &operands,
+                whole(target, hidden),
+                1,
+                hidden,
+                [1.0; 4],
+            );
+            if i > 0 {
+                self.add(mixed, target, 1.0, 1.0);
+            }
+        }
+        Ok(mixed)
+    }
+
     fn part(&mut self, part: &Part, x: Value, hidden: usize) -> Result<Value> {
+        self.unnormed = Some(x);
         let x = match &part.norm {
             Some(norm) => self.norm(norm, x, hidden)?,
             None => x,
@@ -404,6 +646,12 @@ impl Builder<'_, '_> {
             Block::Delta(d) => self.delta(d, x)?,
             Block::Mamba1(m) => self.mamba1(m, x)?,
             Block::Mamba2(m) => self.mamba2(m, x)?,
+            Block::Fading(f) => self.fading(f, x)?,
+            Block::ConvMixer(m) => self.conv_mixer(m, x)?,
+            Block::GatedUnit(u) => self.gated_unit(u, x)?,
+            Block::TimeMix(t) => self.time_mix(t, x)?,
+            Block::ChannelMix(c) => self.channel_mix(c, x)?,
+            Block::LayerInput(i) => self.layer_input(i, x)?,
             Block::Linear(m) => self.linear(m, x)?,
             Block::Identity => x,
             Block::Embedded => self.embedded.unwrap_or(x),
@@ -422,6 +670,7 @@ impl Builder<'_, '_> {
                 let table = self
                     .l
                     .embedding(&spec.embedding.table, spec.vocab_size, spec.hidden_size)?;
+                let x = self.turned_input(&spec.embedding.table, x)?;
                 let y = self.value(spec.vocab_size);
                 self.push(Step::TiedHead { table, x, y });
                 y
@@ -437,6 +686,20 @@ impl Builder<'_, '_> {
         }
         if let Some(cap) = head.cap {
             self.map_in_place(Function::Cap, logits, [cap, 0.0, 0.0, 0.0]);
+        }
+        let never: Vec<usize> = head
+            .never
+            .iter()
+            .map(|id| *id as usize)
+            .filter(|id| *id < spec.vocab_size)
+            .collect();
+        if !never.is_empty() {
+            let mut added = vec![0.0; spec.vocab_size];
+            never.into_iter().for_each(|id| added[id] = f32::NEG_INFINITY);
+            let added = Arc::new(self.l.upload(&added, self.l.dtype)?);
+            let width = spec.vocab_size;
+            let operands = [whole(logits, width), vector(added)];
+            self.rowwise_into(Function::Add, &operands, whole(logits, width), 1, width, [1.0; 4]);
         }
         Ok(logits)
     }

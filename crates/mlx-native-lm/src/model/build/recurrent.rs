@@ -20,13 +20,13 @@ const NONE: [f32; 4] = [0.0; 4];
 const ONE: [f32; 4] = [1.0; 4];
 
 /// The planes of a layer's state, as they are found.
-struct Planes {
+pub(super) struct Planes {
     state: usize,
     planes: Vec<(usize, DType)>,
 }
 
 impl Planes {
-    fn add(&mut self, elements: usize, dtype: DType) -> (usize, usize) {
+    pub(super) fn add(&mut self, elements: usize, dtype: DType) -> (usize, usize) {
         self.planes.push((elements, dtype));
         (self.state, self.planes.len() - 1)
     }
@@ -34,7 +34,7 @@ impl Planes {
 
 impl Builder<'_, '_> {
     /// A state whose planes are still to be found; [`finish_planes`](Self::finish_planes) ends that.
-    fn planes(&mut self) -> Planes {
+    pub(super) fn planes(&mut self) -> Planes {
         let state = self.state(StateSpec::Recurrent(Vec::new()));
         Planes {
             state,
@@ -42,11 +42,11 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn finish_planes(&mut self, planes: Planes) {
+    pub(super) fn finish_planes(&mut self, planes: Planes) {
         self.states[planes.state] = StateSpec::Recurrent(planes.planes);
     }
 
-    fn conv(&mut self, c: &Convolution, x: Value, planes: &mut Planes) -> Result<Value> {
+    pub(super) fn conv(&mut self, c: &Convolution, x: Value, planes: &mut Planes) -> Result<Value> {
         if c.kernel == 0 || c.kernel > MAX_KERNEL as usize || self.width(x) != c.channels {
             return Err(LmError::Unsupported(format!(
                 "{}: a convolution of {} channels over {} tokens, where {} channels come in and {MAX_KERNEL} tokens are possible",
@@ -80,6 +80,38 @@ impl Builder<'_, '_> {
         Ok(y)
     }
 
+    /// A convolution with given weights, `kernel` a channel, the last for the token itself.
+    pub(super) fn conv_of(
+        &mut self,
+        x: Value,
+        weights: &[f32],
+        kernel: usize,
+        planes: &mut Planes,
+    ) -> Result<Value> {
+        let (channels, dtype) = (self.width(x), self.l.dtype);
+        let weight = Arc::new(self.l.upload(weights, dtype)?);
+        let (state, plane) = planes.add((kernel - 1).max(1) * channels, dtype);
+        let y = self.value(channels);
+        self.push(Step::Conv(ConvStep {
+            x,
+            y,
+            weight,
+            bias: None,
+            channels,
+            kernel,
+            silu: false,
+            state,
+            plane,
+        }));
+        Ok(y)
+    }
+
+    /// The value of the token before; zeros before the first.
+    pub(super) fn last_token(&mut self, x: Value, planes: &mut Planes) -> Result<Value> {
+        let weights = [1.0, 0.0].repeat(self.width(x));
+        self.conv_of(x, &weights, 2, planes)
+    }
+
     pub(super) fn short_conv(&mut self, s: &ShortConv, x: Value) -> Result<Value> {
         let channels = s.conv.channels;
         let all = self.linear(&s.input, x)?;
@@ -108,12 +140,12 @@ impl Builder<'_, '_> {
     }
 
     /// Matrices in a row.
-    fn chain(&mut self, matrices: &[Matrix], x: Value) -> Result<Value> {
+    pub(super) fn chain(&mut self, matrices: &[Matrix], x: Value) -> Result<Value> {
         matrices.iter().try_fold(x, |x, matrix| self.linear(matrix, x))
     }
 
     /// A vector in f32.
-    fn wide(&mut self, name: &str, len: usize) -> Result<Arc<MlxBuffer>> {
+    pub(super) fn wide(&mut self, name: &str, len: usize) -> Result<Arc<MlxBuffer>> {
         let shape = self.l.shape(name).map_or(vec![len], <[usize]>::to_vec);
         if shape.iter().product::<usize>() != len {
             return Err(LmError::Weights(format!(
@@ -124,7 +156,14 @@ impl Builder<'_, '_> {
     }
 
     /// Divides each head by the root of its sum of squares and `eps`, then multiplies by `factor`.
-    fn unit(&mut self, x: Operand, heads: usize, dim: usize, eps: f32, factor: f32) -> Result<Value> {
+    pub(super) fn unit(
+        &mut self,
+        x: Operand,
+        heads: usize,
+        dim: usize,
+        eps: f32,
+        factor: f32,
+    ) -> Result<Value> {
         let y = self.value(heads * dim);
         let copied = whole(y, heads * dim);
         self.rowwise_into(
@@ -252,12 +291,32 @@ impl Builder<'_, '_> {
 
     pub(super) fn mamba2(&mut self, m: &Mamba2, x: Value) -> Result<Value> {
         let inner = m.n_heads * m.head_dim;
-        let (groups, width) = (m.n_groups * m.state, inner + 2 * m.n_groups * m.state);
+        let groups = m.n_groups * m.state;
         let gate = self.linear(&m.gate, x)?;
         let input = self.linear(&m.input, x)?;
-        let dt = self.linear(&m.dt, x)?;
         let mut planes = self.planes();
         let input = self.conv(&m.conv, input, &mut planes)?;
+        let width = self.width(input);
+        let (keys, queries, dt) = match &m.projected {
+            None => {
+                let dt = self.linear(&m.dt, x)?;
+                (
+                    part_of(input, inner, width),
+                    part_of(input, inner + groups, width),
+                    dt,
+                )
+            }
+            Some(three) => {
+                let mut parts = Vec::new();
+                for (matrix, norm) in three.iter() {
+                    let part = self.linear(matrix, input)?;
+                    self.norm_in_place(norm, part)?;
+                    parts.push(part);
+                }
+                let dt = self.linear(&m.dt, parts[2])?;
+                (whole(parts[0], groups), whole(parts[1], groups), dt)
+            }
+        };
         let dt = self.cast(dt, DType::F32);
         let (bias, rate) = (self.wide(&m.dt_bias, m.n_heads)?, self.wide(&m.a_log, m.n_heads)?);
         let heads = m.n_heads;
@@ -290,8 +349,8 @@ impl Builder<'_, '_> {
         let (state, plane) = planes.add(inner * m.state, DType::F32);
         self.finish_planes(planes);
         self.push(Step::Scan(Box::new(ScanStep {
-            q: part_of(input, inner + groups, width),
-            k: part_of(input, inner, width),
+            q: queries,
+            k: keys,
             v: whole(v, inner),
             decay,
             decay_kind: Decay::Head,

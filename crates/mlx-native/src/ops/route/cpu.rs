@@ -36,6 +36,9 @@ pub(super) fn route<T: Element>(launch: &Launch<'_>, part: usize, parts: usize) 
             }
             let best = best.unwrap_or(0);
             (*id, *picked) = (best as u32, scores[best]);
+            if p.score == 4 {
+                *picked = 1.0 / within(keys, keys[best], p.jitter);
+            }
             keys[best] = f32::NAN;
         }
         finish(picked, &p);
@@ -66,6 +69,17 @@ impl Vectorised for ToScores<'_> {
             _ => {}
         }
     }
+}
+
+/// The sum of the softmax of those that are left and near enough to `top`.
+fn within(keys: &[f32], top: f32, jitter: f32) -> f32 {
+    let near = |v: &&f32| **v > f32::NEG_INFINITY && !matches_far(**v, top, jitter);
+    keys.iter().filter(near).map(|v| exp(*v - top)).sum()
+}
+
+/// Whether `v` is too far below `top`; a quotient that is no number is not.
+fn matches_far(v: f32, top: f32, jitter: f32) -> bool {
+    (top - v) / v.abs().max(top) > 2.0 * jitter
 }
 
 /// Takes all but the best groups out of the choice.

@@ -50,6 +50,9 @@ pub enum Score {
     Sigmoid = 2,
     /// `√ln(1 + eˣ)`
     SqrtSoftplus = 3,
+    /// Logits as they are. Each choice in turn: its weight is its share in the softmax of those that are left and that lie
+    /// within [`jitter`](RouteParams::jitter) of it.
+    SparseMixer = 4,
 }
 
 /// Sizes and choices. Also the parameter struct of the kernels: `repr(C)`, 48 bytes.
@@ -78,8 +81,9 @@ pub struct RouteParams {
     pub sum_eps: f32,
     /// What weights are multiplied by.
     pub factor: f32,
-    /// 0.
-    pub unused: u32,
+    /// For [`Score::SparseMixer`]: a logit `l` is left out of the softmax of a choice `t` when `(t - l) / max(|l|, t)` is
+    /// above twice this. 0 otherwise.
+    pub jitter: f32,
 }
 
 /// The most experts: their scores are kept in threadgroup memory.
@@ -98,7 +102,7 @@ const OP_NAME: &str = "route";
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a size that is zero or beyond
-/// its bound, `n_experts` not divisible by `n_groups`, a `factor` or `sum_eps` that is not finite, a buffer that is too
+/// its bound, `n_experts` not divisible by `n_groups`, a `factor` or `sum_eps` that is not finite, a `jitter` beyond 0 to 1, a buffer that is too
 /// small or of another dtype, or outputs that share memory with another buffer.
 #[allow(clippy::too_many_arguments)]
 pub fn route(
@@ -160,7 +164,7 @@ fn check_params(p: &RouteParams) -> Result<()> {
     for (name, value, most) in [
         ("n_experts", p.n_experts, MAX_EXPERTS),
         ("top_k", p.top_k, MAX_TOP_K.min(p.n_experts)),
-        ("score", p.score, Score::SqrtSoftplus as u32),
+        ("score", p.score, Score::SparseMixer as u32),
         ("n_groups", p.n_groups, MAX_GROUPS.min(p.n_experts)),
         ("top_groups", p.top_groups, p.n_groups),
         ("best_of", p.best_of, 2),
@@ -173,6 +177,9 @@ fn check_params(p: &RouteParams) -> Result<()> {
     }
     if p.best_of == 0 || !p.n_experts.is_multiple_of(p.n_groups) {
         return invalid!("{OP_NAME}: best_of is {}, n_experts {}, n_groups {}", p.best_of, p.n_experts, p.n_groups);
+    }
+    if !(0.0..=1.0).contains(&p.jitter) {
+        return invalid!("{OP_NAME}: jitter is {}, it must be from 0 to 1", p.jitter);
     }
     if !p.factor.is_finite() || !p.sum_eps.is_finite() {
         return invalid!("{OP_NAME}: factor is {}, sum_eps {}, they must be finite", p.factor, p.sum_eps);

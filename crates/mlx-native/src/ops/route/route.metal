@@ -17,7 +17,7 @@ struct RouteParams {
     uint normalise;
     float sum_eps;
     float factor;
-    uint unused;
+    float jitter;
 };
 
 constant bool has_correction [[function_constant(0)]];
@@ -109,11 +109,21 @@ template <typename T>
         }
         const float top = simd_max(best);
         const uint chosen = simd_min(at != 0xFFFFFFFFu && best == top ? at : 0xFFFFFFFFu);
+        float within = 0.0f;
+        if (p.score == 4) {
+            for (uint e = lane; e < p.n_experts; e += 32) {
+                const float v = keys[e];
+                if (!isnan(v) && v > -INFINITY && !((top - v) / max(abs(v), top) > 2.0f * p.jitter)) {
+                    within += precise::exp(v - top);
+                }
+            }
+            within = simd_sum(within);
+        }
         // Every lane has read the keys before one of them goes.
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (lane == 0) {
             ids[ulong(row) * p.top_k + j] = chosen;
-            picked[j] = scores[chosen];
+            picked[j] = p.score == 4 ? 1.0f / within : scores[chosen];
             keys[chosen] = NAN;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);

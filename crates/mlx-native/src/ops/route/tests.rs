@@ -88,6 +88,16 @@ impl Case for RouteCase {
             if p.score == 1 {
                 picked = softmax(&picked);
             }
+            if p.score == 4 {
+                // Those chosen before are out; of the others the near ones share.
+                for (j, e) in chosen.iter().enumerate() {
+                    let top = keys[*e];
+                    let left = (0..n).filter(|o| !chosen[..j].contains(o)).map(|o| keys[o]);
+                    let far = |v: f64| (top - v) / v.abs().max(top) > 2.0 * f64::from(p.jitter);
+                    let sum: f64 = left.filter(|v| *v > f64::NEG_INFINITY && !far(*v)).map(|v| (v - top).exp()).sum();
+                    picked[j] = 1.0 / sum;
+                }
+            }
             let sum = picked.iter().sum::<f64>() + f64::from(p.sum_eps);
             let factor = f64::from(p.factor);
             weights.extend(picked.iter().map(|w| if p.normalise != 0 { w / sum } else { *w } * factor));
@@ -129,22 +139,24 @@ fn params(rows: u32, n_experts: u32, top_k: u32, score: Score) -> RouteParams {
         normalise: 0,
         sum_eps: 0.0,
         factor: 1.0,
-        unused: 0,
+        jitter: 0.0,
     }
 }
 
-const SCORES: [Score; 4] = [Score::Softmax, Score::SoftmaxOfChosen, Score::Sigmoid, Score::SqrtSoftplus];
+const SCORES: [Score; 5] =
+    [Score::Softmax, Score::SoftmaxOfChosen, Score::Sigmoid, Score::SqrtSoftplus, Score::SparseMixer];
 
 pub(crate) fn suite() -> Suite {
     let mut cases: Vec<Box<dyn Case>> = Vec::new();
     for &dtype in FLOATS {
         for score in SCORES {
             for (rows, n, k) in [(1, 1, 1), (3, 7, 2), (2, 33, 5), (1, 65, 8)] {
-                let params = RouteParams { normalise: n % 2, factor: 2.5, ..params(rows, n, k, score) };
+                let jitter = if n == 33 { 0.3 } else { 0.01 };
+                let params = RouteParams { normalise: n % 2, factor: 2.5, jitter, ..params(rows, n, k, score) };
                 cases.push(Box::new(RouteCase { dtype, params, correction: false, ties: false }));
             }
             let params = RouteParams { normalise: 1, sum_eps: 1e-6, ..params(4, 32, 4, score) };
-            cases.push(Box::new(RouteCase { dtype, params, correction: dtype == DType::F32, ties: false }));
+            cases.push(Box::new(RouteCase { dtype, params, correction: dtype == DType::F32 && score != Score::SparseMixer, ties: false }));
         }
         for (best_of, others, n_groups, top_groups) in [(1, 0, 8, 3), (2, 1, 4, 2), (2, 0, 32, 5), (2, 0, 64, 8)] {
             let params = RouteParams { n_groups, top_groups, best_of, others, ..params(3, 64, 4, Score::Sigmoid) };
@@ -187,7 +199,8 @@ mod refusals {
         assert_invalid(run(&x, None, &ids, &w, RouteParams { n_groups: 3, ..ok }), &["n_groups 3"]);
         assert_invalid(run(&x, None, &ids, &w, RouteParams { top_groups: 2, ..ok }), &["top_groups is 2"]);
         assert_invalid(run(&x, None, &ids, &w, RouteParams { best_of: 0, ..ok }), &["best_of is 0"]);
-        assert_invalid(run(&x, None, &ids, &w, RouteParams { score: 4, ..ok }), &["score is 4"]);
+        assert_invalid(run(&x, None, &ids, &w, RouteParams { score: 5, ..ok }), &["score is 5"]);
+        assert_invalid(run(&x, None, &ids, &w, RouteParams { jitter: f32::NAN, ..ok }), &["jitter"]);
         assert_invalid(run(&x, None, &ids, &w, RouteParams { factor: f32::NAN, ..ok }), &["factor"]);
         assert_invalid(run(&x, Some(&w), &ids, &w, ok), &["correction", "16 bytes"]);
         assert_invalid(run(&x, None, &w, &w, ok), &["ids", "f32"]);

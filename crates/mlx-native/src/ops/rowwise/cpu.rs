@@ -140,6 +140,7 @@ impl Vectorised for Apply<'_> {
             28 => self.each(|x, y, _| exp(p[0] * sigmoid(x) * softplus(y))),
             29 => self.each(|x, y, z| relu(x - (y + p[0] * z))),
             30 => self.each(|x, y, _| p[0] * tanh(x / p[0]) * sigmoid(x) * (p[1] * tanh(y / p[1]))),
+            32 => self.each(|x, _, _| kept(x, (x / p[0]).round_ties_even().max(p[1]).min(p[2]) * p[0])),
             _ => self.each(|x, _, _| kept(x, x.max(p[0]).min(p[1]))),
         }
     }

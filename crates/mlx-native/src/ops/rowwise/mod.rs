@@ -106,6 +106,8 @@ pub enum Function {
     CappedSiluMul = 30,
     /// `x` clipped to `[p0, p1]`
     Clip = 31,
+    /// `x/p0` rounded to a whole number, to even where two are equally near, clipped to `[p1, p2]`, times `p0`.
+    Grid = 32,
 }
 
 impl Function {

@@ -105,6 +105,7 @@ inline float function_of(float x, float y, float z, constant float *p) {
     case 28: return precise::exp(p[0] * sigmoid(x) * softplus(y));
     case 29: return max(0.0f, x - (y + p[0] * z));
     case 30: return p[0] * precise::tanh(x / p[0]) * sigmoid(x) * (p[1] * precise::tanh(y / p[1]));
+    case 32: return clamp(rint(x / p[0]), p[1], p[2]) * p[0];
     default: return clamp(x, p[0], p[1]);
     }
 }

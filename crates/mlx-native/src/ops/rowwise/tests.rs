@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance, rounded};
 
-const ALL: [(Function, [f32; 4]); 32] = [
+const ALL: [(Function, [f32; 4]); 33] = [
     (Function::Scale, [1.5, -0.25, 0.0, 0.0]),
     (Function::Add, [1.0, 0.5, 0.0, 0.0]),
     (Function::Mul, [2.0, 0.0, 0.0, 0.0]),
@@ -38,6 +38,7 @@ const ALL: [(Function, [f32; 4]); 32] = [
     (Function::Excess, [0.5, 0.0, 0.0, 0.0]),
     (Function::CappedSiluMul, [2.0, 3.0, 0.0, 0.0]),
     (Function::Clip, [-0.5, f32::INFINITY, 0.0, 0.0]),
+    (Function::Grid, [0.25, -3.0, 2.0, 0.0]),
 ];
 
 /// How the operands lie.
@@ -138,6 +139,7 @@ fn reference(f: Function, p: [f64; 4], x: f64, y: f64, z: f64) -> f64 {
         Function::Excess => relu(x - (y + p[0] * z)),
         Function::CappedSiluMul => p[0] * (x / p[0]).tanh() * sigmoid(x) * (p[1] * (y / p[1]).tanh()),
         Function::Clip => clip(x, p[0], p[1]),
+        Function::Grid => clip((x / p[0]).round_ties_even(), p[1], p[2]) * p[0],
     }
 }
 
