@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt and print the text as it comes.
     Generate(Generate),
+    /// Answer over HTTP, in the interfaces of OpenAI, Anthropic and Ollama.
+    Serve(crate::serve::Serve),
 }
 
 /// Flags of `generate`.

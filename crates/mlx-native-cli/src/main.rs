@@ -4,6 +4,7 @@ mod args;
 mod chat;
 mod generate;
 mod report;
+mod serve;
 
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Generate(options) => generate::run(&options),
+        Command::Serve(options) => serve::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,6 +26,7 @@
 mod chat;
 pub mod config;
 mod detokenizer;
+pub mod engine;
 mod error;
 pub mod families;
 mod folder;
