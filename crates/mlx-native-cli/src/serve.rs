@@ -62,7 +62,12 @@ pub struct Serve {
     pub api_key_file: Option<PathBuf>,
 
     /// Origins of web pages that may ask, `*` for all; those of this machine may always.
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', help_heading = "Connections")]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Connections"
+    )]
     pub allowed_origins: Vec<String>,
 
     /// Longest time of an answer, in seconds; 0: none.
@@ -152,14 +157,12 @@ pub fn run(options: &Serve) -> Result<()> {
             loaded
         });
         server.run(listener).await.context("the listener")?;
-        if load.is_finished() {
-            if let Ok(Err(message)) = load.await {
-                bail!("{message}");
-            }
+        // A failure to load is what stopped it; a model that is still being loaded is not waited for.
+        if let Ok(Ok(Err(message))) = tokio::time::timeout(Duration::from_millis(100), load).await {
+            bail!("{message}");
         }
         Ok(())
     })?;
-    // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     Ok(())
 }
@@ -168,7 +171,8 @@ fn config(options: &Serve) -> Result<ServeConfig> {
     let mut keys = options.api_key.clone();
     keys.extend(std::env::var(KEY_VARIABLE).ok());
     if let Some(file) = &options.api_key_file {
-        let text = std::fs::read_to_string(file).with_context(|| format!("--api-key-file {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("--api-key-file {}", file.display()))?;
         keys.extend(text.lines().map(|line| line.trim().to_owned()));
     }
     keys.retain(|key| !key.is_empty());
@@ -196,7 +200,10 @@ fn config(options: &Serve) -> Result<ServeConfig> {
 /// The models that the flags name, to be loaded when they are asked for.
 fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
     if !(options.kv_memory > 0.0 && options.kv_memory < 1e6) {
-        bail!("--kv-memory: found {}, wanted a number of GiB above 0", options.kv_memory);
+        bail!(
+            "--kv-memory: found {}, wanted a number of GiB above 0",
+            options.kv_memory
+        );
     }
     let settings = Settings {
         engine: EngineConfig {
@@ -219,7 +226,9 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
     let mut sources: Vec<ModelSource> = Vec::new();
     for model in &options.model {
         let (name, path) = match model.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !name.contains('/') => (name.to_owned(), PathBuf::from(path)),
+            Some((name, path)) if !name.is_empty() && !name.contains('/') => {
+                (name.to_owned(), PathBuf::from(path))
+            }
             _ => (model.clone(), PathBuf::from(model)),
         };
         if !path.is_dir() {

@@ -83,7 +83,13 @@ struct Record {
 
 impl Answer {
     /// Hands a request to its model.
-    pub fn begin(app: &Arc<App>, id: &str, model: Arc<ServedModel>, request: Request, reader: &Reader) -> ApiResult<Self> {
+    pub fn begin(
+        app: &Arc<App>,
+        id: &str,
+        model: Arc<ServedModel>,
+        request: Request,
+        reader: &Reader,
+    ) -> ApiResult<Self> {
         if app.is_draining() {
             return Err(ApiError::unavailable("the server is about to stop"));
         }
@@ -126,7 +132,9 @@ impl Answer {
                 None => self.stream.next_event().await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, self.stream.next_event()).await {
                     Ok(event) => event,
-                    Err(_) => Some(Event::Failed("the answer took longer than the server's limit".to_owned())),
+                    Err(_) => Some(Event::Failed(
+                        "the answer took longer than the server's limit".to_owned(),
+                    )),
                 },
             };
             match event {
@@ -150,10 +158,16 @@ impl Answer {
             Event::Prompt { logprobs, .. } => self.ready.push_back(Part::Prompt { logprobs }),
             Event::Text { index, text, tokens } => {
                 self.time();
-                let Some(choice) = self.choices.get_mut(index) else { return };
+                let Some(choice) = self.choices.get_mut(index) else {
+                    return;
+                };
                 let deltas = choice.reader.push(&text);
                 choice.note(&deltas);
-                self.ready.push_back(Part::More { index, deltas, tokens });
+                self.ready.push_back(Part::More {
+                    index,
+                    deltas,
+                    tokens,
+                });
             }
             Event::Finished { index, reason, usage } => self.finish(index, reason, usage),
             Event::Failed(message) => self.fail(&message),
@@ -161,7 +175,9 @@ impl Answer {
     }
 
     fn finish(&mut self, index: usize, reason: StopReason, usage: Usage) {
-        let Some(choice) = self.choices.get_mut(index) else { return };
+        let Some(choice) = self.choices.get_mut(index) else {
+            return;
+        };
         let deltas = choice.reader.finish();
         choice.note(&deltas);
         choice.done = true;
@@ -205,7 +221,11 @@ impl Answer {
         while let Some(part) = self.next().await {
             match part {
                 Part::Prompt { logprobs } => whole.prompt_logprobs = logprobs,
-                Part::More { index, deltas, tokens } => {
+                Part::More {
+                    index,
+                    deltas,
+                    tokens,
+                } => {
                     if let Some(text) = whole.choices.get_mut(index) {
                         deltas.into_iter().for_each(|d| text.add(d));
                         text.tokens.extend(tokens);
@@ -242,7 +262,10 @@ impl Choice {
 impl Drop for Answer {
     fn drop(&mut self) {
         let log = &self.log;
-        let reason = log.reason.filter(|_| self.choices.iter().all(|c| c.done)).unwrap_or("cancelled");
+        let reason = log
+            .reason
+            .filter(|_| self.choices.iter().all(|c| c.done))
+            .unwrap_or("cancelled");
         let usage = &log.usage;
         self.app.metrics.finished(&Finished {
             reason,
@@ -251,9 +274,15 @@ impl Drop for Answer {
             prompt: usage.prompt_tokens,
             completion: log.completion,
         });
-        let first = log.first.map_or("-".to_owned(), |f| format!("{}ms", f.as_millis()));
+        let first = log
+            .first
+            .map_or("-".to_owned(), |f| format!("{}ms", f.as_millis()));
         let seconds = usage.decode.as_secs_f64();
-        let speed = if seconds > 0.0 { usage.completion_tokens.saturating_sub(1) as f64 / seconds } else { 0.0 };
+        let speed = if seconds > 0.0 {
+            usage.completion_tokens.saturating_sub(1) as f64 / seconds
+        } else {
+            0.0
+        };
         (self.app.config.log)(&format!(
             "{} model={} in={} cached={} out={} first={first} tokens/s={speed:.1} reason={reason}",
             log.id, self.model.id, usage.prompt_tokens, usage.cached_tokens, log.completion

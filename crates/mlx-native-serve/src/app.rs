@@ -100,7 +100,9 @@ impl App {
     }
 
     pub fn now() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs())
     }
 
     pub fn is_draining(&self) -> bool {

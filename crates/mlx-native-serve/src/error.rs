@@ -82,7 +82,10 @@ impl ApiError {
     pub(crate) fn model_not_found(name: &str) -> Self {
         ApiError {
             param: Some("model".to_owned()),
-            ..Self::new(StatusCode::NOT_FOUND, format!("the model {name:?} does not exist"))
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                format!("the model {name:?} does not exist"),
+            )
         }
         .coded("model_not_found")
     }
@@ -146,7 +149,11 @@ impl From<EngineError> for ApiError {
         let text = error.to_string();
         match error {
             EngineError::Invalid { param, message } => {
-                let name = if param == "grammar" { "response_format" } else { param };
+                let name = if param == "grammar" {
+                    "response_format"
+                } else {
+                    param
+                };
                 ApiError::invalid(name, message)
             }
             EngineError::ContextLength { .. } => ApiError {

@@ -69,7 +69,10 @@ impl<'a> Fields<'a> {
                 if n.is_finite() {
                     Ok(Some(n))
                 } else {
-                    Err(ApiError::invalid(self.name(key), "found a number that is too large"))
+                    Err(ApiError::invalid(
+                        self.name(key),
+                        "found a number that is too large",
+                    ))
                 }
             }
             Some(other) => Err(self.wrong(key, other, "a number")),
@@ -99,7 +102,10 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some(Value::Number(n)) => match whole(n) {
                 Some(n) => Ok(Some(n)),
-                None => Err(ApiError::invalid(self.name(key), format!("found {n}, wanted a whole number"))),
+                None => Err(ApiError::invalid(
+                    self.name(key),
+                    format!("found {n}, wanted a whole number"),
+                )),
             },
             Some(other) => Err(self.wrong(key, other, "a whole number")),
         }
@@ -137,7 +143,9 @@ impl<'a> Fields<'a> {
     }
 
     pub fn ids(&self, key: &str) -> ApiResult<Option<Vec<u32>>> {
-        let Some(list) = self.array(key)? else { return Ok(None) };
+        let Some(list) = self.array(key)? else {
+            return Ok(None);
+        };
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         match list.iter().map(id).collect() {
             Some(ids) => Ok(Some(ids)),
@@ -153,7 +161,10 @@ impl<'a> Fields<'a> {
             Some(Value::String(text)) => Ok(Some(vec![text.clone()])),
             Some(Value::Array(list)) => match list.iter().map(text).collect() {
                 Some(texts) => Ok(Some(texts)),
-                None => Err(ApiError::invalid(self.name(key), "wanted a string or a list of strings")),
+                None => Err(ApiError::invalid(
+                    self.name(key),
+                    "wanted a string or a list of strings",
+                )),
             },
             Some(other) => Err(self.wrong(key, other, "a string or a list of strings")),
         }

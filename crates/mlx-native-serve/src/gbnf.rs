@@ -121,19 +121,31 @@ fn closing(text: &str, end: char) -> Result<usize, String> {
             _ => {}
         }
     }
-    Err(format!("what begins with {:?} is not closed", text.chars().next().unwrap_or_default()))
+    Err(format!(
+        "what begins with {:?} is not closed",
+        text.chars().next().unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn rules_become_larks() {
-        let lark = super::to_lark("# a list\nroot ::= item (\",\" item)*\nitem ::= [a-z/]+ | \"x\\\"y\" num-ber{2}\nnum-ber ::= [0-9]\n");
+        let lark = super::to_lark(
+            "# a list\nroot ::= item (\",\" item)*\nitem ::= [a-z/]+ | \"x\\\"y\" num-ber{2}\nnum-ber ::= [0-9]\n",
+        );
         assert_eq!(
             lark.unwrap(),
             "start: r_item ( \",\" r_item )*\nr_item: /[a-z\\/]/+ | \"x\\\"y\" r_num_ber{2}\nr_num_ber: /[0-9]/\n"
         );
-        for bad in ["", "\"x\"", "root ::= \"x", "root ::= [a", "root ::= ::= x", "root ::= %"] {
+        for bad in [
+            "",
+            "\"x\"",
+            "root ::= \"x",
+            "root ::= [a",
+            "root ::= ::= x",
+            "root ::= %",
+        ] {
             assert!(super::to_lark(bad).is_err(), "{bad}");
         }
     }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mlx_native_lm::engine::{
-    Constraint, Engine, EngineError, EngineStats, EventStream, Grammar, Request,
-};
+use mlx_native_lm::engine::{Constraint, Engine, EngineError, EngineStats, EventStream, Grammar, Request};
 use mlx_native_lm::{ChatTemplate, LmError, SamplingParams, Tokenizer};
 
 use crate::chat::family::{Family, Thinking};
@@ -76,7 +74,9 @@ pub struct ServedModel {
 
 impl fmt::Debug for ServedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServedModel").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("ServedModel")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +97,9 @@ impl ServedModel {
             Some(template) => template,
             None => ChatTemplate::new(PLAIN_TEMPLATE, Vec::new())?,
         };
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
         Ok(ServedModel {
             id: id.into(),
             backend,
@@ -143,7 +145,9 @@ pub struct ModelSource {
 
 impl fmt::Debug for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ModelSource").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("ModelSource")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -216,7 +220,10 @@ impl Models {
                     *loaded = Some(model.clone());
                     Ok(model)
                 }
-                Ok(Err(message)) => Err(format!("the model {:?} cannot be loaded: {message}", entry.source.id)),
+                Ok(Err(message)) => Err(format!(
+                    "the model {:?} cannot be loaded: {message}",
+                    entry.source.id
+                )),
                 Err(_) => Err(format!("loading the model {:?} failed", entry.source.id)),
             }
         });
@@ -234,7 +241,9 @@ impl Models {
     pub fn unload_idle(&self, keep: Duration) {
         for entry in &self.entries {
             let used = Duration::from_millis(entry.used.load(Relaxed));
-            let Ok(mut loaded) = entry.loaded.try_lock() else { continue };
+            let Ok(mut loaded) = entry.loaded.try_lock() else {
+                continue;
+            };
             let busy = loaded.as_ref().is_some_and(|m| {
                 let stats = m.backend.stats();
                 stats.running + stats.waiting > 0 || Arc::strong_count(m) > 1

@@ -25,7 +25,10 @@ const LACKING: [&str; 8] = [
 pub(crate) fn read(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Request> {
     for name in LACKING {
         let given = fields.get(name).is_some_and(|v| {
-            *v != json!("") && *v != json!([]) && *v != json!({}) && !(name == "function_call" && *v == json!("none"))
+            *v != json!("")
+                && *v != json!([])
+                && *v != json!({})
+                && !(name == "function_call" && *v == json!("none"))
         });
         if given {
             return Err(ApiError::unsupported(name));
@@ -68,11 +71,20 @@ fn sampling(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<SamplingParam
             *target = value;
         }
     };
-    set(&mut params.temperature, fields.f32_within("temperature", 0.0, 1e6)?);
+    set(
+        &mut params.temperature,
+        fields.f32_within("temperature", 0.0, 1e6)?,
+    );
     set(&mut params.top_p, fields.f32_within("top_p", 0.0, 1.0)?);
     set(&mut params.min_p, fields.f32_within("min_p", 0.0, 1.0)?);
-    set(&mut params.xtc_probability, fields.f32_within("xtc_probability", 0.0, 1.0)?);
-    set(&mut params.xtc_threshold, fields.f32_within("xtc_threshold", 0.0, 0.5)?);
+    set(
+        &mut params.xtc_probability,
+        fields.f32_within("xtc_probability", 0.0, 1.0)?,
+    );
+    set(
+        &mut params.xtc_threshold,
+        fields.f32_within("xtc_threshold", 0.0, 0.5)?,
+    );
     if let Some(k) = fields.i64("top_k")? {
         // -1 is how some say that there is no limit.
         params.top_k = match k {
@@ -105,9 +117,17 @@ fn sampling(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<SamplingParam
     }
     if let Some(bias) = fields.object("logit_bias")? {
         for (key, value) in bias {
-            let wrong = || ApiError::invalid("logit_bias", format!("{key:?}: {value}: wanted a token id and a number from -100 to 100"));
+            let wrong = || {
+                ApiError::invalid(
+                    "logit_bias",
+                    format!("{key:?}: {value}: wanted a token id and a number from -100 to 100"),
+                )
+            };
             let id = key.trim().parse::<u32>().map_err(|_| wrong())?;
-            let bias = value.as_f64().filter(|b| (-100.0..=100.0).contains(b)).ok_or_else(wrong)?;
+            let bias = value
+                .as_f64()
+                .filter(|b| (-100.0..=100.0).contains(b))
+                .ok_or_else(wrong)?;
             params.logit_bias.insert(id, bias as f32);
         }
     }
@@ -122,15 +142,27 @@ pub(crate) fn grammar(fields: &Fields<'_>) -> ApiResult<Option<(String, Grammar)
     }
     if let Some(map) = fields.object("structured_outputs")? {
         let inside = Fields::inside(map, "structured_outputs.");
-        found.extend(structured(&inside, ["json", "json_object", "regex", "choice", "grammar"])?);
+        found.extend(structured(
+            &inside,
+            ["json", "json_object", "regex", "choice", "grammar"],
+        )?);
     }
-    let guided = ["guided_json", "guided_json_object", "guided_regex", "guided_choice", "guided_grammar"];
+    let guided = [
+        "guided_json",
+        "guided_json_object",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+    ];
     found.extend(structured(fields, guided)?);
     // As llama.cpp has them.
     found.extend(structured(fields, ["json_schema", "", "", "", "grammar"])?);
     if found.len() > 1 {
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        return Err(ApiError::invalid(names[1], format!("found {} too, wanted one of them", names[0])));
+        return Err(ApiError::invalid(
+            names[1],
+            format!("found {} too, wanted one of them", names[0]),
+        ));
     }
     Ok(found.pop())
 }
@@ -158,7 +190,9 @@ pub(crate) fn response_format(format: &Map<String, Value>, name: &str) -> ApiRes
         }
         Some("regex") => {
             let pattern = fields.str("pattern")?.or(fields.str("value")?);
-            Ok(Some(Grammar::Regex(pattern.ok_or_else(|| inner("pattern"))?.to_owned())))
+            Ok(Some(Grammar::Regex(
+                pattern.ok_or_else(|| inner("pattern"))?.to_owned(),
+            )))
         }
         Some(other) => Err(ApiError::invalid(
             format!("{name}.type"),

@@ -63,7 +63,9 @@ pub struct Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("config", &self.app.config).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("config", &self.app.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,7 +171,9 @@ async fn connection(
 
 /// Both with `/v1` before it and without.
 fn both(router: Router<Arc<App>>, path: &str, method: MethodRouter<Arc<App>>) -> Router<Arc<App>> {
-    router.route(path, method.clone()).route(&format!("/v1{path}"), method)
+    router
+        .route(path, method.clone())
+        .route(&format!("/v1{path}"), method)
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -207,14 +211,17 @@ fn router(app: Arc<App>) -> Router {
 
 async fn not_found(request: Request) -> Response {
     let path = request.uri().path();
-    let error = ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).coded("not_found");
+    let error =
+        ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).coded("not_found");
     error.response(Dialect::of(path))
 }
 
 async fn wrong_method(request: Request) -> Response {
     let path = request.uri().path();
     let message = format!("{path} does not answer {}", request.method());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).coded("method_not_allowed").response(Dialect::of(path))
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        .coded("method_not_allowed")
+        .response(Dialect::of(path))
 }
 
 /// What every request passes.
@@ -230,13 +237,19 @@ async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
     }
     if let Some(origin) = origin.filter(|o| is_allowed(&app.config, o)) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("x-request-id"),
+        );
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     let status = response.status().as_u16();
     app.metrics.answered(status);
     if status >= 400 {
-        (app.config.log)(&format!("{id} {line} {status} {}ms", started.elapsed().as_millis()));
+        (app.config.log)(&format!(
+            "{id} {line} {status} {}ms",
+            started.elapsed().as_millis()
+        ));
     }
     response
 }
@@ -244,9 +257,15 @@ async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
 fn request_id(app: &App, headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
     let is_plain = |id: &&str| {
-        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+        !id.is_empty()
+            && id.len() <= 128
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    given.filter(is_plain).map_or_else(|| app.id("req-"), str::to_owned)
+    given
+        .filter(is_plain)
+        .map_or_else(|| app.id("req-"), str::to_owned)
 }
 
 async fn answer(app: &Arc<App>, id: &str, request: Request, next: Next) -> Response {
@@ -257,13 +276,18 @@ async fn answer(app: &Arc<App>, id: &str, request: Request, next: Next) -> Respo
     }
     let open = ["/health", "/v1/health", "/ping", "/", "/status"].contains(&path.as_str());
     if !open && !is_authorized(&app.config, request.headers()) {
-        let error = ApiError::new(StatusCode::UNAUTHORIZED, "the API key is missing or wrong").coded("invalid_api_key");
+        let error = ApiError::new(StatusCode::UNAUTHORIZED, "the API key is missing or wrong")
+            .coded("invalid_api_key");
         return error.response(dialect);
     }
     // A page of another origin may not ask; nothing but its browser would keep it from reading the answer.
     let origin = request.headers().get(header::ORIGIN);
     if request.method() != Method::GET && origin.is_some_and(|o| !is_allowed(&app.config, o)) {
-        let error = ApiError::new(StatusCode::FORBIDDEN, "pages of this origin may not use the server").coded("origin_not_allowed");
+        let error = ApiError::new(
+            StatusCode::FORBIDDEN,
+            "pages of this origin may not use the server",
+        )
+        .coded("origin_not_allowed");
         return error.response(dialect);
     }
     let most = app.config.max_body;
@@ -271,9 +295,14 @@ async fn answer(app: &Arc<App>, id: &str, request: Request, next: Next) -> Respo
     parts.extensions.insert(RequestId(id.to_owned()));
     let too_large = || {
         let message = format!("the body of a request has at most {most} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).coded("request_too_large").response(dialect)
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+            .coded("request_too_large")
+            .response(dialect)
     };
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let length = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|n| n > most) {
         return too_large();
     }
@@ -281,7 +310,10 @@ async fn answer(app: &Arc<App>, id: &str, request: Request, next: Next) -> Respo
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => return too_large(),
         Err(_) => {
-            let error = ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long");
+            let error = ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body of the request took too long",
+            );
             return error.response(dialect);
         }
     };
@@ -315,7 +347,9 @@ fn is_allowed(config: &ServeConfig, origin: &HeaderValue) -> bool {
     if config.allowed_origins.iter().any(|o| o == "*" || o == origin) {
         return true;
     }
-    let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let rest = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"));
     let Some(rest) = rest else { return false };
     let host = match rest.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -331,7 +365,10 @@ fn preflight(config: &ServeConfig, headers: &HeaderMap) -> Response {
         return response;
     }
     let out = response.headers_mut();
-    out.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    out.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST, OPTIONS"),
+    );
     // Clients send headers of their own, such as x-stainless-os: all that are asked for are fine.
     let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let wanted = wanted.unwrap_or_else(|| HeaderValue::from_static("authorization, content-type"));

@@ -117,7 +117,11 @@ impl<F: Format> State<F> {
 /// have one choice each, or `n` where there is one prompt.
 fn shifted(part: Part, base: usize) -> Part {
     match part {
-        Part::More { index, deltas, tokens } => Part::More {
+        Part::More {
+            index,
+            deltas,
+            tokens,
+        } => Part::More {
             index: index + base,
             deltas,
             tokens,

@@ -60,7 +60,10 @@ impl Grammar {
     fn compile(&self) -> Result<TopLevelGrammar, String> {
         let limited = |text: &str| {
             if text.len() > MAX_GRAMMAR {
-                return Err(format!("found {} bytes, wanted at most {MAX_GRAMMAR}", text.len()));
+                return Err(format!(
+                    "found {} bytes, wanted at most {MAX_GRAMMAR}",
+                    text.len()
+                ));
             }
             Ok(())
         };
@@ -78,8 +81,14 @@ impl Grammar {
                     return Err("found no choice, wanted one at least".to_owned());
                 }
                 limited(&choices.concat())?;
-                let choices: Vec<String> = choices.iter().map(|c| Value::from(c.as_str()).to_string()).collect();
-                Ok(TopLevelGrammar::from_lark(format!("start: {}", choices.join(" | "))))
+                let choices: Vec<String> = choices
+                    .iter()
+                    .map(|c| Value::from(c.as_str()).to_string())
+                    .collect();
+                Ok(TopLevelGrammar::from_lark(format!(
+                    "start: {}",
+                    choices.join(" | ")
+                )))
             }
             Grammar::Lark(text) => {
                 limited(text)?;
@@ -110,7 +119,9 @@ pub struct Constraint {
 
 impl fmt::Debug for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Constraint").field("begin", &self.begin).finish_non_exhaustive()
+        f.debug_struct("Constraint")
+            .field("begin", &self.begin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,7 +134,11 @@ impl Constraint {
     }
 
     pub(super) fn start(&self) -> Follow {
-        let fresh = self.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
+        let fresh = self
+            .matcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .deep_clone();
         let active = self.begin == Begin::AtOnce;
         Follow {
             fresh: (!active).then(|| fresh.deep_clone()),
@@ -152,7 +167,8 @@ impl Grammars {
     /// # Errors
     /// A message, when the library cannot use the vocabulary.
     pub fn new(tokenizer: &Tokenizer, eos: u32) -> Result<Self, String> {
-        let size = (0..).take_while(|id| *id < tokenizer.vocab_size() as u32 || tokenizer.token(*id).is_some());
+        let size =
+            (0..).take_while(|id| *id < tokenizer.vocab_size() as u32 || tokenizer.token(*id).is_some());
         let words: Vec<Vec<u8>> = size
             .map(|id| {
                 let mut bytes = tokenizer.token_bytes(id);
@@ -164,7 +180,9 @@ impl Grammars {
             })
             .collect();
         if eos as usize >= words.len() {
-            return Err(format!("token {eos}, which ends a text, is not in the vocabulary"));
+            return Err(format!(
+                "token {eos}, which ends a text, is not in the vocabulary"
+            ));
         }
         let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, eos), &words);
         let env: toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -209,7 +227,9 @@ pub(super) struct Follow {
 
 impl fmt::Debug for Follow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow").field("active", &self.active).finish_non_exhaustive()
+        f.debug_struct("Follow")
+            .field("active", &self.active)
+            .finish_non_exhaustive()
     }
 }
 
@@ -232,7 +252,10 @@ impl Follow {
         if !self.active {
             return Ok(());
         }
-        let mut mask = self.matcher.compute_mask_or_eos().map_err(|e| one_line(&e.to_string()))?;
+        let mut mask = self
+            .matcher
+            .compute_mask_or_eos()
+            .map_err(|e| one_line(&e.to_string()))?;
         let size = mask.len();
         let known = || eos.iter().filter(|id| (**id as usize) < size);
         if known().any(|id| mask.is_allowed(*id)) {
@@ -242,7 +265,9 @@ impl Follow {
         }
         let words = mask.as_slice();
         for (index, logit) in logits.iter_mut().enumerate() {
-            let allowed = words.get(index / 32).is_some_and(|word| word >> (index % 32) & 1 == 1);
+            let allowed = words
+                .get(index / 32)
+                .is_some_and(|word| word >> (index % 32) & 1 == 1);
             if !allowed || index >= mask.len() {
                 *logit = f32::NEG_INFINITY;
             }
@@ -256,7 +281,9 @@ impl Follow {
     /// A message, when the grammar does not allow the token.
     pub fn push(&mut self, id: u32, text: &str) -> Result<bool, String> {
         if self.active {
-            self.matcher.consume_token(id).map_err(|e| one_line(&e.to_string()))?;
+            self.matcher
+                .consume_token(id)
+                .map_err(|e| one_line(&e.to_string()))?;
             let ended = self.matcher.is_stopped();
             if ended && matches!(self.begin, Begin::Each(_)) {
                 self.active = false;
@@ -281,7 +308,10 @@ impl Follow {
         }
         // Only the end can still become the mark.
         let keep = self.seen.len().saturating_sub(mark.len());
-        let keep = (0..=keep).rev().find(|at| self.seen.is_char_boundary(*at)).unwrap_or(0);
+        let keep = (0..=keep)
+            .rev()
+            .find(|at| self.seen.is_char_boundary(*at))
+            .unwrap_or(0);
         self.seen.drain(..keep);
         Ok(false)
     }
@@ -290,7 +320,9 @@ impl Follow {
         if bytes.is_empty() {
             return true;
         }
-        let Ok(env) = self.matcher.tok_env() else { return false };
+        let Ok(env) = self.matcher.tok_env() else {
+            return false;
+        };
         let tokens = env.tokenize_bytes(bytes);
         match self.matcher.try_consume_tokens(&tokens) {
             Ok(n) if n == tokens.len() => true,

@@ -5,7 +5,10 @@ use super::event::{Logprobs, Ranked};
 /// The logprob of `chosen` and of the `top` likeliest tokens by `logits`.
 pub(super) fn logprobs(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| (f64::from(*l) - f64::from(max)).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|l| (f64::from(*l) - f64::from(max)).exp())
+        .sum();
     let total = f64::from(max) + sum.ln();
     let of = |logit: f32| {
         // JSON has no infinity; what cannot come is as far down as a number goes.

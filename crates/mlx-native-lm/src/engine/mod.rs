@@ -103,7 +103,9 @@ pub enum EngineError {
         message: String,
     },
     /// The prompt alone fills the context.
-    #[error("the prompt has {prompt} tokens, but the model's context length is {limit} tokens, one of which at least is for the answer")]
+    #[error(
+        "the prompt has {prompt} tokens, but the model's context length is {limit} tokens, one of which at least is for the answer"
+    )]
     ContextLength {
         /// Tokens of the prompt.
         prompt: usize,
@@ -111,7 +113,9 @@ pub enum EngineError {
         limit: usize,
     },
     /// The request can never fit into memory.
-    #[error("a prompt of {prompt} tokens needs {needed} bytes of memory for its keys and values, the limit is {limit}")]
+    #[error(
+        "a prompt of {prompt} tokens needs {needed} bytes of memory for its keys and values, the limit is {limit}"
+    )]
     Memory {
         /// Tokens of the prompt.
         prompt: usize,
@@ -210,7 +214,10 @@ impl Engine {
         if let Some(context) = self.context {
             // With nothing to generate the prompt may fill the context.
             if prompt > context || (prompt == context && limit > 0) {
-                return Err(EngineError::ContextLength { prompt, limit: context });
+                return Err(EngineError::ContextLength {
+                    prompt,
+                    limit: context,
+                });
             }
             limit = limit.min(context - prompt);
         } else {
@@ -243,7 +250,9 @@ impl Engine {
             limit,
         });
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        commands.send(Command::Take(job)).map_err(|_| EngineError::Stopped)?;
+        commands
+            .send(Command::Take(job))
+            .map_err(|_| EngineError::Stopped)?;
         Ok(stream)
     }
 

@@ -87,8 +87,7 @@ impl<S> PrefixCache<S> {
         }
         let freed = &mut self.bytes;
         self.entries.retain(|e| {
-            let stays =
-                !(same(e) && tokens.starts_with(&e.tokens) && can_go_back(&state, e.tokens.len()));
+            let stays = !(same(e) && tokens.starts_with(&e.tokens) && can_go_back(&state, e.tokens.len()));
             if !stays {
                 *freed -= e.bytes;
             }
@@ -137,7 +136,11 @@ mod tests {
         cache.insert(vec![1, 2, 9], "", "b", 10, back);
         cache.insert(vec![1, 2, 3, 4, 5], "x", "c", 10, back);
         assert_eq!(cache.find(&[1, 2, 3, 7], "", back), Some((&"a", 3)));
-        assert_eq!(cache.find(&[1, 2, 9], "", back), Some((&"a", 2)), "one token is always computed");
+        assert_eq!(
+            cache.find(&[1, 2, 9], "", back),
+            Some((&"a", 2)),
+            "one token is always computed"
+        );
         assert_eq!(cache.find(&[1, 2, 3, 4, 5, 6], "x", back), Some((&"c", 5)));
         assert_eq!(cache.find(&[1], "", back), None);
         assert_eq!(cache.find(&[1, 2], "y", back), None);
@@ -146,7 +149,11 @@ mod tests {
         assert_eq!(cache.find(&[1, 2, 3, 7], "", no), None);
         assert_eq!(cache.find(&[1, 2, 9, 7], "", no), Some((&"b", 3)));
         cache.insert(vec![1, 2, 3, 4, 8], "", "d", 10, back);
-        assert_eq!((cache.len(), cache.bytes()), (3, 30), "a longer text takes the place of a shorter one");
+        assert_eq!(
+            (cache.len(), cache.bytes()),
+            (3, 30),
+            "a longer text takes the place of a shorter one"
+        );
         cache.insert(vec![7], "", "e", 5, back);
         assert_eq!((cache.len(), cache.bytes()), (3, 25));
         let mut coarse = PrefixCache::new(3, 2);

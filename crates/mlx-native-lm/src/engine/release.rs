@@ -61,7 +61,11 @@ impl Release {
     /// was cut into tokens.
     fn look(&mut self, end: bool) -> Released {
         let found = (self.stops.iter())
-            .filter_map(|stop| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, stop)))
+            .filter_map(|stop| {
+                self.held
+                    .find(stop.as_str())
+                    .map(|at| (at + stop.len(), at, stop))
+            })
             .min_by_key(|(end, at, _)| (*end, *at));
         if let Some((_, at, stop)) = found {
             let stop = stop.clone();
@@ -77,7 +81,9 @@ impl Release {
             let most = stop.len().saturating_sub(1).min(self.held.len());
             let is_open = |n: &usize| {
                 self.held.is_char_boundary(self.held.len() - n)
-                    && stop.as_bytes().starts_with(&self.held.as_bytes()[self.held.len() - n..])
+                    && stop
+                        .as_bytes()
+                        .starts_with(&self.held.as_bytes()[self.held.len() - n..])
             };
             (1..=most).rev().find(is_open).unwrap_or(0)
         };
@@ -119,7 +125,11 @@ mod tests {
             }
         }
         let released = release.finish("", true);
-        (text + &released.text, released.stop, tokens + released.tokens.len())
+        (
+            text + &released.text,
+            released.stop,
+            tokens + released.tokens.len(),
+        )
     }
 
     #[test]
@@ -146,7 +156,11 @@ mod tests {
                 }
                 pieces.push(&whole[from..]);
                 let found = run(stops, &pieces);
-                assert_eq!((found.0.as_str(), found.1.as_deref()), (*text, *stop), "{pieces:?}");
+                assert_eq!(
+                    (found.0.as_str(), found.1.as_deref()),
+                    (*text, *stop),
+                    "{pieces:?}"
+                );
             }
         }
     }

@@ -76,7 +76,10 @@ impl Request {
         if self.n == 0 || self.n > MAX_CHOICES {
             return refuse("n", format!("found {}, wanted 1 to {MAX_CHOICES}", self.n));
         }
-        for (param, wanted) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+        for (param, wanted) in [
+            ("logprobs", self.logprobs),
+            ("prompt_logprobs", self.prompt_logprobs),
+        ] {
             if let Some(n) = wanted.filter(|n| *n > MAX_TOP_LOGPROBS) {
                 return refuse(param, format!("found {n}, wanted 0 to {MAX_TOP_LOGPROBS}"));
             }
@@ -98,11 +101,17 @@ impl Request {
         ];
         for (param, ids) in ids {
             if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
-                return refuse(param, format!("token id {id} is outside a vocabulary of {vocab_size}"));
+                return refuse(
+                    param,
+                    format!("token id {id} is outside a vocabulary of {vocab_size}"),
+                );
             }
         }
         if let Some(id) = (self.sampling.logit_bias.keys()).find(|id| **id as usize >= vocab_size) {
-            return refuse("logit_bias", format!("token id {id} is outside a vocabulary of {vocab_size}"));
+            return refuse(
+                "logit_bias",
+                format!("token id {id} is outside a vocabulary of {vocab_size}"),
+            );
         }
         self.sampling.validate().map_err(|error| {
             let text = error.to_string();
@@ -111,17 +120,13 @@ impl Request {
                 param: param.copied().unwrap_or("sampling"),
                 message: text,
             }
-        })?;
-        if self.sampling.top_k >= vocab_size && self.sampling.top_k > 0 {
-            // The sampler wants fewer than all; all is what no limit is.
-            return Ok(());
-        }
-        Ok(())
+        })
     }
 
     /// The parameters of choice `index`.
     pub(super) fn sampling_of(&self, index: usize, vocab_size: usize) -> SamplingParams {
         let mut params = self.sampling.clone();
+        // The sampler wants fewer than all; all is what no limit is.
         if params.top_k >= vocab_size {
             params.top_k = 0;
         }

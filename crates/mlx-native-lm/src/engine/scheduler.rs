@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
+use super::EngineConfig;
 use super::event::{Event, StopReason};
 use super::prefix::PrefixCache;
 use super::sequence::{Job, Sequence};
 use super::stats::Shared;
 use super::stepper::{Rows, Stepper, Wanted};
-use super::EngineConfig;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -37,7 +37,11 @@ struct Pace {
 }
 
 fn blend(average: &mut f64, seconds: f64) {
-    *average = if *average == 0.0 { seconds } else { 0.8 * *average + 0.2 * seconds };
+    *average = if *average == 0.0 {
+        seconds
+    } else {
+        0.8 * *average + 0.2 * seconds
+    };
 }
 
 pub(super) struct Scheduler<'t, P: Stepper> {
@@ -121,7 +125,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let shared = &self.shared;
         self.waiting.retain(|s| {
             let gone = s.job.sender.is_gone();
-            if gone && s.fed == 0 && s.tokens.len() == s.prompt_len() {
+            if gone && s.is_new() {
                 shared.left_queue();
             }
             !gone
@@ -157,8 +161,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             if !fits && !self.running.is_empty() {
                 return;
             }
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            if sequence.tokens.len() == sequence.prompt_len() {
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
+            if sequence.is_new() {
                 self.shared.left_queue();
             }
             sequence.admit();
@@ -181,7 +187,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
                 let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
                 self.cache.find(&request.prompt, &request.cache_salt, back)
             };
-            self.shared.count_lookup(prompt_len, found.as_ref().map_or(0, |(_, n)| (*n).min(prompt_len)));
+            self.shared.count_lookup(
+                prompt_len,
+                found.as_ref().map_or(0, |(_, n)| (*n).min(prompt_len)),
+            );
             if let Some((state, known)) = found {
                 let mut state = self.stepper.fork(state)?;
                 self.stepper.truncate(&mut state, known)?;
@@ -322,7 +331,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             blend(&mut self.pace.decode_step, seconds);
         } else {
             let share = if decoding > 0 { self.pace.decode_step } else { 0.0 };
-            blend(&mut self.pace.prefill_token, (seconds - share).max(1e-7) / prompts as f64);
+            blend(
+                &mut self.pace.prefill_token,
+                (seconds - share).max(1e-7) / prompts as f64,
+            );
         }
     }
 
@@ -366,7 +378,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     fn snapshot(&mut self, index: usize) {
         let sequence = &self.running[index];
         let at = (sequence.prompt_len() - 1) / GRID * GRID;
-        let Some(state) = sequence.state.as_ref() else { return };
+        let Some(state) = sequence.state.as_ref() else {
+            return;
+        };
         let request = &sequence.job.request;
         if sequence.fed != at || at == 0 || !request.use_cache || self.goes_back(state, at) {
             return;
@@ -387,8 +401,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             let first = &self.running[index];
             let Some(state) = &first.state else { return Ok(()) };
             let state = self.stepper.fork(state).map_err(|e| e.to_string())?;
-            let mut sibling =
-                first.sibling(choice, state, self.tokenizer, vocab).map_err(|e| e.to_string())?;
+            let mut sibling = first
+                .sibling(choice, state, self.tokenizer, vocab)
+                .map_err(|e| e.to_string())?;
             let mut logits = logits.to_vec();
             self.shared.count_generated(1);
             match sibling.choose(&mut logits, &self.eos)? {
@@ -422,14 +437,19 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
 
     /// Puts the state of a text that nobody waits for into the cache.
     fn keep(&mut self, mut sequence: Sequence<'t, P::State>) {
-        let Some(mut state) = sequence.state.take() else { return };
+        let Some(mut state) = sequence.state.take() else {
+            return;
+        };
         let request = &sequence.job.request;
         if !request.use_cache || sequence.index() > 0 {
             return;
         }
         // What lies on the grid was computed as any other prompt with this beginning would be.
         let kept = sequence.fed.min(sequence.prompt_len()) / GRID * GRID;
-        if kept == 0 || !self.stepper.can_truncate(&state, kept) || self.stepper.truncate(&mut state, kept).is_err() {
+        if kept == 0
+            || !self.stepper.can_truncate(&state, kept)
+            || self.stepper.truncate(&mut state, kept).is_err()
+        {
             return;
         }
         let bytes = self.stepper.bytes(&state);
@@ -461,7 +481,8 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     }
 
     fn report(&self) {
-        self.shared.set_gauges(self.running.len(), self.bytes(), self.cache.len());
+        self.shared
+            .set_gauges(self.running.len(), self.bytes(), self.cache.len());
     }
 }
 

@@ -69,7 +69,13 @@ impl<'t, S> Sequence<'t, S> {
     }
 
     /// Choice `index` of the same request, at the end of the prompt.
-    pub fn sibling(&self, index: usize, state: S, tokenizer: &'t Tokenizer, vocab_size: usize) -> Result<Self> {
+    pub fn sibling(
+        &self,
+        index: usize,
+        state: S,
+        tokenizer: &'t Tokenizer,
+        vocab_size: usize,
+    ) -> Result<Self> {
         let request = &self.job.request;
         Ok(Sequence {
             job: self.job.clone(),
@@ -113,13 +119,20 @@ impl<'t, S> Sequence<'t, S> {
         self.job.request.prompt_logprobs.is_some() && self.generated == 0
     }
 
+    /// Whether it was never taken up.
+    pub fn is_new(&self) -> bool {
+        self.admitted.is_none()
+    }
+
     pub fn admit(&mut self) {
         self.admitted.get_or_insert_with(Instant::now);
     }
 
     /// Rows of logits behind `rows` tokens of the prompt from `self.fed` on, which is not moved yet.
     pub fn take_prompt_logits(&mut self, logits: &[f32], rows: usize) {
-        let Some(top) = self.job.request.prompt_logprobs else { return };
+        let Some(top) = self.job.request.prompt_logprobs else {
+            return;
+        };
         if self.prompt_logprobs.is_empty() {
             self.prompt_logprobs.push(None);
         }
@@ -150,12 +163,19 @@ impl<'t, S> Sequence<'t, S> {
     ///
     /// # Errors
     /// A message for the client.
-    pub fn choose(&mut self, logits: &mut [f32], eos: &[u32]) -> std::result::Result<Option<StopReason>, String> {
+    pub fn choose(
+        &mut self,
+        logits: &mut [f32],
+        eos: &[u32],
+    ) -> std::result::Result<Option<StopReason>, String> {
         if self.left() == 0 {
             return Ok(Some(StopReason::Length));
         }
         self.forbid(logits, eos)?;
-        let id = self.sampler.sample(logits, &self.tokens).map_err(|e| e.to_string())?;
+        let id = self
+            .sampler
+            .sample(logits, &self.tokens)
+            .map_err(|e| e.to_string())?;
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         let request = &self.job.request;

@@ -51,7 +51,10 @@ impl OneByOne {
     pub fn new(decoder: Decoder) -> Result<Self> {
         // Two sizes give the line that the others lie on, or below it where a layer has a window.
         const FEW: usize = 256;
-        let (few, more) = (decoder.new_state(FEW)?.byte_len(), decoder.new_state(2 * FEW)?.byte_len());
+        let (few, more) = (
+            decoder.new_state(FEW)?.byte_len(),
+            decoder.new_state(2 * FEW)?.byte_len(),
+        );
         let position_bytes = more.saturating_sub(few).div_ceil(FEW);
         Ok(OneByOne {
             decoder,

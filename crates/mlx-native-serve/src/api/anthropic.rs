@@ -30,7 +30,9 @@ const BILLING: &str = "x-anthropic-billing-header:";
 /// The model of a name; Anthropic's own names stand for the first one.
 async fn model(app: &App, name: Option<&str>) -> ApiResult<Arc<ServedModel>> {
     match app.models.get(name).await {
-        Err(error) if error.code == Some("model_not_found") && name.is_some_and(|n| n.starts_with("claude-")) => {
+        Err(error)
+            if error.code == Some("model_not_found") && name.is_some_and(|n| n.starts_with("claude-")) =>
+        {
             app.models.get(None).await
         }
         found => found,
@@ -51,7 +53,10 @@ fn blocks(fields: &Fields<'_>, key: &str) -> ApiResult<Vec<Map<String, Value>>> 
             .iter()
             .map(|block| match block {
                 Value::Object(map) => Ok(map.clone()),
-                other => Err(ApiError::invalid(fields.name(key), format!("found {}, wanted blocks", kind(other)))),
+                other => Err(ApiError::invalid(
+                    fields.name(key),
+                    format!("found {}, wanted blocks", kind(other)),
+                )),
             })
             .collect(),
         Some(other) => Err(fields.wrong(key, other, "a string or a list of blocks")),
@@ -80,13 +85,19 @@ fn system(fields: &Fields<'_>) -> ApiResult<Option<ChatMessage>> {
 fn message(index: usize, message: &Value, out: &mut Vec<ChatMessage>) -> ApiResult<()> {
     let path = format!("messages[{index}].");
     let Value::Object(map) = message else {
-        return Err(ApiError::invalid(format!("messages[{index}]"), format!("found {}, wanted an object", kind(message))));
+        return Err(ApiError::invalid(
+            format!("messages[{index}]"),
+            format!("found {}, wanted an object", kind(message)),
+        ));
     };
     let fields = Fields::inside(map, &path);
     let role = match fields.str("role")? {
         Some(role @ ("user" | "assistant" | "system")) => role,
         Some(other) => {
-            return Err(ApiError::invalid(fields.name("role"), format!("found {other:?}, wanted user or assistant")));
+            return Err(ApiError::invalid(
+                fields.name("role"),
+                format!("found {other:?}, wanted user or assistant"),
+            ));
         }
         None => return Err(ApiError::invalid(fields.name("role"), "missing")),
     };
@@ -120,7 +131,10 @@ fn message(index: usize, message: &Value, out: &mut Vec<ChatMessage>) -> ApiResu
                 out.push(answer);
             }
             other => {
-                return Err(ApiError::invalid(format!("{name}.type"), format!("{other:?} is not supported: only text is")));
+                return Err(ApiError::invalid(
+                    format!("{name}.type"),
+                    format!("{other:?} is not supported: only text is"),
+                ));
             }
         }
     }
@@ -132,7 +146,8 @@ fn message(index: usize, message: &Value, out: &mut Vec<ChatMessage>) -> ApiResu
         said.other.insert("tool_calls".to_owned(), Value::Array(calls));
     }
     // A message of nothing but tools' answers has been said already.
-    let only_results = role == "user" && said.content.is_empty() && out.last().is_some_and(|m| m.role == "tool");
+    let only_results =
+        role == "user" && said.content.is_empty() && out.last().is_some_and(|m| m.role == "tool");
     if !only_results {
         out.push(said);
     }
@@ -144,7 +159,10 @@ fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
     for (index, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
         let path = format!("tools[{index}].");
         let Value::Object(map) = tool else {
-            return Err(ApiError::invalid(format!("tools[{index}]"), format!("found {}, wanted an object", kind(tool))));
+            return Err(ApiError::invalid(
+                format!("tools[{index}]"),
+                format!("found {}, wanted an object", kind(tool)),
+            ));
         };
         let inner = Fields::inside(map, &path);
         let Some(name) = inner.str("name")?.filter(|n| !n.is_empty()) else {
@@ -155,7 +173,9 @@ fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
             return Err(ApiError::unsupported(inner.name("type")));
         }
         let schema = match inner.get("input_schema") {
-            Some(value) if !value.is_object() => return Err(inner.wrong("input_schema", value, "a schema: an object")),
+            Some(value) if !value.is_object() => {
+                return Err(inner.wrong("input_schema", value, "a schema: an object"));
+            }
             value => value,
         };
         tools.push(Tool::new(name, inner.str("description")?, schema, false));
@@ -202,22 +222,32 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
                 Some("none") => Choice::None,
                 Some("any") => Choice::Required,
                 Some("tool") => Choice::Named(choice.str("name")?.unwrap_or_default().to_owned()),
-                _ => return Err(ApiError::invalid("tool_choice.type", "wanted auto, any, tool or none")),
+                _ => {
+                    return Err(ApiError::invalid(
+                        "tool_choice.type",
+                        "wanted auto, any, tool or none",
+                    ));
+                }
             }
         }
     };
     messages::check_choice(&choice, &tools)?;
     let mut variables = Map::new();
     if let Some(thinking) = fields.object("thinking")? {
-        let enabled = Fields::inside(thinking, "thinking.").str("type")?.is_some_and(|t| t != "disabled");
+        let enabled = Fields::inside(thinking, "thinking.")
+            .str("type")?
+            .is_some_and(|t| t != "disabled");
         variables.insert("enable_thinking".to_owned(), json!(enabled));
     }
-    let continues = said.last().is_some_and(|m| m.role == "assistant" && !m.other.contains_key("tool_calls"));
+    let continues = said
+        .last()
+        .is_some_and(|m| m.role == "assistant" && !m.other.contains_key("tool_calls"));
     let mut grammar = params::grammar(&fields)?;
     if let Some(config) = fields.object("output_config")?
         && let Some(Value::Object(format)) = config.get("format")
     {
-        grammar = params::response_format(format, "output_config.format")?.map(|g| ("output_config.format".to_owned(), g));
+        grammar = params::response_format(format, "output_config.format")?
+            .map(|g| ("output_config.format".to_owned(), g));
     }
     Ok(Chat {
         messages: said,
@@ -246,7 +276,13 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Respo
     let chat = read(&map, &model, false)?;
     let prepared = prepare(app, model, chat).await?;
     let prompt = prepared.request.prompt.len();
-    let mut answer = Answer::begin(app, request_id, prepared.model.clone(), prepared.request, &prepared.reader)?;
+    let mut answer = Answer::begin(
+        app,
+        request_id,
+        prepared.model.clone(),
+        prepared.request,
+        &prepared.reader,
+    )?;
     let head = Head {
         app: app.clone(),
         id: app.id("msg_"),
@@ -333,5 +369,6 @@ pub(crate) async fn count_tokens(State(app): State<Arc<App>>, bytes: Bytes) -> R
         let prepared = prepare(&app, model, chat).await?;
         Ok(axum::Json(json!({"input_tokens": prepared.request.prompt.len()})).into_response())
     };
-    made.await.unwrap_or_else(|error: ApiError| error.response(Dialect::Anthropic))
+    made.await
+        .unwrap_or_else(|error: ApiError| error.response(Dialect::Anthropic))
 }

@@ -39,9 +39,15 @@ impl MessageStream {
             let index = self.blocks - 1;
             if block == Block::Thinking {
                 let delta = json!({"type": "signature_delta", "signature": ""});
-                out.named("content_block_delta", &json!({"type": "content_block_delta", "index": index, "delta": delta}));
+                out.named(
+                    "content_block_delta",
+                    &json!({"type": "content_block_delta", "index": index, "delta": delta}),
+                );
             }
-            out.named("content_block_stop", &json!({"type": "content_block_stop", "index": index}));
+            out.named(
+                "content_block_stop",
+                &json!({"type": "content_block_stop", "index": index}),
+            );
         }
     }
 
@@ -75,7 +81,10 @@ impl Format for MessageStream {
             ..Usage::default()
         };
         let message = self.head.frame(Vec::new(), &usage, None);
-        out.named("message_start", &json!({"type": "message_start", "message": message}));
+        out.named(
+            "message_start",
+            &json!({"type": "message_start", "message": message}),
+        );
         self.ping(out);
     }
 
@@ -89,7 +98,11 @@ impl Format for MessageStream {
                             self.add(Block::Text, &json!({"type": "text_delta", "text": text}), out);
                         }
                         Delta::Reasoning(text) => {
-                            self.add(Block::Thinking, &json!({"type": "thinking_delta", "thinking": text}), out);
+                            self.add(
+                                Block::Thinking,
+                                &json!({"type": "thinking_delta", "thinking": text}),
+                                out,
+                            );
                         }
                         Delta::CallStart { name, id } => {
                             let id = self.head.call_id(id.as_deref());
@@ -97,7 +110,11 @@ impl Format for MessageStream {
                             self.begin(Block::Call, &content, out);
                         }
                         Delta::CallArguments(text) => {
-                            self.add(Block::Call, &json!({"type": "input_json_delta", "partial_json": text}), out);
+                            self.add(
+                                Block::Call,
+                                &json!({"type": "input_json_delta", "partial_json": text}),
+                                out,
+                            );
                         }
                         Delta::CallEnd { .. } => self.close(out),
                     }
@@ -111,7 +128,10 @@ impl Format for MessageStream {
                 let (reason, sequence) = stop_reason(Some(&finish));
                 let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
                 let usage = super::anthropic::usage_json(&usage);
-                out.named("message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage}));
+                out.named(
+                    "message_delta",
+                    &json!({"type": "message_delta", "delta": delta, "usage": usage}),
+                );
             }
             Part::Failed(error) => {
                 out.named("error", &error.body(Dialect::Anthropic));

@@ -65,7 +65,10 @@ fn logprobs(fields: &Fields<'_>) -> ApiResult<Option<usize>> {
         Some(Value::Number(_)) => fields.usize("logprobs", 0, MAX_TOP_LOGPROBS),
         _ => match (fields.bool("logprobs")?.unwrap_or(false), top) {
             (true, top) => Ok(Some(top.unwrap_or(0))),
-            (false, Some(n)) if n > 0 => Err(ApiError::invalid("top_logprobs", "logprobs has to be true for it")),
+            (false, Some(n)) if n > 0 => Err(ApiError::invalid(
+                "top_logprobs",
+                "logprobs has to be true for it",
+            )),
             (false, _) => Ok(None),
         },
     }
@@ -75,7 +78,9 @@ fn logprobs(fields: &Fields<'_>) -> ApiResult<Option<usize>> {
 pub(crate) fn streaming(fields: &Fields<'_>) -> ApiResult<(bool, bool)> {
     let stream = fields.bool("stream")?.unwrap_or(false);
     let with_usage = match fields.object("stream_options")? {
-        Some(options) => Fields::inside(options, "stream_options.").bool("include_usage")?.unwrap_or(false),
+        Some(options) => Fields::inside(options, "stream_options.")
+            .bool("include_usage")?
+            .unwrap_or(false),
         None => false,
     };
     Ok((stream, with_usage))
@@ -97,7 +102,13 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     let chat = read(&map, &model, app)?;
     let (n, with_logprobs) = (chat.request.n, chat.request.logprobs.is_some());
     let prepared = prepare(app, model, chat).await?;
-    let mut answer = Answer::begin(app, request_id, prepared.model.clone(), prepared.request, &prepared.reader)?;
+    let mut answer = Answer::begin(
+        app,
+        request_id,
+        prepared.model.clone(),
+        prepared.request,
+        &prepared.reader,
+    )?;
     let head = Head {
         app: app.clone(),
         id: app.id("chatcmpl-"),
@@ -117,7 +128,12 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
         return Ok(respond(vec![answer], format));
     }
     let whole = answer.collect().await?;
-    let choices: Vec<Value> = whole.choices.iter().enumerate().map(|(i, t)| head.choice(i, t)).collect();
+    let choices: Vec<Value> = whole
+        .choices
+        .iter()
+        .enumerate()
+        .map(|(i, t)| head.choice(i, t))
+        .collect();
     let mut out = head.object("chat.completion");
     out["choices"] = choices.into();
     out["usage"] = usage_json(&whole.usage);
@@ -166,7 +182,11 @@ impl Head {
             message["reasoning"] = json!(text.reasoning);
         }
         if called {
-            message["tool_calls"] = text.calls.iter().map(|c| call_json(&self.app, &self.model, c)).collect();
+            message["tool_calls"] = text
+                .calls
+                .iter()
+                .map(|c| call_json(&self.app, &self.model, c))
+                .collect();
         }
         json!({
             "index": index,
@@ -207,7 +227,8 @@ struct ChatStream {
 impl ChatStream {
     fn chunk(&self, index: usize, delta: Value, logprobs: Value, finish: Value) -> Value {
         let mut chunk = self.head.object("chat.completion.chunk");
-        chunk["choices"] = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
+        chunk["choices"] =
+            json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
         if self.with_usage {
             chunk["usage"] = Value::Null;
         }
@@ -222,10 +243,14 @@ impl ChatStream {
             Delta::CallStart { name, id } => {
                 self.open[index] = true;
                 let id = call_id(&self.head.app, &self.head.model, id.as_deref());
-                Some(json!({"tool_calls": [{"index": call, "id": id, "type": "function",
-                    "function": {"name": name, "arguments": ""}}]}))
+                Some(
+                    json!({"tool_calls": [{"index": call, "id": id, "type": "function",
+                    "function": {"name": name, "arguments": ""}}]}),
+                )
             }
-            Delta::CallArguments(text) => Some(json!({"tool_calls": [{"index": call, "function": {"arguments": text}}]})),
+            Delta::CallArguments(text) => {
+                Some(json!({"tool_calls": [{"index": call, "function": {"arguments": text}}]}))
+            }
             Delta::CallEnd { .. } => {
                 // What was told of a call stays told, whatever became of it.
                 self.calls[index] += usize::from(std::mem::take(&mut self.open[index]));
@@ -238,14 +263,23 @@ impl ChatStream {
 impl Format for ChatStream {
     fn start(&mut self, out: &mut Frames) {
         for index in 0..self.n {
-            out.data(&self.chunk(index, json!({"role": "assistant", "content": ""}), Value::Null, Value::Null));
+            out.data(&self.chunk(
+                index,
+                json!({"role": "assistant", "content": ""}),
+                Value::Null,
+                Value::Null,
+            ));
         }
     }
 
     fn part(&mut self, part: Part, out: &mut Frames) {
         match part {
             Part::Prompt { .. } => {}
-            Part::More { index, deltas, tokens } => {
+            Part::More {
+                index,
+                deltas,
+                tokens,
+            } => {
                 let mut logprobs = self.head.logprobs(&tokens);
                 let deltas: Vec<Value> = deltas.into_iter().filter_map(|d| self.delta(index, d)).collect();
                 if deltas.is_empty() && self.head.with_logprobs && !tokens.is_empty() {

@@ -37,14 +37,19 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, id: RequestId, bytes: By
 fn prompts(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Vec<Vec<u32>>> {
     let wanted = "a string, a list of token ids, or a list of either";
     let encode = |text: &str| -> ApiResult<Vec<u32>> {
-        let ids = model.tokenizer.encode(text).map_err(|e| ApiError::invalid("prompt", e))?;
+        let ids = model
+            .tokenizer
+            .encode(text)
+            .map_err(|e| ApiError::invalid("prompt", e))?;
         if ids.is_empty() {
             return Err(ApiError::invalid("prompt", "it has no tokens"));
         }
         Ok(ids)
     };
     let ids = |list: &[Value]| -> Option<Vec<u32>> {
-        list.iter().map(|v| v.as_u64().and_then(|n| u32::try_from(n).ok())).collect()
+        list.iter()
+            .map(|v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+            .collect()
     };
     let list = match fields.get("prompt") {
         None => return Err(ApiError::invalid("prompt", "missing")),
@@ -53,7 +58,10 @@ fn prompts(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Vec<Vec<u32>>>
         Some(other) => return Err(fields.wrong("prompt", other, wanted)),
     };
     if list.is_empty() || list.len() > MAX_PROMPTS && !list[0].is_number() {
-        return Err(ApiError::invalid("prompt", format!("found {} prompts, wanted 1 to {MAX_PROMPTS}", list.len())));
+        return Err(ApiError::invalid(
+            "prompt",
+            format!("found {} prompts, wanted 1 to {MAX_PROMPTS}", list.len()),
+        ));
     }
     if list[0].is_number() {
         let ids = ids(list).ok_or_else(|| ApiError::invalid("prompt", format!("wanted {wanted}")))?;
@@ -75,7 +83,10 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     let model = app.models.get(fields.str("model")?).await?;
     let (stream, with_usage) = streaming(&fields)?;
     let mut request = params::read(&fields, &model)?;
-    request.max_tokens = request.max_tokens.or(app.config.max_tokens).or(Some(DEFAULT_TOKENS));
+    request.max_tokens = request
+        .max_tokens
+        .or(app.config.max_tokens)
+        .or(Some(DEFAULT_TOKENS));
     let echo = fields.bool("echo")?.unwrap_or(false);
     request.logprobs = match fields.get("logprobs") {
         Some(Value::Bool(true)) => Some(0),
@@ -100,7 +111,10 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     };
     let n = request.n;
     if stream && prompts.len() > 1 && n > 1 {
-        return Err(ApiError::invalid("n", "a stream of several prompts has one choice each"));
+        return Err(ApiError::invalid(
+            "n",
+            "a stream of several prompts has one choice each",
+        ));
     }
     let mut answers = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
@@ -108,7 +122,13 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
             prompt: prompt.clone(),
             ..request.clone()
         };
-        answers.push(Answer::begin(app, request_id, model.clone(), request, &Reader::plain())?);
+        answers.push(Answer::begin(
+            app,
+            request_id,
+            model.clone(),
+            request,
+            &Reader::plain(),
+        )?);
     }
     let head = Head {
         id: app.id("cmpl-"),
@@ -168,7 +188,14 @@ struct Lists {
 }
 
 impl Lists {
-    fn add(&mut self, model: &ServedModel, id: u32, text: Option<&str>, logprobs: Option<&Logprobs>, offset: &mut usize) {
+    fn add(
+        &mut self,
+        model: &ServedModel,
+        id: u32,
+        text: Option<&str>,
+        logprobs: Option<&Logprobs>,
+        offset: &mut usize,
+    ) {
         let own = token_text(model, id).0;
         self.tokens.push(json!(own));
         self.offsets.push(json!(*offset));
@@ -183,7 +210,8 @@ impl Lists {
                 let mut top = Map::new();
                 for ranked in &logprobs.top {
                     // Different tokens may have the same text; the likelier one counts.
-                    top.entry(token_text(model, ranked.id).0).or_insert_with(|| json!(ranked.logprob));
+                    top.entry(token_text(model, ranked.id).0)
+                        .or_insert_with(|| json!(ranked.logprob));
                 }
                 // The token itself is always among them.
                 top.entry(own).or_insert_with(|| json!(logprobs.logprob));
@@ -217,7 +245,13 @@ impl Head {
         }
     }
 
-    fn of_prompt(&self, lists: &mut Lists, prompt: &[u32], logprobs: &[Option<Logprobs>], offset: &mut usize) {
+    fn of_prompt(
+        &self,
+        lists: &mut Lists,
+        prompt: &[u32],
+        logprobs: &[Option<Logprobs>],
+        offset: &mut usize,
+    ) {
         if self.echo {
             for (index, id) in prompt.iter().enumerate() {
                 let logprobs = logprobs.get(index).and_then(Option::as_ref);
@@ -228,11 +262,23 @@ impl Head {
 
     fn of_tokens(&self, lists: &mut Lists, tokens: &[Token], offset: &mut usize) {
         for token in tokens {
-            lists.add(&self.model, token.id, Some(&token.text), token.logprobs.as_ref(), offset);
+            lists.add(
+                &self.model,
+                token.id,
+                Some(&token.text),
+                token.logprobs.as_ref(),
+                offset,
+            );
         }
     }
 
-    fn choice(&self, index: usize, prompt: &[u32], of_prompt: &[Option<Logprobs>], text: &Text) -> ApiResult<Value> {
+    fn choice(
+        &self,
+        index: usize,
+        prompt: &[u32],
+        of_prompt: &[Option<Logprobs>],
+        text: &Text,
+    ) -> ApiResult<Value> {
         let mut logprobs = Value::Null;
         if self.with_logprobs {
             let (mut lists, mut offset) = (Lists::default(), 0);
@@ -280,7 +326,8 @@ struct CompletionStream {
 impl CompletionStream {
     fn chunk(&self, index: usize, text: &str, logprobs: Value, finish: Value) -> Value {
         let mut chunk = self.head.object();
-        chunk["choices"] = json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]);
+        chunk["choices"] =
+            json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]);
         if self.with_usage {
             chunk["usage"] = Value::Null;
         }
@@ -298,7 +345,11 @@ impl CompletionStream {
             let mut lists = Lists::default();
             self.head.of_prompt(&mut lists, &prompt, logprobs, &mut offset);
             self.offsets[index] = offset;
-            let logprobs = if self.head.with_logprobs { lists.json() } else { Value::Null };
+            let logprobs = if self.head.with_logprobs {
+                lists.json()
+            } else {
+                Value::Null
+            };
             out.data(&self.chunk(index, &self.texts[self.prompt], logprobs, Value::Null));
         }
     }
@@ -313,7 +364,11 @@ impl Format for CompletionStream {
                 self.echo(&logprobs, out);
                 self.prompt += 1;
             }
-            Part::More { index, deltas, tokens } => {
+            Part::More {
+                index,
+                deltas,
+                tokens,
+            } => {
                 let text: String = (deltas.into_iter())
                     .filter_map(|d| match d {
                         Delta::Content(text) => Some(text),
@@ -332,8 +387,10 @@ impl Format for CompletionStream {
             Part::Finished { index, finish, usage } => {
                 let several = self.prompts.len() > 1;
                 self.usage.completion_tokens += usage.completion_tokens;
-                self.usage.prompt_tokens = usage.prompt_tokens + if several { self.usage.prompt_tokens } else { 0 };
-                self.usage.cached_tokens = usage.cached_tokens + if several { self.usage.cached_tokens } else { 0 };
+                self.usage.prompt_tokens =
+                    usage.prompt_tokens + if several { self.usage.prompt_tokens } else { 0 };
+                self.usage.cached_tokens =
+                    usage.cached_tokens + if several { self.usage.cached_tokens } else { 0 };
                 out.data(&self.chunk(index, "", Value::Null, json!(finish.openai())));
             }
             Part::Failed(error) => {

@@ -50,9 +50,8 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
     }
     let loaded = app.models.loaded();
     match loaded.iter().find(|m| !m.backend.is_alive()) {
-        Some(model) => {
-            ApiError::unavailable(format!("the engine of {:?} has stopped", model.id)).response(Dialect::OpenAi)
-        }
+        Some(model) => ApiError::unavailable(format!("the engine of {:?} has stopped", model.id))
+            .response(Dialect::OpenAi),
         None if !app.warm.load(std::sync::atomic::Ordering::Relaxed) => {
             ApiError::unavailable("the model is being loaded").response(Dialect::OpenAi)
         }
@@ -62,9 +61,18 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
 
 /// `/metrics`.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let engines: Vec<_> = app.models.loaded().iter().map(|m| (m.id.clone(), m.backend.stats())).collect();
+    let engines: Vec<_> = app
+        .models
+        .loaded()
+        .iter()
+        .map(|m| (m.id.clone(), m.backend.stats()))
+        .collect();
     let text = app.metrics.text(&engines);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }
 
 /// `/version`.
@@ -95,10 +103,15 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Response {
             })
         })
         .collect();
-    reply(Ok(json!({"models": models, "prompt_tokens": prompt, "generated_tokens": generated})))
+    reply(Ok(
+        json!({"models": models, "prompt_tokens": prompt, "generated_tokens": generated}),
+    ))
 }
 
-async fn with_model(app: &Arc<App>, bytes: &Bytes) -> ApiResult<(serde_json::Map<String, Value>, Arc<ServedModel>)> {
+async fn with_model(
+    app: &Arc<App>,
+    bytes: &Bytes,
+) -> ApiResult<(serde_json::Map<String, Value>, Arc<ServedModel>)> {
     let map = body(bytes)?;
     let model = app.models.get(Fields::new(&map).str("model")?).await?;
     Ok((map, model))
@@ -115,8 +128,15 @@ async fn tokens(app: &Arc<App>, bytes: &Bytes) -> ApiResult<Value> {
     let text = fields.str("prompt")?.or(fields.str("content")?);
     let ids = match text {
         Some(text) => {
-            let special = fields.bool("add_special_tokens")?.or(fields.bool("add_special")?).unwrap_or(true);
-            let encoded = if special { model.tokenizer.encode(text) } else { model.tokenizer.encode_with(text, false) };
+            let special = fields
+                .bool("add_special_tokens")?
+                .or(fields.bool("add_special")?)
+                .unwrap_or(true);
+            let encoded = if special {
+                model.tokenizer.encode(text)
+            } else {
+                model.tokenizer.encode_with(text, false)
+            };
             encoded.map_err(|e| ApiError::invalid("prompt", e))?
         }
         None if fields.get("messages").is_some() => {

@@ -21,7 +21,10 @@ pub(crate) fn body(bytes: &Bytes) -> ApiResult<Map<String, Value>> {
     let wrong = |message: String| ApiError::new(axum::http::StatusCode::BAD_REQUEST, message);
     match serde_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(other) => Err(wrong(format!("the body: found {}, wanted an object", kind(&other)))),
+        Ok(other) => Err(wrong(format!(
+            "the body: found {}, wanted an object",
+            kind(&other)
+        ))),
         Err(error) => Err(wrong(format!("the body is no JSON: {error}"))),
     }
 }

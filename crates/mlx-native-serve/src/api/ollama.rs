@@ -40,7 +40,10 @@ const OPTIONS: [(&str, &str); 9] = [
 fn options(fields: &Fields<'_>) -> ApiResult<Map<String, Value>> {
     let mut out = Map::new();
     for (name, value) in fields.object("options")?.into_iter().flatten() {
-        let renamed = OPTIONS.iter().find(|(ours, _)| ours == name).map_or(name.as_str(), |(_, to)| to);
+        let renamed = OPTIONS
+            .iter()
+            .find(|(ours, _)| ours == name)
+            .map_or(name.as_str(), |(_, to)| to);
         // Below zero there is no limit.
         let unlimited = renamed == "max_tokens" && value.as_i64().is_some_and(|n| n < 0);
         // What is recent is counted from the end; 0 is none of it, and the whole of it is below zero.
@@ -67,7 +70,11 @@ fn grammar(fields: &Fields<'_>) -> ApiResult<Option<(String, Grammar)>> {
 fn chat_messages(fields: &Fields<'_>) -> ApiResult<Vec<ChatMessage>> {
     let list = fields.array("messages")?.unwrap_or_default();
     for (index, message) in list.iter().enumerate() {
-        if message.get("images").and_then(Value::as_array).is_some_and(|l| !l.is_empty()) {
+        if message
+            .get("images")
+            .and_then(Value::as_array)
+            .is_some_and(|l| !l.is_empty())
+        {
             return Err(ApiError::unsupported(format!("messages[{index}].images")));
         }
     }
@@ -136,7 +143,10 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes, is_chat: bool) -> 
     } else {
         let system = fields.str("system")?.map(|text| ChatMessage::new("system", text));
         let prompt = fields.str("prompt")?.unwrap_or_default();
-        system.into_iter().chain([ChatMessage::new("user", prompt)]).collect()
+        system
+            .into_iter()
+            .chain([ChatMessage::new("user", prompt)])
+            .collect()
     };
     let prepared = if raw {
         let prompt = fields.str("prompt")?.unwrap_or_default();
@@ -159,7 +169,13 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes, is_chat: bool) -> 
         };
         prepare(app, model, chat).await?
     };
-    let mut answer = Answer::begin(app, request_id, prepared.model, prepared.request, &prepared.reader)?;
+    let mut answer = Answer::begin(
+        app,
+        request_id,
+        prepared.model,
+        prepared.request,
+        &prepared.reader,
+    )?;
     if fields.bool("stream")?.unwrap_or(true) {
         return Ok(respond(vec![answer], Lines { head, call: None }));
     }
@@ -208,7 +224,11 @@ impl Head {
     fn close(&self, out: &mut Value, finish: Option<&Finish>, usage: &Usage) {
         let nanos = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         out["done"] = json!(true);
-        out["done_reason"] = json!(if finish == Some(&Finish::Length) { "length" } else { "stop" });
+        out["done_reason"] = json!(if finish == Some(&Finish::Length) {
+            "length"
+        } else {
+            "stop"
+        });
         out["total_duration"] = json!(nanos(self.started.elapsed()));
         out["load_duration"] = json!(0);
         out["prompt_eval_count"] = json!(usage.prompt_tokens);
@@ -304,7 +324,10 @@ pub(crate) async fn show(State(app): State<Arc<App>>, bytes: Bytes) -> Response 
     let made = async {
         let map = body(&bytes)?;
         let fields = Fields::new(&map);
-        let model = app.models.get(fields.str("model")?.or(fields.str("name")?)).await?;
+        let model = app
+            .models
+            .get(fields.str("model")?.or(fields.str("name")?))
+            .await?;
         let mut out = model_json(&model.id);
         out["template"] = json!(model.tokenizer.chat_template());
         out["model_info"] = json!({"general.architecture": "mlx", "mlx.context_length": model.context});
@@ -331,7 +354,12 @@ fn timestamp(seconds: u64) -> String {
     let day = of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]

@@ -48,7 +48,10 @@ fn input(fields: &Fields<'_>) -> ApiResult<Vec<ChatMessage>> {
 fn item(index: usize, item: &Value, out: &mut Vec<ChatMessage>) -> ApiResult<()> {
     let path = format!("input[{index}].");
     let Value::Object(map) = item else {
-        return Err(ApiError::invalid(format!("input[{index}]"), format!("found {}, wanted an object", kind(item))));
+        return Err(ApiError::invalid(
+            format!("input[{index}]"),
+            format!("found {}, wanted an object", kind(item)),
+        ));
     };
     let fields = Fields::inside(map, &path);
     match fields.str("type")?.unwrap_or("message") {
@@ -56,7 +59,12 @@ fn item(index: usize, item: &Value, out: &mut Vec<ChatMessage>) -> ApiResult<()>
             let role = match fields.str("role")? {
                 Some("developer" | "system") => "system",
                 Some(role @ ("user" | "assistant")) => role,
-                _ => return Err(ApiError::invalid(fields.name("role"), "wanted system, developer, user or assistant")),
+                _ => {
+                    return Err(ApiError::invalid(
+                        fields.name("role"),
+                        "wanted system, developer, user or assistant",
+                    ));
+                }
             };
             let content = messages::content(&fields, "content")?;
             let content = content.ok_or_else(|| ApiError::invalid(fields.name("content"), "missing"))?;
@@ -94,7 +102,12 @@ fn item(index: usize, item: &Value, out: &mut Vec<ChatMessage>) -> ApiResult<()>
         }
         // What was thought before is of no use to another turn.
         "reasoning" => {}
-        other => return Err(ApiError::invalid(fields.name("type"), format!("{other:?} is not supported"))),
+        other => {
+            return Err(ApiError::invalid(
+                fields.name("type"),
+                format!("{other:?} is not supported"),
+            ));
+        }
     }
     Ok(())
 }
@@ -114,7 +127,10 @@ fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> ApiResult<C
     let mut request = params::read(&Fields::new(&shared), model)?;
     let limit = fields.usize("max_output_tokens", 1, usize::MAX)?;
     request.max_tokens = limit.or(request.max_tokens).or(app.config.max_tokens);
-    if let Some(top) = fields.usize("top_logprobs", 0, MAX_TOP_LOGPROBS)?.filter(|n| *n > 0) {
+    if let Some(top) = fields
+        .usize("top_logprobs", 0, MAX_TOP_LOGPROBS)?
+        .filter(|n| *n > 0)
+    {
         request.logprobs = Some(top);
     }
     // Tools that OpenAI runs itself are none of ours; one that is asked for is refused.
@@ -124,14 +140,20 @@ fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> ApiResult<C
     if let Some(reasoning) = fields.object("reasoning")?
         && let Some(effort) = Fields::inside(reasoning, "reasoning.").str("effort")?
     {
-        let (name, value) = if effort == "none" { ("enable_thinking", json!(false)) } else { ("reasoning_effort", json!(effort)) };
+        let (name, value) = if effort == "none" {
+            ("enable_thinking", json!(false))
+        } else {
+            ("reasoning_effort", json!(effort))
+        };
         variables.insert(name.to_owned(), value);
     }
     let mut grammar = params::grammar(&fields)?;
     if let Some(text) = fields.object("text")?
         && let Some(format) = Fields::inside(text, "text.").object("format")?
     {
-        grammar = params::response_format(format, "text.format")?.map(|g| ("text.format".to_owned(), g)).or(grammar);
+        grammar = params::response_format(format, "text.format")?
+            .map(|g| ("text.format".to_owned(), g))
+            .or(grammar);
     }
     Ok(Chat {
         messages: input(&fields)?,
@@ -158,7 +180,13 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Respo
     let stream = fields.bool("stream")?.unwrap_or(false);
     let chat = read(&map, &model, app)?;
     let prepared = prepare(app, model, chat).await?;
-    let mut answer = Answer::begin(app, request_id, prepared.model.clone(), prepared.request, &prepared.reader)?;
+    let mut answer = Answer::begin(
+        app,
+        request_id,
+        prepared.model.clone(),
+        prepared.request,
+        &prepared.reader,
+    )?;
     let head = Head {
         id: app.id("resp_"),
         created: App::now(),
@@ -186,7 +214,13 @@ struct Head {
 impl Head {
     /// The response as it stands; without a reason it is not at its end.
     fn response(&self, finish: Option<&Finish>, output: Vec<Value>, usage: Option<&Usage>) -> Value {
-        let asked = |key: &str, otherwise: Value| self.asked.get(key).filter(|v| !v.is_null()).cloned().unwrap_or(otherwise);
+        let asked = |key: &str, otherwise: Value| {
+            self.asked
+                .get(key)
+                .filter(|v| !v.is_null())
+                .cloned()
+                .unwrap_or(otherwise)
+        };
         let (status, incomplete) = match finish {
             None => ("in_progress", Value::Null),
             Some(Finish::Length) => ("incomplete", json!({"reason": "max_output_tokens"})),
@@ -225,7 +259,13 @@ impl Head {
         }
         for call in &text.calls {
             let id = call_id(&self.app, &self.model, call.id.as_deref());
-            items.push(call_item(&self.app.id("fc_"), &id, &call.name, &call.arguments, "completed"));
+            items.push(call_item(
+                &self.app.id("fc_"),
+                &id,
+                &call.name,
+                &call.arguments,
+                "completed",
+            ));
         }
         items
     }
@@ -236,12 +276,20 @@ fn text_part(text: &str) -> Value {
 }
 
 fn message_item(id: &str, text: &str, status: &str) -> Value {
-    let content = if status == "completed" { json!([text_part(text)]) } else { json!([]) };
+    let content = if status == "completed" {
+        json!([text_part(text)])
+    } else {
+        json!([])
+    };
     json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": content})
 }
 
 fn reasoning_item(id: &str, text: &str) -> Value {
-    let content = if text.is_empty() { json!([]) } else { json!([{"type": "reasoning_text", "text": text}]) };
+    let content = if text.is_empty() {
+        json!([])
+    } else {
+        json!([{"type": "reasoning_text", "text": text}])
+    };
     json!({"id": id, "type": "reasoning", "summary": [], "content": content})
 }
 
@@ -251,9 +299,20 @@ fn call_item(id: &str, call_id: &str, name: &str, arguments: &str, status: &str)
 
 /// The item that is being written.
 enum Item {
-    Message { id: String, text: String },
-    Reasoning { id: String, text: String },
-    Call { id: String, call_id: String, name: String, arguments: String },
+    Message {
+        id: String,
+        text: String,
+    },
+    Reasoning {
+        id: String,
+        text: String,
+    },
+    Call {
+        id: String,
+        call_id: String,
+        name: String,
+        arguments: String,
+    },
 }
 
 struct ResponseStream {
@@ -284,7 +343,11 @@ impl ResponseStream {
 
     fn added(&mut self, item: Value, out: &mut Frames) {
         let index = self.done.len();
-        self.event("response.output_item.added", json!({"output_index": index, "item": item}), out);
+        self.event(
+            "response.output_item.added",
+            json!({"output_index": index, "item": item}),
+            out,
+        );
     }
 
     /// Ends the item that is open.
@@ -299,8 +362,16 @@ impl ResponseStream {
                     value["content_index"] = json!(0);
                     value
                 };
-                self.event("response.output_text.done", place(json!({"text": text, "logprobs": []})), out);
-                self.event("response.content_part.done", place(json!({"part": text_part(&text)})), out);
+                self.event(
+                    "response.output_text.done",
+                    place(json!({"text": text, "logprobs": []})),
+                    out,
+                );
+                self.event(
+                    "response.content_part.done",
+                    place(json!({"part": text_part(&text)})),
+                    out,
+                );
                 message_item(&id, &text, "completed")
             }
             Item::Reasoning { id, text } => {
@@ -308,13 +379,23 @@ impl ResponseStream {
                 self.event("response.reasoning_text.done", done, out);
                 reasoning_item(&id, &text)
             }
-            Item::Call { id, call_id, name, arguments } => {
-                let done = json!({"item_id": id, "output_index": index, "name": name, "arguments": arguments});
+            Item::Call {
+                id,
+                call_id,
+                name,
+                arguments,
+            } => {
+                let done =
+                    json!({"item_id": id, "output_index": index, "name": name, "arguments": arguments});
                 self.event("response.function_call_arguments.done", done, out);
                 call_item(&id, &call_id, &name, &arguments, "completed")
             }
         };
-        self.event("response.output_item.done", json!({"output_index": index, "item": item}), out);
+        self.event(
+            "response.output_item.done",
+            json!({"output_index": index, "item": item}),
+            out,
+        );
         self.done.push(item);
     }
 
@@ -325,7 +406,10 @@ impl ResponseStream {
             self.added(message_item(&id, "", "in_progress"), out);
             let part = json!({"item_id": id, "output_index": self.done.len(), "content_index": 0, "part": text_part("")});
             self.event("response.content_part.added", part, out);
-            self.open = Some(Item::Message { id, text: String::new() });
+            self.open = Some(Item::Message {
+                id,
+                text: String::new(),
+            });
         }
         let index = self.done.len();
         if let Some(Item::Message { id, text }) = &mut self.open {
@@ -340,7 +424,10 @@ impl ResponseStream {
             self.close(out);
             let id = self.head.app.id("rs_");
             self.added(reasoning_item(&id, ""), out);
-            self.open = Some(Item::Reasoning { id, text: String::new() });
+            self.open = Some(Item::Reasoning {
+                id,
+                text: String::new(),
+            });
         }
         let index = self.done.len();
         if let Some(Item::Reasoning { id, text }) = &mut self.open {
@@ -409,8 +496,14 @@ impl Format for ResponseStream {
     }
 
     fn end(&mut self, out: &mut Frames) {
-        let Some((finish, usage)) = self.last.take() else { return };
-        let name = if finish == Finish::Length { "response.incomplete" } else { "response.completed" };
+        let Some((finish, usage)) = self.last.take() else {
+            return;
+        };
+        let name = if finish == Finish::Length {
+            "response.incomplete"
+        } else {
+            "response.completed"
+        };
         let response = self.head.response(Some(&finish), self.done.clone(), Some(&usage));
         self.event(name, json!({"response": response}), out);
     }

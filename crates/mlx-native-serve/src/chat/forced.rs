@@ -76,12 +76,25 @@ pub(crate) fn parser_of(family: Family) -> Family {
 
 /// A text as it stands in Lark; marks that are special tokens stand for those.
 fn literal(model: &ServedModel, text: &str) -> String {
-    let marks = ["[TOOL_CALLS]", "[ARGS]", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<tool_call>", "</tool_call>"];
+    let marks = [
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<tool_call>",
+        "</tool_call>",
+    ];
     let mut parts = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let special = |mark: &&str| {
-            let id = model.tokenizer.token_id(mark).filter(|id| model.tokenizer.is_special(*id))?;
+            let id = model
+                .tokenizer
+                .token_id(mark)
+                .filter(|id| model.tokenizer.is_special(*id))?;
             Some((rest.find(mark)?, mark.len(), id))
         };
         match marks.iter().filter_map(special).min() {
@@ -102,7 +115,13 @@ fn literal(model: &ServedModel, text: &str) -> String {
 }
 
 /// The rule of one call, and those that it needs.
-fn call_rules(model: &ServedModel, frame: &Frame, open: &str, tools: &[&Tool], loose: bool) -> Result<String, String> {
+fn call_rules(
+    model: &ServedModel,
+    frame: &Frame,
+    open: &str,
+    tools: &[&Tool],
+    loose: bool,
+) -> Result<String, String> {
     let mut rules = String::new();
     let mut calls = Vec::new();
     for (index, tool) in tools.iter().enumerate() {
@@ -145,16 +164,29 @@ pub(crate) fn required(
     } else {
         String::new()
     };
-    let wrap = |text: &str| if text.is_empty() { String::new() } else { literal(model, text) };
+    let wrap = |text: &str| {
+        if text.is_empty() {
+            String::new()
+        } else {
+            literal(model, text)
+        }
+    };
     let (before, after) = (wrap(frame.before_all), wrap(frame.after_all));
     let compile = |loose: bool| {
         let rules = call_rules(model, &frame, frame.open, &wanted, loose)?;
         let lark = format!("start: {before} call{more} {after}\n{rules}");
-        model.backend.compile(&Grammar::Lark(lark)).map_err(|e| e.to_string())
+        model
+            .backend
+            .compile(&Grammar::Lark(lark))
+            .map_err(|e| e.to_string())
     };
     let made = compile(false).or_else(|error| {
         // A schema beyond the library still makes a call, unless its exactness was asked for.
-        if wanted.iter().any(|t| t.strict) { Err(error) } else { compile(true) }
+        if wanted.iter().any(|t| t.strict) {
+            Err(error)
+        } else {
+            compile(true)
+        }
     });
     made.map_err(|message| ApiError::invalid("tools", message))
 }
@@ -173,7 +205,10 @@ pub(crate) fn lazy(model: &ServedModel, tools: &[Tool]) -> ApiResult<Option<Cons
     let compile = || {
         let rules = call_rules(model, &frame, open, &wanted, false)?;
         let lark = format!("start: call\n{rules}");
-        model.backend.compile(&Grammar::Lark(lark)).map_err(|e| e.to_string())
+        model
+            .backend
+            .compile(&Grammar::Lark(lark))
+            .map_err(|e| e.to_string())
     };
     match compile() {
         Ok(constraint) => Ok(Some(constraint.beginning(Begin::Each(trigger.to_owned())))),

@@ -56,18 +56,29 @@ pub(crate) enum Choice {
 pub(crate) fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
     let list = fields.array("tools")?.unwrap_or_default();
     if list.len() > MAX_TOOLS {
-        return Err(ApiError::invalid("tools", format!("found {}, wanted at most {MAX_TOOLS}", list.len())));
+        return Err(ApiError::invalid(
+            "tools",
+            format!("found {}, wanted at most {MAX_TOOLS}", list.len()),
+        ));
     }
     let mut tools = Vec::new();
     for (index, tool) in list.iter().enumerate() {
         let path = format!("tools[{index}].");
         let Value::Object(map) = tool else {
-            return Err(ApiError::invalid(format!("tools[{index}]"), format!("found {}, wanted an object", kind(tool))));
+            return Err(ApiError::invalid(
+                format!("tools[{index}]"),
+                format!("found {}, wanted an object", kind(tool)),
+            ));
         };
         let outer = Fields::inside(map, &path);
         match outer.str("type")? {
             Some("function") | None => {}
-            Some(other) => return Err(ApiError::invalid(outer.name("type"), format!("found {other:?}, wanted \"function\""))),
+            Some(other) => {
+                return Err(ApiError::invalid(
+                    outer.name("type"),
+                    format!("found {other:?}, wanted \"function\""),
+                ));
+            }
         }
         let inner_path = format!("{path}function.");
         let function = match outer.object("function")? {
@@ -78,7 +89,9 @@ pub(crate) fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
             return Err(ApiError::invalid(function.name("name"), "missing"));
         };
         let parameters = match function.get("parameters") {
-            Some(value) if !value.is_object() => return Err(function.wrong("parameters", value, "a schema: an object")),
+            Some(value) if !value.is_object() => {
+                return Err(function.wrong("parameters", value, "a schema: an object"));
+            }
             value => value,
         };
         let strict = function.bool("strict")?.unwrap_or(false);
@@ -103,7 +116,11 @@ pub(crate) fn choice(fields: &Fields<'_>, tools: &[Tool]) -> ApiResult<Choice> {
             }
         },
         Some(Value::Object(map)) => {
-            let named = map.get("function").unwrap_or(&Value::Null).get("name").or(map.get("name"));
+            let named = map
+                .get("function")
+                .unwrap_or(&Value::Null)
+                .get("name")
+                .or(map.get("name"));
             match named.and_then(Value::as_str) {
                 Some(name) => Choice::Named(name.to_owned()),
                 None => return Err(ApiError::invalid("tool_choice.function.name", "missing")),
@@ -118,12 +135,14 @@ pub(crate) fn choice(fields: &Fields<'_>, tools: &[Tool]) -> ApiResult<Choice> {
 /// A choice that asks for calls needs tools to call.
 pub(crate) fn check_choice(choice: &Choice, tools: &[Tool]) -> ApiResult<()> {
     match choice {
-        Choice::Required if tools.is_empty() => {
-            Err(ApiError::invalid("tool_choice", "a call is required, and there are no tools"))
-        }
-        Choice::Named(name) if !tools.iter().any(|t| t.name == *name) => {
-            Err(ApiError::invalid("tool_choice", format!("there is no tool named {name:?}")))
-        }
+        Choice::Required if tools.is_empty() => Err(ApiError::invalid(
+            "tool_choice",
+            "a call is required, and there are no tools",
+        )),
+        Choice::Named(name) if !tools.iter().any(|t| t.name == *name) => Err(ApiError::invalid(
+            "tool_choice",
+            format!("there is no tool named {name:?}"),
+        )),
         _ => Ok(()),
     }
 }
@@ -139,7 +158,10 @@ pub(crate) fn messages(fields: &Fields<'_>) -> ApiResult<Vec<ChatMessage>> {
             format!("found {}, wanted 1 to {MAX_MESSAGES}", list.len()),
         ));
     }
-    list.iter().enumerate().map(|(index, message)| one(index, message)).collect()
+    list.iter()
+        .enumerate()
+        .map(|(index, message)| one(index, message))
+        .collect()
 }
 
 fn one(index: usize, message: &Value) -> ApiResult<ChatMessage> {
@@ -210,7 +232,10 @@ pub(crate) fn content(fields: &Fields<'_>, key: &str) -> ApiResult<Option<String
             other => {
                 return Err(ApiError {
                     code: Some("unsupported_content"),
-                    ..ApiError::invalid(format!("{}.type", name()), format!("{other:?} is not supported: only text is"))
+                    ..ApiError::invalid(
+                        format!("{}.type", name()),
+                        format!("{other:?} is not supported: only text is"),
+                    )
                 });
             }
         };
@@ -244,6 +269,9 @@ fn tool_call(fields: &Fields<'_>, call: &Value) -> ApiResult<Value> {
         out.insert("id".to_owned(), json!(id));
     }
     out.insert("type".to_owned(), json!("function"));
-    out.insert("function".to_owned(), json!({"name": called, "arguments": arguments}));
+    out.insert(
+        "function".to_owned(),
+        json!({"name": called, "arguments": arguments}),
+    );
     Ok(Value::Object(out))
 }

@@ -74,7 +74,10 @@ fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
     let forced = matches!(chat.choice, Choice::Required | Choice::Named(_));
     if let Some((name, grammar)) = &chat.grammar {
         if forced {
-            return Err(ApiError::invalid(name, "it cannot be joined with a tool_choice that forces a call"));
+            return Err(ApiError::invalid(
+                name,
+                "it cannot be joined with a tool_choice that forces a call",
+            ));
         }
         let compiled = model.backend.compile(grammar).map_err(|error| match error {
             mlx_native_lm::engine::EngineError::Invalid { message, .. } => ApiError::invalid(name, message),
@@ -83,7 +86,12 @@ fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
         constraint = Some(compiled);
     } else if forced {
         family = forced::parser_of(model.family);
-        constraint = Some(forced::required(&model, &chat.tools, &chat.choice, chat.parallel)?);
+        constraint = Some(forced::required(
+            &model,
+            &chat.tools,
+            &chat.choice,
+            chat.parallel,
+        )?);
     } else if !chat.tools.is_empty() {
         constraint = forced::lazy(&model, &chat.tools)?;
         chat.request.constraint = constraint.take();
@@ -98,9 +106,18 @@ fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
     }
     let is_form = chat.grammar.is_some();
     let thinking = model.thinking.filter(|_| !closed && !(is_form && open.is_none()));
-    let tools = if is_form && chat.tools.is_empty() { Vec::new() } else { chat.tools };
+    let tools = if is_form && chat.tools.is_empty() {
+        Vec::new()
+    } else {
+        chat.tools
+    };
     let harmony = model.family == Family::Harmony && !is_form && !forced;
-    let reader = Reader::new(if harmony { Family::Harmony } else { family }, tools, thinking, open.is_some());
+    let reader = Reader::new(
+        if harmony { Family::Harmony } else { family },
+        tools,
+        thinking,
+        open.is_some(),
+    );
     Ok(Prepared {
         model,
         request: chat.request,
@@ -166,7 +183,10 @@ pub(crate) fn variables(fields: &crate::fields::Fields<'_>) -> ApiResult<Map<Str
     }
     for name in ["messages", "tools", "add_generation_prompt"] {
         if variables.contains_key(name) {
-            return Err(ApiError::invalid(format!("chat_template_kwargs.{name}"), "it is set by the request itself"));
+            return Err(ApiError::invalid(
+                format!("chat_template_kwargs.{name}"),
+                "it is set by the request itself",
+            ));
         }
     }
     Ok(variables)

@@ -84,7 +84,15 @@ pub(super) fn typed(tools: &[Tool], name: &str, key: &str, text: &str) -> Value 
     };
     match read {
         // Without a schema only what is plainly no text is none.
-        Some(value) if schema.is_some() || value.is_object() || value.is_array() || value.is_boolean() || value.is_number() => value,
+        Some(value)
+            if schema.is_some()
+                || value.is_object()
+                || value.is_array()
+                || value.is_boolean()
+                || value.is_number() =>
+        {
+            value
+        }
         _ => json!(text),
     }
 }

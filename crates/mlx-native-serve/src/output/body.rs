@@ -14,7 +14,9 @@ use crate::chat::messages::Tool;
 pub(super) enum Status {
     More,
     /// At its end; or not a call at all.
-    Done { valid: bool },
+    Done {
+        valid: bool,
+    },
 }
 
 /// Calls that are read as a whole: where they end, and what they say.
@@ -99,7 +101,11 @@ fn whole_list(text: &str, end: bool, out: &mut Vec<Delta>) -> (usize, Status) {
     }
     let Some(at) = list_end(text) else {
         // What is not even a list is none.
-        return if begun.starts_with('[') && !end { (0, Status::More) } else { none };
+        return if begun.starts_with('[') && !end {
+            (0, Status::More)
+        } else {
+            none
+        };
     };
     match pythonic(text[..at].trim()) {
         Some(calls) if !calls.is_empty() => {

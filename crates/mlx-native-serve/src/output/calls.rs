@@ -40,7 +40,11 @@ impl Marks {
                 &["<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"],
                 None,
             ),
-            Family::MiniMax => (&["<invoke name="], &["<minimax:tool_call>", "</minimax:tool_call>"], None),
+            Family::MiniMax => (
+                &["<invoke name="],
+                &["<minimax:tool_call>", "</minimax:tool_call>"],
+                None,
+            ),
             Family::LongCat => (&["<longcat_tool_call>"], &[], None),
         };
         Marks { open, silent, bare }
@@ -97,9 +101,16 @@ impl Calls {
                     push(out, Delta::Content(rest));
                 }
             }
-            Place::Call { begun: false, raw, .. } => push(out, Delta::Content(raw + &rest)),
+            Place::Call {
+                begun: false, raw, ..
+            } => push(out, Delta::Content(raw + &rest)),
             // The text broke off inside: what came of the arguments is what there is.
-            Place::Call { raw, .. } => push(out, Delta::CallEnd { raw: Some(raw + &rest) }),
+            Place::Call { raw, .. } => push(
+                out,
+                Delta::CallEnd {
+                    raw: Some(raw + &rest),
+                },
+            ),
         }
     }
 
@@ -134,7 +145,11 @@ impl Calls {
             }
             self.place = Place::Text { fresh: false };
         }
-        let found = self.marks.all().filter_map(|m| Some((self.held.find(m)?, m))).min_by_key(|(at, _)| *at);
+        let found = self
+            .marks
+            .all()
+            .filter_map(|m| Some((self.held.find(m)?, m)))
+            .min_by_key(|(at, _)| *at);
         let Some((at, mark)) = found else {
             if end {
                 return false;

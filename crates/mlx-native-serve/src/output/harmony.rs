@@ -44,11 +44,14 @@ impl Harmony {
         if self.place == Place::Header {
             let begun = self.held.trim_start();
             // Text that has no header is content.
-            if !begun.is_empty() && !begun.starts_with('<') && !self.held.contains("<|") && !is_header(begun) {
+            if !begun.is_empty() && !begun.starts_with('<') && !self.held.contains("<|") && !is_header(begun)
+            {
                 self.place = Place::Content;
                 return true;
             }
-            let Some(at) = self.held.find(MESSAGE) else { return false };
+            let Some(at) = self.held.find(MESSAGE) else {
+                return false;
+            };
             let header = self.held[..at].to_owned();
             self.held.drain(..at + MESSAGE.len());
             self.place = self.kind(&header, out);
@@ -72,7 +75,9 @@ impl Harmony {
 
     fn kind(&self, header: &str, out: &mut Vec<Delta>) -> Place {
         let called = header.split_once("to=functions.").map(|(_, rest)| {
-            let end = rest.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| c.is_whitespace() || c == '<')
+                .unwrap_or(rest.len());
             &rest[..end]
         });
         match called.filter(|name| self.calls && !name.is_empty()) {
@@ -120,5 +125,7 @@ impl Harmony {
 
 /// Whether a text may begin a header without a mark before it.
 fn is_header(text: &str) -> bool {
-    ["assistant", "analysis", "commentary", "final", "to="].iter().any(|w| w.starts_with(text) || text.starts_with(w))
+    ["assistant", "analysis", "commentary", "final", "to="]
+        .iter()
+        .any(|w| w.starts_with(text) || text.starts_with(w))
 }

@@ -15,7 +15,12 @@ enum At {
     /// Behind a key: a colon, then the value.
     Colon(String),
     /// In the value of a key.
-    Value { key: String, scan: Scan, text: String, said: usize },
+    Value {
+        key: String,
+        scan: Scan,
+        text: String,
+        said: usize,
+    },
     /// Behind a value.
     Comma,
     /// Behind the object: the mark that closes.
@@ -57,7 +62,12 @@ impl JsonCall {
             match self.step(rest, out) {
                 Step::Wait if end && self.at == At::Close => {
                     // The text ended before the mark that closes: the call is whole all the same.
-                    return (text.len(), Status::Done { valid: self.valid && self.name.is_some() });
+                    return (
+                        text.len(),
+                        Status::Done {
+                            valid: self.valid && self.name.is_some(),
+                        },
+                    );
                 }
                 Step::Wait => return (used, Status::More),
                 Step::Used(n) => used += n,
@@ -135,7 +145,16 @@ impl JsonCall {
     }
 
     fn knows(&self, key: &str) -> bool {
-        ["name", "arguments", "parameters", "type", "id", "function", "input"].contains(&key)
+        [
+            "name",
+            "arguments",
+            "parameters",
+            "type",
+            "id",
+            "function",
+            "input",
+        ]
+        .contains(&key)
     }
 
     fn go(&mut self, used: usize, at: At) -> Step {
@@ -144,11 +163,21 @@ impl JsonCall {
     }
 
     fn value(&mut self, rest: &str, out: &mut Vec<Delta>) -> Step {
-        let At::Value { key, scan, text, said } = &mut self.at else {
+        let At::Value {
+            key,
+            scan,
+            text,
+            said,
+        } = &mut self.at
+        else {
             return Step::Wait;
         };
         // White space before a value is not part of it.
-        let blank = if text.is_empty() { rest.len() - rest.trim_start().len() } else { 0 };
+        let blank = if text.is_empty() {
+            rest.len() - rest.trim_start().len()
+        } else {
+            0
+        };
         let body = &rest[blank..];
         if body.is_empty() {
             return skipped(blank);
@@ -244,7 +273,10 @@ enum NamedAt {
     Name,
     /// In a list of whole calls, as Mistral wrote them first.
     List,
-    Arguments { scan: Scan, text: String },
+    Arguments {
+        scan: Scan,
+        text: String,
+    },
     Close,
 }
 
@@ -323,12 +355,22 @@ impl NamedJson {
         }
         // The arguments begin at the first brace behind the mark.
         let Some(brace) = rest.find('{') else {
-            return if rest.len() > 4096 { Step::Bad(0) } else { Step::Wait };
+            return if rest.len() > 4096 {
+                Step::Bad(0)
+            } else {
+                Step::Wait
+            };
         };
         let head = &rest[..brace];
-        let Some((name, between)) = self.between.iter().filter_map(|m| head.split_once(m)).min_by_key(|(n, _)| n.len()) else {
+        let Some((name, between)) = self
+            .between
+            .iter()
+            .filter_map(|m| head.split_once(m))
+            .min_by_key(|(n, _)| n.len())
+        else {
             // Mistral's oldest form has no mark between them.
-            if self.close.is_empty() && !head.trim().is_empty() && !head.trim().contains(char::is_whitespace) {
+            if self.close.is_empty() && !head.trim().is_empty() && !head.trim().contains(char::is_whitespace)
+            {
                 return self.start(head.trim().to_owned(), None, brace, out);
             }
             return Step::Bad(0);
@@ -345,7 +387,10 @@ impl NamedJson {
             ("function", line) => (line.lines().next().unwrap_or_default().trim(), None),
             // `functions.NAME:0` is the id as well.
             (name, _) => match name.strip_prefix("functions.") {
-                Some(rest) => (rest.rsplit_once(':').map_or(rest, |(n, _)| n), Some(name.to_owned())),
+                Some(rest) => (
+                    rest.rsplit_once(':').map_or(rest, |(n, _)| n),
+                    Some(name.to_owned()),
+                ),
                 None => (name, None),
             },
         };

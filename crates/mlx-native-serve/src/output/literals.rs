@@ -211,5 +211,9 @@ pub(super) fn braces(text: &str, escape: &str) -> Option<(String, Value)> {
     let name = cursor.name()?.to_owned();
     cursor.eat("{").then_some(())?;
     let arguments = cursor.pairs(escape)?;
-    cursor.rest.trim().is_empty().then_some((name, Value::Object(arguments)))
+    cursor
+        .rest
+        .trim()
+        .is_empty()
+        .then_some((name, Value::Object(arguments)))
 }

@@ -188,7 +188,11 @@ impl ArgKeys {
             }
             let Some(inner) = begun.strip_prefix(ARG_KEY) else {
                 let open = CLOSE.starts_with(begun) || ARG_KEY.starts_with(begun);
-                let status = if open { Status::More } else { Status::Done { valid: false } };
+                let status = if open {
+                    Status::More
+                } else {
+                    Status::Done { valid: false }
+                };
                 return (if open { used } else { used + blank }, status);
             };
             let pair = inner.split_once("</arg_key>").and_then(|(key, rest)| {

@@ -60,7 +60,10 @@ pub(crate) struct Reader {
 #[derive(Debug, Clone)]
 enum Kind {
     Plain,
-    Marked { split: Option<Split>, calls: Option<Calls> },
+    Marked {
+        split: Option<Split>,
+        calls: Option<Calls>,
+    },
     Harmony(Harmony),
 }
 
@@ -139,7 +142,10 @@ fn open_end<'a>(text: &str, marks: impl IntoIterator<Item = &'a str>) -> usize {
     let open = |mark: &str| {
         let most = mark.len().saturating_sub(1).min(text.len());
         let bytes = text.as_bytes();
-        (1..=most).rev().find(|n| mark.as_bytes().starts_with(&bytes[bytes.len() - n..])).unwrap_or(0)
+        (1..=most)
+            .rev()
+            .find(|n| mark.as_bytes().starts_with(&bytes[bytes.len() - n..]))
+            .unwrap_or(0)
     };
     marks.into_iter().map(open).max().unwrap_or(0)
 }

@@ -46,7 +46,10 @@ fn read(reader: &Reader, pieces: &[&str]) -> Read {
 
 fn tools() -> Vec<Tool> {
     let schema = json!({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "opts": {"type": "object"}}});
-    vec![Tool::new("weather", None, Some(&schema), false), Tool::new("now", None, None, false)]
+    vec![
+        Tool::new("weather", None, Some(&schema), false),
+        Tool::new("now", None, None, false),
+    ]
 }
 
 /// The same whole, in characters, and cut in two at every place.
@@ -61,7 +64,12 @@ fn check_with(reader: &Reader, text: &str, wanted: &Read) {
     assert_eq!(&read(reader, &[text]), wanted, "whole");
     let bounds: Vec<usize> = text.char_indices().map(|(i, _)| i).collect();
     for at in &bounds {
-        assert_eq!(&read(reader, &[&text[..*at], &text[*at..]]), wanted, "cut at {at}: {:?}", &text[..*at]);
+        assert_eq!(
+            &read(reader, &[&text[..*at], &text[*at..]]),
+            wanted,
+            "cut at {at}: {:?}",
+            &text[..*at]
+        );
     }
     for step in [1, 2, 3, 5, 7] {
         let mut cuts: Vec<usize> = bounds.iter().copied().step_by(step).collect();
@@ -86,7 +94,11 @@ fn two_calls(content: &str) -> Read {
 fn hermes() {
     let text = "I look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"São \\\"P\\\" {x}\", \"days\": 3}}\n</tool_call>\n<tool_call>{\"arguments\": {}, \"name\": \"now\"}</tool_call>";
     check(Family::Hermes, text, &two_calls("I look."));
-    check(Family::LongCat, &text.replace("tool_call>", "longcat_tool_call>"), &two_calls("I look."));
+    check(
+        Family::LongCat,
+        &text.replace("tool_call>", "longcat_tool_call>"),
+        &two_calls("I look."),
+    );
     // The mark that closes is missing at the end.
     let cut = text.strip_suffix("</tool_call>").unwrap();
     check(Family::Hermes, cut, &two_calls("I look."));
@@ -95,7 +107,10 @@ fn hermes() {
         Family::Hermes,
         "<tool_call>{\"name\":\"weather\",\"arguments\":\"{\\\"days\\\": 2}\"}</tool_call><tool_call>{\"name\":\"now\"}</tool_call>",
         &Read {
-            calls: vec![("weather".to_owned(), json!({"days": 2})), ("now".to_owned(), json!({}))],
+            calls: vec![
+                ("weather".to_owned(), json!({"days": 2})),
+                ("now".to_owned(), json!({})),
+            ],
             ..Read::default()
         },
     );
@@ -122,8 +137,16 @@ fn what_is_no_call_is_content() {
         broken: 1,
         ..Read::default()
     };
-    check(Family::Hermes, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": tru", &broken);
-    check(Family::Hermes, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\" 1}}</tool_call>", &broken);
+    check(
+        Family::Hermes,
+        "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": tru",
+        &broken,
+    );
+    check(
+        Family::Hermes,
+        "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\" 1}}</tool_call>",
+        &broken,
+    );
 }
 
 #[test]
@@ -139,13 +162,32 @@ fn qwen_coder_and_others_with_marks() {
 #[test]
 fn llama_and_python() {
     let one = "{\"name\": \"weather\", \"parameters\": {\"city\": \"São \\\"P\\\" {x}\", \"days\": 3}}";
-    check(Family::Llama3, &format!("{one}; {{\"name\": \"now\", \"parameters\": {{}}}}"), &two_calls(""));
-    check(Family::Llama3, &format!("<|python_tag|>{one};{{\"name\": \"now\", \"parameters\": {{}}}}"), &two_calls(""));
+    check(
+        Family::Llama3,
+        &format!("{one}; {{\"name\": \"now\", \"parameters\": {{}}}}"),
+        &two_calls(""),
+    );
+    check(
+        Family::Llama3,
+        &format!("<|python_tag|>{one};{{\"name\": \"now\", \"parameters\": {{}}}}"),
+        &two_calls(""),
+    );
     let list = "[weather(city=\"São \\\"P\\\" {x}\", days=3), now()]";
     check(Family::Pythonic, list, &two_calls(""));
-    check(Family::Lfm2, &format!("I look.<|tool_call_start|>{list}<|tool_call_end|>"), &two_calls("I look."));
+    check(
+        Family::Lfm2,
+        &format!("I look.<|tool_call_start|>{list}<|tool_call_end|>"),
+        &two_calls("I look."),
+    );
     for text in ["[1] says so", "no [list] here", "[f(x)]"] {
-        check(Family::Pythonic, text, &Read { content: text.to_owned(), ..Read::default() });
+        check(
+            Family::Pythonic,
+            text,
+            &Read {
+                content: text.to_owned(),
+                ..Read::default()
+            },
+        );
     }
 }
 
@@ -154,7 +196,9 @@ fn mistral_deepseek_kimi() {
     let arguments = "{\"city\": \"São \\\"P\\\" {x}\", \"days\": 3}";
     check(
         Family::Mistral,
-        &format!("I look.[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {arguments}}}, {{\"name\": \"now\", \"arguments\": {{}}}}]"),
+        &format!(
+            "I look.[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {arguments}}}, {{\"name\": \"now\", \"arguments\": {{}}}}]"
+        ),
         &two_calls("I look."),
     );
     check(
@@ -164,12 +208,16 @@ fn mistral_deepseek_kimi() {
     );
     check(
         Family::DeepSeek,
-        &format!("I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{arguments}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>now<｜tool▁sep｜>{{}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+        &format!(
+            "I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{arguments}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>now<｜tool▁sep｜>{{}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
         &two_calls("I look."),
     );
     check(
         Family::Kimi,
-        &format!("I look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{arguments}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{{}}<|tool_call_end|><|tool_calls_section_end|>"),
+        &format!(
+            "I look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{arguments}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{{}}<|tool_call_end|><|tool_calls_section_end|>"
+        ),
         &two_calls("I look."),
     );
 }
@@ -189,7 +237,10 @@ fn gemma_and_harmony() {
     check(
         Family::Harmony,
         "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\": \"São \\\"P\\\" {x}\", \"days\": 3}<|call|><|start|>assistant to=functions.now<|channel|>commentary json<|message|>{}<|call|>",
-        &Read { reasoning: "Let me see.".to_owned(), ..two_calls("") },
+        &Read {
+            reasoning: "Let me see.".to_owned(),
+            ..two_calls("")
+        },
     );
     check(
         Family::Harmony,
@@ -211,9 +262,17 @@ fn thought_and_said() {
         ..Read::default()
     };
     let closed = Reader::new(Family::Hermes, Vec::new(), thinking, false);
-    check_with(&closed, "\n<think>\nFirst a, then b.\n</think>\n\nSo: <think> is a mark.", &wanted);
+    check_with(
+        &closed,
+        "\n<think>\nFirst a, then b.\n</think>\n\nSo: <think> is a mark.",
+        &wanted,
+    );
     let open = Reader::new(Family::Hermes, Vec::new(), thinking, true);
-    check_with(&open, "\nFirst a, then b.\n</think>\n\nSo: <think> is a mark.", &wanted);
+    check_with(
+        &open,
+        "\nFirst a, then b.\n</think>\n\nSo: <think> is a mark.",
+        &wanted,
+    );
     let plain = Read {
         content: "<thin line".to_owned(),
         ..Read::default()

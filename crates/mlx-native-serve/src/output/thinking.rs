@@ -61,7 +61,11 @@ impl Split {
                 if self.held.is_empty() {
                     return false;
                 }
-                self.place = if self.place == Place::Opened { Place::Inside } else { Place::Answer };
+                self.place = if self.place == Place::Opened {
+                    Place::Inside
+                } else {
+                    Place::Answer
+                };
                 true
             }
             Place::Inside => {

@@ -26,7 +26,11 @@ impl Reply {
 
     /// The data of server-sent events, of which the last has to be `[DONE]`.
     pub fn chunks(&self) -> Vec<Value> {
-        let mut data: Vec<&str> = self.body.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
+        let mut data: Vec<&str> = self
+            .body
+            .lines()
+            .filter_map(|l| l.strip_prefix("data: "))
+            .collect();
         assert_eq!(data.pop(), Some("[DONE]"), "{}", self.body);
         data.iter().map(|d| serde_json::from_str(d).unwrap()).collect()
     }
@@ -47,7 +51,10 @@ impl Reply {
 pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
@@ -67,7 +74,9 @@ fn parse(bytes: &[u8]) -> Reply {
         .filter_map(|l| l.split_once(": "))
         .map(|(n, v)| (n.to_owned(), v.to_owned()))
         .collect();
-    let chunked = headers.iter().any(|(n, v)| n.eq_ignore_ascii_case("transfer-encoding") && v == "chunked");
+    let chunked = headers
+        .iter()
+        .any(|(n, v)| n.eq_ignore_ascii_case("transfer-encoding") && v == "chunked");
     Reply {
         status,
         body: if chunked { dechunked(body) } else { body.to_owned() },
@@ -90,7 +99,13 @@ fn dechunked(mut body: &str) -> String {
 
 /// A POST of JSON.
 pub fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
-    send(address, "POST", path, &[("Content-Type", "application/json")], &body.to_string())
+    send(
+        address,
+        "POST",
+        path,
+        &[("Content-Type", "application/json")],
+        &body.to_string(),
+    )
 }
 
 /// A GET.

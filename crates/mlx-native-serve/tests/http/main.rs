@@ -4,5 +4,5 @@ mod anthropic;
 mod client;
 mod demo;
 mod openai;
-mod service;
 mod script;
+mod service;

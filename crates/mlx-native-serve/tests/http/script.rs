@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mlx_native_lm::engine::{
-    Constraint, EngineError, EngineStats, Event, EventStream, Grammar, Logprobs, Request, StopReason, Token, Usage,
-    event_channel,
+    Constraint, EngineError, EngineStats, Event, EventStream, Grammar, Logprobs, Request, StopReason, Token,
+    Usage, event_channel,
 };
 use mlx_native_lm::{ModelFolder, SamplingParams, Tokenizer};
 use mlx_native_serve::{Backend, ModelSource, ServeConfig, ServedModel, Server, Stop};
@@ -41,11 +41,20 @@ impl Script {
 
 impl Backend for Script {
     fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
-        if self.room.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err() {
+        if self
+            .room
+            .fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1))
+            .is_err()
+        {
             return Err(EngineError::QueueFull { waiting: 7, limit: 7 });
         }
         let (sender, stream) = event_channel();
-        let (text, reason, pause, gone) = (self.text.clone(), self.reason.clone(), self.pause, self.gone.clone());
+        let (text, reason, pause, gone) = (
+            self.text.clone(),
+            self.reason.clone(),
+            self.pause,
+            self.gone.clone(),
+        );
         *self.asked.lock().unwrap() = Some(request.clone());
         std::thread::spawn(move || {
             sender.send(Event::Prompt {
@@ -125,8 +134,14 @@ impl Drop for Running {
 }
 
 pub fn run(sources: Vec<ModelSource>, config: ServeConfig) -> Running {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::new(sources, config);
     let stop = server.stopper();
@@ -152,14 +167,24 @@ pub fn tokenizer(template: Option<&str>) -> Arc<Tokenizer> {
 }
 
 /// A server whose model `org/scripted` follows a script.
-pub fn scripted(script: Script, template: Option<&'static str>, config: ServeConfig) -> (Running, Arc<Script>) {
+pub fn scripted(
+    script: Script,
+    template: Option<&'static str>,
+    config: ServeConfig,
+) -> (Running, Arc<Script>) {
     let script = Arc::new(script);
     let backend = script.clone();
     let source = ModelSource {
         id: "org/scripted".to_owned(),
         aliases: vec!["scripted".to_owned()],
         load: Box::new(move || {
-            let model = ServedModel::new("org/scripted", backend.clone(), tokenizer(template), SamplingParams::default(), Some(512));
+            let model = ServedModel::new(
+                "org/scripted",
+                backend.clone(),
+                tokenizer(template),
+                SamplingParams::default(),
+                Some(512),
+            );
             model.map_err(|e| e.to_string())
         }),
     };

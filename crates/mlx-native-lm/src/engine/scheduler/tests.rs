@@ -33,9 +33,12 @@ fn collect(events: impl Iterator<Item = Event>) -> BTreeMap<usize, Answer> {
                 let answer = answers.entry(index).or_default();
                 answer.text += &text;
                 answer.ids.extend(tokens.iter().map(|t| t.id));
-                answer
-                    .logprobs
-                    .extend(tokens.iter().filter_map(|t| t.logprobs.as_ref()).map(|l| l.logprob));
+                answer.logprobs.extend(
+                    tokens
+                        .iter()
+                        .filter_map(|t| t.logprobs.as_ref())
+                        .map(|l| l.logprob),
+                );
             }
             Event::Finished { index, reason, usage } => {
                 let answer = answers.entry(index).or_default();
@@ -103,7 +106,10 @@ fn company_and_cache_change_no_bit() {
         for (i, stream) in streams.into_iter().enumerate() {
             let found = collect(stream).remove(&0).unwrap();
             assert!(round == 0 || i % 5 != 2 || found.cached > 0, "the cache knows it");
-            let wanted = Answer { cached: found.cached, ..wanted[i].clone() };
+            let wanted = Answer {
+                cached: found.cached,
+                ..wanted[i].clone()
+            };
             assert_eq!(found, wanted, "prompt {i}, round {round}");
         }
     }
@@ -123,10 +129,18 @@ fn texts_that_must_wait_for_memory_are_the_same() {
     let streams: Vec<_> = (0..5).map(|i| tight.submit(make(&tight, i)).unwrap()).collect();
     for (i, stream) in streams.into_iter().enumerate() {
         let found = collect(stream).remove(&0).unwrap();
-        assert_eq!((&found.text, &found.ids, &found.logprobs), (&wanted[i].text, &wanted[i].ids, &wanted[i].logprobs));
+        assert_eq!(
+            (&found.text, &found.ids, &found.logprobs),
+            (&wanted[i].text, &wanted[i].ids, &wanted[i].logprobs)
+        );
     }
-    let error = tight.submit(request(&tight, &PROMPTS[2].repeat(8), 1).clone()).err();
-    assert!(matches!(error, None | Some(EngineError::Memory { .. } | EngineError::ContextLength { .. })));
+    let error = tight
+        .submit(request(&tight, &PROMPTS[2].repeat(8), 1).clone())
+        .err();
+    assert!(matches!(
+        error,
+        None | Some(EngineError::Memory { .. } | EngineError::ContextLength { .. })
+    ));
 }
 
 #[test]
@@ -140,7 +154,11 @@ fn choices_share_a_prompt_and_differ_by_their_seeds() {
     assert_eq!(first.len(), 4);
     let texts: std::collections::BTreeSet<_> = first.values().map(|a| a.text.clone()).collect();
     assert!(texts.len() > 1);
-    assert!(first.values().all(|a| a.completion == 10 && a.reason == Some(StopReason::Length)));
+    assert!(
+        first
+            .values()
+            .all(|a| a.completion == 10 && a.reason == Some(StopReason::Length))
+    );
     let strip = |answers: BTreeMap<usize, Answer>| answers.into_values().map(|a| a.ids).collect::<Vec<_>>();
     assert_eq!(strip(first), strip(collect(engine.submit(request).unwrap())));
 }
@@ -149,7 +167,11 @@ fn choices_share_a_prompt_and_differ_by_their_seeds() {
 fn stops_end_the_text_where_they_should() {
     let engine = engine(EngineConfig::default());
     let whole = answer(&engine, request(&engine, PROMPTS[0], 24));
-    assert!(whole.text.starts_with(" that you can use the borrow operator"), "{:?}", whole.text);
+    assert!(
+        whole.text.starts_with(" that you can use the borrow operator"),
+        "{:?}",
+        whole.text
+    );
     for stop in ["e bor", "can", "operator", " "] {
         let mut with_stop = request(&engine, PROMPTS[0], 24);
         with_stop.stop = vec![stop.to_owned()];
@@ -161,7 +183,10 @@ fn stops_end_the_text_where_they_should() {
     let mut by_id = request(&engine, PROMPTS[0], 24);
     by_id.stop_token_ids = vec![whole.ids[3]];
     let found = answer(&engine, by_id.clone());
-    assert_eq!((found.ids.len(), found.reason), (3, Some(StopReason::StopToken(whole.ids[3]))));
+    assert_eq!(
+        (found.ids.len(), found.reason),
+        (3, Some(StopReason::StopToken(whole.ids[3])))
+    );
     by_id.min_tokens = 6;
     assert!(answer(&engine, by_id).ids.len() >= 6);
     let mut bias = request(&engine, PROMPTS[0], 4);
@@ -170,7 +195,10 @@ fn stops_end_the_text_where_they_should() {
     assert_eq!((found.text.as_str(), found.completion), ("", 1));
     bias.ignore_eos = true;
     let found = answer(&engine, bias);
-    assert_eq!((found.text.as_str(), found.reason), ("", Some(StopReason::Length)));
+    assert_eq!(
+        (found.text.as_str(), found.reason),
+        ("", Some(StopReason::Length))
+    );
 }
 
 #[test]
@@ -193,9 +221,16 @@ fn prompts_have_probabilities_too() {
         }
     }
     assert_eq!((found.len(), found[0].is_none()), (n, true));
-    let of_answer: Vec<f32> = found[n - 6..].iter().map(|l| l.as_ref().unwrap().logprob).collect();
+    let of_answer: Vec<f32> = found[n - 6..]
+        .iter()
+        .map(|l| l.as_ref().unwrap().logprob)
+        .collect();
     assert_eq!(of_answer, whole.logprobs);
-    assert!(found[1..].iter().all(|l| l.as_ref().is_some_and(|l| l.top.len() == 2)));
+    assert!(
+        found[1..]
+            .iter()
+            .all(|l| l.as_ref().is_some_and(|l| l.top.len() == 2))
+    );
 }
 
 #[test]
@@ -207,12 +242,24 @@ fn what_cannot_be_is_refused_at_once() {
     let error = engine.submit(Request::new(vec![])).unwrap_err();
     assert!(matches!(error, EngineError::Invalid { param: "prompt", .. }));
     let error = engine.submit(Request::new(vec![1; 512])).unwrap_err();
-    assert_eq!(error, EngineError::ContextLength { prompt: 512, limit: 512 });
+    assert_eq!(
+        error,
+        EngineError::ContextLength {
+            prompt: 512,
+            limit: 512
+        }
+    );
     let error = engine.submit(Request::new(vec![70_000])).unwrap_err();
     assert!(error.to_string().contains("70000"), "{error}");
     let mut bad = request(&engine, "x", 1);
     bad.sampling.temperature = -1.0;
-    assert!(matches!(engine.submit(bad), Err(EngineError::Invalid { param: "temperature", .. })));
+    assert!(matches!(
+        engine.submit(bad),
+        Err(EngineError::Invalid {
+            param: "temperature",
+            ..
+        })
+    ));
     // Nobody listens: the first is dropped before the others are done.
     drop(engine.submit(request(&engine, PROMPTS[0], 400)).unwrap());
     assert_eq!(answer(&engine, request(&engine, PROMPTS[1], 3)).ids.len(), 3);
@@ -230,14 +277,26 @@ fn grammars_hold() {
         with_schema.constraint = Some(engine.compile(&Grammar::JsonSchema(schema.clone())).unwrap());
         let found = answer(&engine, with_schema.clone());
         let json: serde_json::Value = serde_json::from_str(&found.text).unwrap();
-        assert!((3..=7).contains(&json["n"].as_i64().unwrap()) && json["ok"].is_boolean(), "{json}");
+        assert!(
+            (3..=7).contains(&json["n"].as_i64().unwrap()) && json["ok"].is_boolean(),
+            "{json}"
+        );
     }
     let mut choice = request(&engine, PROMPTS[0], 20);
     choice.constraint = Some(
-        engine.compile(&Grammar::Choice(vec!["yes, \"indeed\"".to_owned(), "no".to_owned()])).unwrap(),
+        engine
+            .compile(&Grammar::Choice(vec![
+                "yes, \"indeed\"".to_owned(),
+                "no".to_owned(),
+            ]))
+            .unwrap(),
     );
     assert!(["yes, \"indeed\"", "no"].contains(&answer(&engine, choice.clone()).text.as_str()));
-    choice.constraint = Some(engine.compile(&Grammar::Regex("[0-9]{3}-[a-f]{2}".to_owned())).unwrap());
+    choice.constraint = Some(
+        engine
+            .compile(&Grammar::Regex("[0-9]{3}-[a-f]{2}".to_owned()))
+            .unwrap(),
+    );
     let text = answer(&engine, choice.clone()).text;
     assert!(text.len() == 6 && text.as_bytes()[3] == b'-', "{text}");
     // Behind a word of the text that would have come anyway.
