@@ -11,6 +11,7 @@ mod families;
 mod features;
 mod golden;
 mod install;
+mod published;
 mod shell;
 mod steps;
 mod test;
@@ -41,6 +42,10 @@ Usage: cargo xtask COMMAND
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
 
+  published [--device emulator] [FILTER...]
+        The 184 tests that mlx-native 0.1.0 published, against this version, on the best device here or on the emulator, which
+        takes minutes; cargo fetches them. The one that measures the latency of a queue is run apart.
+
   golden [ops|models]
         Makes the golden files again with the pinned MLX, in a Python environment under target/.
 
@@ -69,6 +74,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check-metal" => check_metal::main(rest),
         "cuda" => cuda::main(rest),
         "families" => families::main(rest),
+        "published" => published::main(rest),
         "golden" => golden::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

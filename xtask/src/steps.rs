@@ -148,6 +148,14 @@ pub const STEPS: &[Step] = &[
         plan: metal,
     },
     Step {
+        name: "published",
+        what: "the tests that 0.1.0 published",
+        in_quick: false,
+        only_when_named: false,
+        counts: Counts::Tests,
+        plan: published,
+    },
+    Step {
         name: "aarch64",
         what: "the CPU's bodies for aarch64, under qemu",
         in_quick: false,
@@ -271,6 +279,10 @@ fn metal(_: Level) -> Plan {
     let mut commands = check_metal::commands();
     commands.push(Cmd::line("cargo xtask check-metal --self-test"));
     Plan::Run(check_metal::NEEDS.to_vec(), commands)
+}
+
+fn published(_: Level) -> Plan {
+    Plan::Run(vec![], vec![Cmd::line("cargo xtask published --if-reachable")])
 }
 
 fn aarch64(_: Level) -> Plan {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: runs the table of `steps`, stops at the first failure, and ends with what a CI reader looks for.
 
 use crate::install;
+use crate::published::LEFT_OUT;
 use crate::shell::Result;
 use crate::steps::{Counts, Level, Plan, STEPS, Step};
 use std::time::{Duration, Instant};
@@ -145,17 +146,20 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Returns why the step was skipped, or None if it ran.
-fn run_step(step: &Step, options: &Options, tests: &mut Tests) -> Result<Option<&'static str>> {
+fn run_step(step: &Step, options: &Options, tests: &mut Tests) -> Result<Option<String>> {
     let (needs, commands) = match (step.plan)(options.level) {
-        Plan::Skip(why) => return Ok(Some(why)),
+        Plan::Skip(why) => return Ok(Some(why.to_owned())),
         Plan::Run(needs, commands) => (needs, commands),
     };
     install::ensure(&needs, options.may_install)?;
-    let mut counted = Tests::default();
+    let (mut counted, mut left_out) = (Tests::default(), None);
     for command in &commands {
         match step.counts {
             Counts::Nothing => command.run()?,
-            Counts::Tests | Counts::AtLeastOneTest => command.run_reading(|line| counted.add_line(line))?,
+            Counts::Tests | Counts::AtLeastOneTest => command.run_reading(|line| {
+                counted.add_line(line);
+                left_out = left_out.take().or(line.strip_prefix(LEFT_OUT).map(str::to_owned));
+            })?,
         }
     }
     if step.counts == Counts::AtLeastOneTest && counted.passed == 0 {
@@ -164,7 +168,7 @@ fn run_step(step: &Step, options: &Options, tests: &mut Tests) -> Result<Option<
     tests.passed += counted.passed;
     tests.failed += counted.failed;
     tests.ignored += counted.ignored;
-    Ok(None)
+    Ok(left_out)
 }
 
 fn failure(step: &Step, options: &Options, error: &str) -> String {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::batch::Line;
 use crate::detokenizer::Detokenizer;
 use crate::error::{LmError, Result};
 use crate::model::{Decoder, SequenceState};
@@ -122,17 +123,7 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(LmError::InvalidArgument("the prompt has no tokens".to_owned()));
     }
-    let mut sampler = Sampler::new(&options.sampling)?;
-    let start = Instant::now();
-    let mut generation = Generation {
-        token_ids: Vec::new(),
-        text: String::new(),
-        finish_reason: FinishReason::Length,
-        prompt_time: Duration::ZERO,
-        generation_time: Duration::ZERO,
-        prompt_tokens: prompt.len(),
-        chosen_tokens: 0,
-    };
+    let sampler = Sampler::new(&options.sampling)?;
     let room = cache
         .len()
         .checked_add(prompt.len())
@@ -144,72 +135,103 @@ pub fn generate(
         )));
     };
     // Memory is only touched where it is used, so that asking for all of it now saves moving it later.
-    cache.reserve(decoder.device(), room.min(cache.len() + prompt.len() + 4096))?;
-    let Some(mut logits) = prefill(decoder, cache, prompt, &mut on_event)? else {
-        generation.finish_reason = FinishReason::Cancelled;
-        return Ok(generation);
+    cache.reserve(room.min(cache.len() + prompt.len() + 4096))?;
+    let start = Instant::now();
+    let empty = cache.empty();
+    let state = std::mem::replace(cache, empty);
+    let mut line = Line::new(decoder, state, prompt, sampler, options.max_tokens)?;
+    let mut generation = Generation {
+        token_ids: Vec::new(),
+        text: String::new(),
+        finish_reason: FinishReason::Length,
+        prompt_time: Duration::ZERO,
+        generation_time: Duration::ZERO,
+        prompt_tokens: prompt.len(),
+        chosen_tokens: 0,
     };
     let mut detokenizer = Detokenizer::new(tokenizer);
-    let mut history = prompt.to_vec();
-    let mut decode_start = Instant::now();
-    while generation.chosen_tokens < options.max_tokens {
-        let id = sampler.sample(&mut logits, &history)?;
-        generation.chosen_tokens += 1;
-        if generation.chosen_tokens == 1 {
-            generation.prompt_time = start.elapsed();
-            decode_start = Instant::now();
-        }
-        if options.stop_ids.contains(&id) {
-            generation.finish_reason = FinishReason::Stop;
-            break;
-        }
-        history.push(id);
-        generation.token_ids.push(id);
-        let text = detokenizer.push(id)?;
-        generation.text.push_str(&text);
-        if on_event(Event::Token { id, text: &text }).is_break() {
-            generation.finish_reason = FinishReason::Cancelled;
-            break;
-        }
-        if generation.chosen_tokens < options.max_tokens {
-            logits = decoder.forward(&[id], cache)?;
-        }
-    }
-    if generation.chosen_tokens == 0 {
-        generation.prompt_time = start.elapsed();
-    } else {
-        generation.generation_time = decode_start.elapsed();
-    }
-    let rest = detokenizer.finish()?;
-    if !rest.is_empty() {
-        generation.text.push_str(&rest);
-        if let Some(id) = generation.token_ids.last() {
-            let _ = on_event(Event::Token { id: *id, text: &rest });
-        }
-    }
+    let mut run = Run {
+        options,
+        start,
+        prompt: prompt.len(),
+    };
+    let result = run.go(
+        decoder,
+        &mut line,
+        &mut detokenizer,
+        &mut generation,
+        &mut on_event,
+    );
+    // Whatever happened, the caller keeps what was computed.
+    let state = line.finish().map(|state| *cache = state);
+    result.and(state)?;
     Ok(generation)
 }
 
-/// Feeds the prompt in chunks; the logits behind its last token, or `None` when the caller broke off.
-fn prefill(
-    decoder: &mut Decoder,
-    cache: &mut SequenceState,
-    prompt: &[u32],
-    on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-) -> Result<Option<Vec<f32>>> {
-    let total = prompt.len();
-    let mut done = 0;
-    loop {
-        if on_event(Event::Prefill { done, total }).is_break() {
-            return Ok(None);
+/// What stays the same while generating.
+struct Run<'a> {
+    options: &'a GenerateOptions,
+    start: Instant,
+    /// Tokens of the prompt.
+    prompt: usize,
+}
+
+impl Run<'_> {
+    fn go(
+        &mut self,
+        decoder: &mut Decoder,
+        line: &mut Line,
+        detokenizer: &mut Detokenizer<'_>,
+        generation: &mut Generation,
+        on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let total = self.prompt;
+        let mut first = loop {
+            let done = total - line.pending();
+            if on_event(Event::Prefill { done, total }).is_break() {
+                generation.finish_reason = FinishReason::Cancelled;
+                return Ok(());
+            }
+            if let Some(id) = line.step(decoder)? {
+                let _ = on_event(Event::Prefill { done: total, total });
+                break Some(id);
+            }
+            if line.pending() == 0 {
+                // Nothing was to be chosen.
+                break None;
+            }
+        };
+        generation.prompt_time = self.start.elapsed();
+        let decode_start = Instant::now();
+        while generation.chosen_tokens < self.options.max_tokens {
+            let next = match first.take() {
+                Some(id) => Some(id),
+                None => line.step(decoder)?,
+            };
+            let Some(id) = next else { break };
+            generation.chosen_tokens += 1;
+            if self.options.stop_ids.contains(&id) {
+                generation.finish_reason = FinishReason::Stop;
+                break;
+            }
+            generation.token_ids.push(id);
+            let text = detokenizer.push(id)?;
+            generation.text.push_str(&text);
+            if on_event(Event::Token { id, text: &text }).is_break() {
+                generation.finish_reason = FinishReason::Cancelled;
+                break;
+            }
         }
-        let end = total.min(done + decoder.chunk());
-        if end == total {
-            let logits = decoder.forward(&prompt[done..], cache)?;
-            let _ = on_event(Event::Prefill { done: total, total });
-            return Ok(Some(logits));
+        if generation.chosen_tokens > 0 {
+            generation.generation_time = decode_start.elapsed();
         }
-        decoder.feed(&prompt[done..end], cache)?;
-        done = end;
+        let rest = detokenizer.finish()?;
+        if !rest.is_empty() {
+            generation.text.push_str(&rest);
+            if let Some(id) = generation.token_ids.last() {
+                let _ = on_event(Event::Token { id: *id, text: &rest });
+            }
+        }
+        Ok(())
     }
 }

@@ -21,8 +21,10 @@
 //! - [`Tokenizer`] and [`Detokenizer`] go from text to tokens and back, the latter piece by piece;
 //! - [`ChatTemplate`] makes one text of the messages of a chat;
 //! - [`Sampler`] chooses the next token;
-//! - [`Model`] opens all of it on a device, [`Decoder`] is the network, [`generate()`] continues a prompt.
+//! - [`Model`] opens all of it on a device, [`Decoder`] is the network, [`generate()`] continues a prompt;
+//! - [`Batch`] computes many sequences at once.
 
+mod batch;
 mod chat;
 pub mod config;
 mod detokenizer;
@@ -42,6 +44,7 @@ mod stream;
 mod tokenizer;
 mod unread;
 
+pub use batch::{Batch, NewSequence, Output, SequenceId};
 pub use chat::{ChatMessage, ChatOptions, ChatTemplate};
 pub use config::{ConfigFile, FamilyInput, GenerationConfig};
 pub use detokenizer::Detokenizer;
@@ -49,7 +52,7 @@ pub use error::{LmError, Result};
 pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
-pub use model::{Decoder, KvCache, LayerState, RecurrentState, SequenceState};
+pub use model::{Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted};
 pub use open::{Model, ModelOptions, open_decoder};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use rope::{RopeConfig, RopeScaling, RopeTable};

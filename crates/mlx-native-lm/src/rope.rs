@@ -178,6 +178,12 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// Whether angles depend on the position alone, not on the length of the text.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.freqs.is_some() || self.dynamic.is_none()
+    }
+
     /// The base for a call that ends at position `end`.
     #[must_use]
     pub fn base_at(&self, end: usize) -> f32 {

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use crate::batch::Line;
 use crate::config::GenerationConfig;
 use crate::detokenizer::Detokenizer;
 use crate::error::{LmError, Result};
 use crate::generate::FinishReason;
-use crate::model::{Decoder, SequenceState};
+use crate::model::Decoder;
 use crate::open::Model;
 use crate::sampling::{Sampler, SamplingParams};
 
@@ -46,12 +47,11 @@ pub struct Piece {
 pub struct Pieces<'m> {
     decoder: &'m mut Decoder,
     detokenizer: Detokenizer<'m>,
-    state: SequenceState,
-    sampler: Sampler,
+    line: Line,
     stop_ids: HashSet<u32>,
-    history: Vec<u32>,
-    /// Logits for the next token; empty once the text has ended.
-    logits: Vec<f32>,
+    /// The token behind the prompt, until it is asked for.
+    first: Option<u32>,
+    last: u32,
     left: usize,
     finish_reason: Option<FinishReason>,
 }
@@ -102,23 +102,19 @@ impl Model {
         let sampler = Sampler::new(&options.sampling.clone().unwrap_or_else(recommended))?;
         let (decoder, tokenizer) = self.parts();
         let room = history.len().saturating_add(options.max_tokens.min(4096));
-        let mut state = decoder.new_state(room)?;
-        let mut logits = Vec::new();
-        let mut chunks = history.chunks(decoder.chunk()).peekable();
-        while let Some(chunk) = chunks.next() {
-            match chunks.peek() {
-                Some(_) => decoder.feed(chunk, &mut state)?,
-                None => logits = decoder.forward(chunk, &mut state)?,
-            }
+        let state = decoder.new_state(room)?;
+        let mut line = Line::new(decoder, state, &history, sampler, options.max_tokens)?;
+        let mut first = None;
+        while first.is_none() && line.pending() > 0 {
+            first = line.step(decoder)?;
         }
         Ok(Pieces {
             detokenizer: Detokenizer::new(tokenizer),
             decoder,
-            state,
-            sampler,
+            line,
             stop_ids,
-            history,
-            logits,
+            first,
+            last: 0,
             left: options.max_tokens,
             finish_reason: None,
         })
@@ -132,26 +128,23 @@ impl Pieces<'_> {
         self.finish_reason
     }
 
-    /// The state behind what was computed.
-    #[must_use]
-    pub fn state(&self) -> &SequenceState {
-        &self.state
-    }
-
     fn step(&mut self) -> Result<Option<Piece>> {
         if self.left == 0 {
             return self.end(FinishReason::Length);
         }
-        let id = self.sampler.sample(&mut self.logits, &self.history)?;
+        let id = match self.first.take() {
+            Some(id) => Some(id),
+            None => self.line.step(self.decoder)?,
+        };
+        let Some(id) = id else {
+            return self.end(FinishReason::Length);
+        };
         if self.stop_ids.contains(&id) {
             return self.end(FinishReason::Stop);
         }
         self.left -= 1;
-        self.history.push(id);
+        self.last = id;
         let text = self.detokenizer.push(id)?;
-        if self.left > 0 {
-            self.logits = self.decoder.forward(&[id], &mut self.state)?;
-        }
         Ok(Some(Piece { id, text }))
     }
 
@@ -159,10 +152,7 @@ impl Pieces<'_> {
     fn end(&mut self, reason: FinishReason) -> Result<Option<Piece>> {
         self.finish_reason = Some(reason);
         let text = self.detokenizer.finish()?;
-        Ok((!text.is_empty()).then(|| Piece {
-            id: self.history.last().copied().unwrap_or_default(),
-            text,
-        }))
+        Ok((!text.is_empty()).then(|| Piece { id: self.last, text }))
     }
 }
 

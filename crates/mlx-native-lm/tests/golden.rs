@@ -313,7 +313,7 @@ fn a_state_goes_back_and_forks() {
     let mut decoder = mlx_native_lm::open_decoder(&device, &folder, &options()).unwrap();
     let mut state = decoder.new_state(1).unwrap();
     decoder.feed(&[3, 1, 4, 1, 5], &mut state).unwrap();
-    let mut other = state.fork(&device).unwrap();
+    let mut other = state.fork();
     let wanted = decoder.forward(&[9], &mut state).unwrap();
     decoder.forward(&[2, 6], &mut other).unwrap();
     other.truncate(5).unwrap();

@@ -106,15 +106,21 @@ impl MlxDevice {
     /// with the cargo feature `cuda`, the processor elsewhere.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`] when none can be opened.
+    /// [`MlxError::DeviceNotFound`] when none can be opened; [`best`](Self::best) tells why.
     pub fn new() -> Result<Self> {
-        Self::best(&Config::default())
+        Self::best(&Config::default()).map_err(|error| match error {
+            MlxError::DeviceUnavailable(why) => {
+                tracing::error!(%why, "there is no device");
+                MlxError::DeviceNotFound
+            }
+            other => other,
+        })
     }
 
     /// Like [`new`](Self::new), with settings for whatever is best here.
     ///
     /// # Errors
-    /// As `new`; also [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
+    /// [`MlxError::DeviceUnavailable`] with the reason when none can be opened; [`MlxError::InvalidArgument`] for a setting that this machine cannot honour.
     pub fn best(config: &Config) -> Result<Self> {
         if cfg!(feature = "default-emulator") {
             return Self::with_config(DeviceKind::Emulator, config);
@@ -135,7 +141,7 @@ impl MlxDevice {
     /// Opens a device of the kind `kind` with default settings.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`] with the reason, when there is none.
+    /// [`MlxError::DeviceUnavailable`] with the reason, when there is none.
     pub fn open(kind: DeviceKind) -> Result<Self> {
         Self::with_config(kind, &Config::default())
     }
@@ -143,7 +149,7 @@ impl MlxDevice {
     /// Opens a device of the kind `kind`.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`] with the reason, when there is none; [`MlxError::InvalidArgument`] for a setting that
+    /// [`MlxError::DeviceUnavailable`] with the reason, when there is none; [`MlxError::InvalidArgument`] for a setting that
     /// this machine cannot honour.
     pub fn with_config(kind: DeviceKind, config: &Config) -> Result<Self> {
         let backend: Arc<dyn Backend> = match kind {
@@ -301,7 +307,7 @@ fn emulator(config: &Config) -> Result<Arc<dyn Backend>> {
 
 #[cfg(not(feature = "emulator"))]
 fn emulator(_config: &Config) -> Result<Arc<dyn Backend>> {
-    Err(MlxError::DeviceNotFound(
+    Err(MlxError::DeviceUnavailable(
         "emulator: built without the cargo feature `emulator`".to_owned(),
     ))
 }
@@ -313,7 +319,7 @@ fn cuda(config: &Config) -> Result<Arc<dyn Backend>> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_config: &Config) -> Result<Arc<dyn Backend>> {
-    Err(MlxError::DeviceNotFound(
+    Err(MlxError::DeviceUnavailable(
         "cuda: built without the cargo feature `cuda`".to_owned(),
     ))
 }
@@ -325,7 +331,7 @@ fn metal(config: &Config) -> Result<Arc<dyn Backend>> {
 
 #[cfg(not(target_vendor = "apple"))]
 fn metal(_config: &Config) -> Result<Arc<dyn Backend>> {
-    Err(MlxError::DeviceNotFound(
+    Err(MlxError::DeviceUnavailable(
         "metal: no Metal GPU device, Metal exists on Apple systems only".to_owned(),
     ))
 }

@@ -6,9 +6,12 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MlxError {
+    /// There is no device at all.
+    #[error("no device: neither a Metal GPU device nor another that this build drives can be opened")]
+    DeviceNotFound,
     /// No device of the kind asked for exists here, and why.
     #[error("no such device: {0}")]
-    DeviceNotFound(String),
+    DeviceUnavailable(String),
     /// The device failed while work ran. The only transient error: the same work may succeed later.
     #[error("Command buffer error: {0}")]
     CommandBufferError(String),

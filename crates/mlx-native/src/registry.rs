@@ -191,13 +191,23 @@ impl KernelRegistry {
     ///
     /// # Errors
     /// [`MlxError::KernelNotFound`] for an unknown name, [`MlxError::ShaderCompilationError`] when the text does not
-    /// compile, [`MlxError::Unsupported`] when the device has no body for the kernel.
+    /// compile, or is one that [`register_source`](Self::register_source) added and the device has no body for;
+    /// [`MlxError::Unsupported`] when it has none for a kernel of this library.
     pub fn get_pipeline(
         &mut self,
         name: &str,
         device: &(impl AsRef<DeviceRef> + ?Sized),
     ) -> Result<&ComputePipelineState> {
+        // Programs of 0.1 look for this error where a text of theirs comes to no pipeline.
+        let is_own = self.own.contains_key(name);
         self.get_pipeline_with_constants(name, device, &[])
+            .map_err(|error| match error {
+                MlxError::Unsupported(message) if is_own => MlxError::ShaderCompilationError {
+                    name: name.to_owned(),
+                    message,
+                },
+                other => other,
+            })
     }
 
     /// Like [`get_pipeline`](Self::get_pipeline), with values for the kernel's function constants, `(index, value)` in

@@ -58,7 +58,7 @@ use crate::tokenizer::Tokenizer;
 use scheduler::{Command, Scheduler};
 use sequence::Job;
 use stats::Shared;
-use stepper::{OneByOne, Stepper as _};
+use stepper::{Passes, Stepper as _};
 
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,9 +172,9 @@ impl Engine {
         let context = config.max_context.or(model.context_length());
         let (decoder, tokenizer) = model.into_parts();
         let tokenizer = Arc::new(tokenizer);
-        let stepper = OneByOne::new(decoder)?;
+        let stepper = Passes::new(decoder)?;
         let fixed = stepper.state_bytes(0);
-        let position = (stepper.state_bytes(512) - fixed) / 256;
+        let position = stepper.state_bytes(512).saturating_sub(fixed) / 448;
         let shared = Arc::new(Shared::default());
         let (commands, receiver) = channel();
         let (vocab_size, kv_bytes, max_queue) = (stepper.vocab_size(), config.kv_bytes, config.max_queue);

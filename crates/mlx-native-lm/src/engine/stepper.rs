@@ -1,15 +1,12 @@
 //! The one place where the engine meets the network: rows of many sequences in, logits out.
 
 use crate::error::Result;
-use crate::model::{Decoder, SequenceState};
+pub(super) use crate::model::Wanted;
+use crate::model::{self, Decoder, SequenceState};
 
-/// Which rows of logits are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    None,
-    Last,
-    All,
-}
+/// Rows that are computed in one pass at most. Up to so many the kernels are those for few rows, which give a row the same bits
+/// whatever stands beside it; from a dozen on it would be those for many.
+const ROWS: usize = 8;
 
 /// What one sequence does in a step.
 pub(super) struct Rows<'a, S> {
@@ -39,32 +36,47 @@ pub(super) trait Stepper {
     fn step(&mut self, rows: &mut [Rows<'_, Self::State>]) -> Vec<Result<Vec<f32>>>;
 }
 
-/// Sequence after sequence through a [`Decoder`].
-pub(super) struct OneByOne {
+/// Rows through a [`Decoder`]: next tokens together, chunks of prompts each by itself.
+pub(super) struct Passes {
     decoder: Decoder,
     /// Bytes of an empty state, and of each position.
     fixed_bytes: usize,
     position_bytes: usize,
 }
 
-impl OneByOne {
+impl Passes {
     pub fn new(decoder: Decoder) -> Result<Self> {
         // Two sizes give the line that the others lie on, or below it where a layer has a window.
         const FEW: usize = 256;
-        let (few, more) = (
-            decoder.new_state(FEW)?.byte_len(),
-            decoder.new_state(2 * FEW)?.byte_len(),
-        );
+        let bytes = |positions: usize| Ok::<_, crate::LmError>(decoder.new_state(positions)?.byte_len());
+        let (few, more) = (bytes(FEW)?, bytes(2 * FEW)?);
         let position_bytes = more.saturating_sub(few).div_ceil(FEW);
-        Ok(OneByOne {
+        Ok(Passes {
             decoder,
             fixed_bytes: few.saturating_sub(position_bytes * FEW),
             position_bytes,
         })
     }
+
+    /// One pass. What it refuses as a whole is tried one by one, so that only those at fault fail.
+    fn pass(&mut self, rows: &mut [&mut Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
+        let mut wanted: Vec<model::Rows<'_>> = rows
+            .iter_mut()
+            .map(|row| model::Rows {
+                tokens: row.tokens,
+                state: row.state,
+                wanted: row.wanted,
+            })
+            .collect();
+        match self.decoder.step(&mut wanted) {
+            Ok(logits) => logits.into_iter().map(Ok).collect(),
+            Err(error) if rows.len() == 1 => vec![Err(error)],
+            Err(_) => rows.chunks_mut(1).flat_map(|one| self.pass(one)).collect(),
+        }
+    }
 }
 
-impl Stepper for OneByOne {
+impl Stepper for Passes {
     type State = SequenceState;
 
     fn vocab_size(&self) -> usize {
@@ -76,7 +88,7 @@ impl Stepper for OneByOne {
     }
 
     fn state_bytes(&self, positions: usize) -> usize {
-        let positions = positions.max(1).next_multiple_of(256);
+        let positions = positions.max(1).next_multiple_of(64);
         self.position_bytes
             .saturating_mul(positions)
             .saturating_add(self.fixed_bytes)
@@ -91,11 +103,11 @@ impl Stepper for OneByOne {
     }
 
     fn fork(&mut self, state: &SequenceState) -> Result<SequenceState> {
-        state.fork(self.decoder.device())
+        Ok(state.fork())
     }
 
     fn can_truncate(&self, state: &SequenceState, kept: usize) -> bool {
-        kept >= state.len() || state.layers().all(|l| l.can_truncate(state.len(), kept).is_ok())
+        state.can_truncate(kept).is_ok()
     }
 
     fn truncate(&mut self, state: &mut SequenceState, kept: usize) -> Result<()> {
@@ -103,12 +115,31 @@ impl Stepper for OneByOne {
     }
 
     fn step(&mut self, rows: &mut [Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
-        let decoder = &mut self.decoder;
-        let mut one = |row: &mut Rows<'_, SequenceState>| match row.wanted {
-            Wanted::None => decoder.feed(row.tokens, row.state).map(|()| Vec::new()),
-            Wanted::Last => decoder.forward(row.tokens, row.state),
-            Wanted::All => decoder.forward_all(row.tokens, row.state),
+        let mut results: Vec<Option<Result<Vec<f32>>>> = rows.iter().map(|_| None).collect();
+        let is_next = |row: &Rows<'_, SequenceState>| row.tokens.len() == 1 && row.wanted == Wanted::Last;
+        let (mut next, mut chunks) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter_mut().enumerate() {
+            if is_next(row) {
+                next.push((index, row));
+            } else {
+                chunks.push((index, row));
+            }
+        }
+        let most = ROWS.min(self.decoder.chunk()).max(1);
+        for (group, size) in [(&mut next, most), (&mut chunks, 1)] {
+            for part in group.chunks_mut(size) {
+                let indices: Vec<usize> = part.iter().map(|(index, _)| *index).collect();
+                let mut rows: Vec<_> = part.iter_mut().map(|(_, row)| &mut **row).collect();
+                for (index, result) in indices.into_iter().zip(self.pass(&mut rows)) {
+                    results[index] = Some(result);
+                }
+            }
+        }
+        let missing = || {
+            Err(crate::LmError::InvalidArgument(
+                "a step without a result".to_owned(),
+            ))
         };
-        rows.iter_mut().map(&mut one).collect()
+        results.into_iter().map(|r| r.unwrap_or_else(missing)).collect()
     }
 }

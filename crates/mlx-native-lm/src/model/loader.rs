@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
     }
 
     fn floats(&self, tensor: &MlxBuffer) -> Result<Vec<f32>> {
-        super::read_f32(tensor, tensor.dtype(), tensor.element_count())
+        super::read_f32(tensor, tensor.dtype(), 0, tensor.element_count())
     }
 
     /// A buffer of `values`, in `dtype`.

@@ -1,25 +1,35 @@
 //! The decoder: a specification lowered to a program, and executed for every device and every family alike.
 
 mod build;
+mod choose;
 mod inputs;
 mod linear;
 mod loader;
 mod number;
+mod pass;
 mod plan;
 mod program;
 mod rotation;
 mod run;
 mod state;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use mlx_native::weights::ModelWeights;
-use mlx_native::{DType, KernelRegistry, MlxBuffer, MlxDevice};
+use mlx_native::{DType, KernelRegistry, MlxBuffer, MlxDevice, PreparedGraph};
 
 use build::Built;
+pub(crate) use choose::{Choice, Chooser, Wish};
 use inputs::Inputs;
 use linear::Recorder;
 use loader::Loader;
+pub(crate) use pass::InFlight;
+use pass::Key;
+use program::Step;
 use run::Pass;
-pub use state::{KvCache, LayerState, RecurrentState, SequenceState};
+use state::Pool;
+pub use state::{LayerState, PagedKv, Recurrent, RotatingKv, SequenceState};
 
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
@@ -28,7 +38,10 @@ use crate::spec::DecoderSpec;
 /// Activations of one chunk of a prompt stay below this many bytes; a longer prompt is fed in more chunks.
 const ACTIVATION_BUDGET: usize = 32 << 20;
 
-/// A model on a device: mapped weights, and room for the activations of one chunk.
+/// A model on a device: mapped weights, the states of all sequences, and room for the activations of one chunk.
+///
+/// A step of decoding is recorded once for each number of sequences and each doubling of the longest, and replayed: what
+/// changes from step to step is in small buffers of the device.
 #[derive(Debug)]
 pub struct Decoder {
     spec: DecoderSpec,
@@ -39,14 +52,39 @@ pub struct Decoder {
     /// Tokens of a chunk.
     rows: usize,
     inputs: Inputs,
+    pool: Arc<Pool>,
+    /// Where the head finds rows that had to be gathered.
+    gathered: MlxBuffer,
+    /// Counts the times that scratch memory was replaced.
+    scratch: u64,
+    singly: bool,
+    /// Whether one recording serves every position, and rows of many sequences can be in a pass.
+    is_fixed: bool,
+    recorded: HashMap<Key, PreparedGraph>,
+    /// What the recordings hold for.
+    recorded_for: [u64; 3],
 }
 
-/// Rows of logits that a caller wants.
-#[derive(Clone, Copy)]
-enum Logits {
+/// Which rows of logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: all but the last chunk of a prompt.
     None,
+    /// Those behind the last token.
     Last,
+    /// Those behind every token.
     All,
+}
+
+/// What one sequence does in a step.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// The tokens that come next.
+    pub tokens: &'a [u32],
+    /// What is kept of the sequence: of this decoder.
+    pub state: &'a mut SequenceState,
+    /// Which logits are wanted.
+    pub wanted: Wanted,
 }
 
 impl Decoder {
@@ -76,7 +114,23 @@ impl Decoder {
         let rows = prefill_step.clamp(1, affordable.max(1));
         built.body.allocate(device, rows)?;
         built.head.allocate(device, 1)?;
-        let inputs = Inputs::new(device, dtype, rows, built.temperatures.len(), &built.own_ids)?;
+        let pool = Arc::new(Pool::new(device, dtype, &built.states, rows)?);
+        let groups = pool.lock().groups.len();
+        let inputs = Inputs::new(
+            device,
+            dtype,
+            rows,
+            groups,
+            built.temperatures.len(),
+            &built.own_ids,
+        )?;
+        let head_input = &built.head.views[built.head_input.0];
+        let gathered = head_input.view(0, dtype, head_input.shape().to_vec())?;
+        let is_fixed = built.body.steps.iter().all(|step| match step {
+            Step::Attend(s) => s.chunk.is_none(),
+            Step::Rope(s) => s.rotation.table.is_fixed(),
+            _ => true,
+        });
         Ok(Decoder {
             spec,
             device: device.clone(),
@@ -85,6 +139,13 @@ impl Decoder {
             built,
             rows,
             inputs,
+            pool,
+            gathered,
+            scratch: 0,
+            singly: false,
+            is_fixed,
+            recorded: HashMap::new(),
+            recorded_for: [0; 3],
         })
     }
 
@@ -118,7 +179,53 @@ impl Decoder {
         self.built.body.bytes_per_row * self.rows
     }
 
-    /// An empty state for at least `positions` positions.
+    /// Whether products take one row at a time, however many there are, and attention its kernels for few rows. A row's bits
+    /// then depend on its sequence alone: not on other sequences, nor on how a prompt is cut. Without, that holds within a
+    /// family of kernels. A prompt takes as long as decoding it.
+    pub fn set_row_independent(&mut self, yes: bool) {
+        self.singly = yes;
+        self.scratch += 1;
+    }
+
+    /// The most bytes that the states of all sequences may take; `None` = what the device has.
+    pub fn set_cache_limit(&mut self, bytes: Option<usize>) {
+        let bytes = bytes.or(self.device.limits().max_working_set);
+        self.pool.lock().set_limit(bytes);
+    }
+
+    /// Bytes that the states of all sequences take: the whole pool, used or free.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.pool.lock().byte_len()
+    }
+
+    /// Bytes of that that no sequence holds.
+    #[must_use]
+    pub fn free_cache_bytes(&self) -> usize {
+        let blocks = self.pool.lock();
+        (0..blocks.groups.len())
+            .map(|g| blocks.n_free(g) * blocks.block_bytes(g))
+            .sum()
+    }
+
+    /// Whether a step may be handed over before the host knows the tokens of the last: not where a state that has gone too
+    /// far cannot go back, or where the host writes more than ids.
+    pub(crate) fn can_run_ahead(&self) -> bool {
+        self.is_fixed
+            && self.built.temperatures.is_empty()
+            && !self
+                .built
+                .states
+                .iter()
+                .any(|s| matches!(s, state::StateSpec::Recurrent(_)))
+    }
+
+    /// Whether sequences can be in one pass.
+    pub(crate) fn is_batched(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// An empty state with room for at least `positions` positions.
     ///
     /// # Errors
     /// When the device has no memory for it.
@@ -134,7 +241,9 @@ impl Decoder {
                 "a context of {positions} tokens needs {bytes} bytes of keys and values, the device has {limit}"
             )));
         }
-        SequenceState::new(&self.device, self.dtype, &self.built.states, positions, self.rows)
+        let mut state = SequenceState::new(&self.pool);
+        state.reserve(positions)?;
+        Ok(state)
     }
 
     /// Feeds `tokens` behind what `state` holds, and gives the logits behind the last of them.
@@ -143,7 +252,7 @@ impl Decoder {
     /// [`LmError::InvalidArgument`] for no tokens, more than [`chunk`](Self::chunk), or an id outside the vocabulary; what the
     /// device reports.
     pub fn forward(&mut self, tokens: &[u32], state: &mut SequenceState) -> Result<Vec<f32>> {
-        self.run(tokens, state, Logits::Last)
+        self.one(tokens, state, Wanted::Last)
     }
 
     /// Like [`forward`](Self::forward), with the logits behind every token: `tokens.len()` rows of `vocab_size`.
@@ -151,7 +260,7 @@ impl Decoder {
     /// # Errors
     /// As `forward`.
     pub fn forward_all(&mut self, tokens: &[u32], state: &mut SequenceState) -> Result<Vec<f32>> {
-        self.run(tokens, state, Logits::All)
+        self.one(tokens, state, Wanted::All)
     }
 
     /// Feeds `tokens` without asking for logits: all but the last chunk of a prompt.
@@ -159,95 +268,83 @@ impl Decoder {
     /// # Errors
     /// As `forward`.
     pub fn feed(&mut self, tokens: &[u32], state: &mut SequenceState) -> Result<()> {
-        self.run(tokens, state, Logits::None).map(drop)
+        self.one(tokens, state, Wanted::None).map(drop)
     }
 
-    fn run(&mut self, tokens: &[u32], state: &mut SequenceState, wanted: Logits) -> Result<Vec<f32>> {
-        let rows = tokens.len();
-        self.check(tokens, state)?;
-        state.reserve(&self.device, state.len() + rows)?;
-        let (start, room) = (state.len(), state.capacity());
-        let temperatures = &self.built.temperatures;
-        self.inputs
-            .write(&self.device, tokens, start, room, temperatures)?;
-        let logit_rows = match wanted {
-            Logits::None => 0,
-            Logits::Last => 1,
-            Logits::All => rows,
-        };
-        if logit_rows > self.built.head.rows {
-            self.built.head.allocate(&self.device, logit_rows)?;
-        }
-        let mut encoder = self.device.command_encoder()?;
-        let mut pass = Pass {
-            r: Recorder {
-                encoder: &mut encoder,
-                registry: &mut self.registry,
-                device: &self.device,
-            },
-            program: &self.built.body,
-            inputs: &self.inputs,
-            state: Some(state),
-            rows,
-        };
-        pass.record()?;
-        if logit_rows > 0 {
-            let stream = &self.built.body.views[self.built.stream.0];
-            let width = self.spec.hidden_size;
-            let first = (rows - logit_rows) * width * self.dtype.size_of();
-            let last = stream.view(first, self.dtype, vec![logit_rows * width])?;
-            self.built.head.views[self.built.head_input.0] = last;
-            pass.program = &self.built.head;
-            pass.rows = logit_rows;
-            pass.record()?;
-        }
-        encoder.commit_and_wait()?;
-        state.advance(rows);
-        let logits = &self.built.head.views[self.built.logits.0];
-        read_f32(logits, self.dtype, logit_rows * self.spec.vocab_size)
+    fn one(&mut self, tokens: &[u32], state: &mut SequenceState, wanted: Wanted) -> Result<Vec<f32>> {
+        let mut rows = [Rows {
+            tokens,
+            state,
+            wanted,
+        }];
+        Ok(self.step(&mut rows)?.pop().unwrap_or_default())
     }
 
-    fn check(&self, tokens: &[u32], state: &SequenceState) -> Result<()> {
-        let rows = tokens.len();
-        if rows == 0 || rows > self.rows {
-            return Err(LmError::InvalidArgument(format!(
-                "forward: {rows} tokens, 1 to {} are possible",
-                self.rows
-            )));
+    /// Computes the rows of many sequences in one pass: decoding ones and chunks of prompts, mixed as one likes. Gives the
+    /// logits that each wanted, rows of `vocab_size`. Models with layers whose masks depend on the position (chunked
+    /// attention) or with rotations that depend on the length take the sequences one after the other.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidArgument`] for a sequence without tokens, more than [`chunk`](Self::chunk) tokens in all, an id
+    /// outside the vocabulary, or a state of another decoder; what the device reports. The states hold what they held then,
+    /// unless the device failed.
+    pub fn step(&mut self, rows: &mut [Rows<'_>]) -> Result<Vec<Vec<f32>>> {
+        self.check(rows)?;
+        if !self.is_fixed && rows.len() > 1 {
+            let each = rows
+                .chunks_mut(1)
+                .map(|row| Ok(self.step(row)?.pop().unwrap_or_default()));
+            return each.collect();
         }
-        let vocab_size = self.spec.vocab_size;
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_size) {
-            return Err(LmError::InvalidArgument(format!(
-                "token id {id} is outside a vocabulary of {vocab_size}"
-            )));
+        let vocab = self.spec.vocab_size;
+        let work = self.submit(rows, false)?;
+        work.wait()?;
+        let counts = rows.iter().map(Rows::n_logits);
+        let logits = self.read_logits(0, counts.clone().sum())?;
+        let mut rest = &logits[..];
+        let mut parts = counts.map(|n| {
+            let (part, others) = rest.split_at(n * vocab);
+            rest = others;
+            part.to_vec()
+        });
+        // A single sequence takes all, uncopied.
+        if rows.len() == 1 {
+            drop(parts);
+            return Ok(vec![logits]);
         }
-        if let Some((_, rows_of_positions)) = &self.spec.embedding.positions
-            && state.len() + rows > *rows_of_positions
-        {
-            return Err(LmError::InvalidArgument(format!(
-                "a context of {} tokens, the model has {rows_of_positions} positions",
-                state.len() + rows
-            )));
+        Ok(parts.by_ref().collect())
+    }
+
+    /// `n` rows of the logits of the last pass, from `first` on.
+    pub(crate) fn read_logits(&self, first: usize, n: usize) -> Result<Vec<f32>> {
+        let vocab = self.spec.vocab_size;
+        if n == 0 {
+            return Ok(Vec::new());
         }
-        Ok(())
+        read_f32(
+            &self.built.head.views[self.built.logits.0],
+            self.dtype,
+            first * vocab,
+            n * vocab,
+        )
     }
 }
 
-/// The first `n` elements of `buffer` as f32.
-fn read_f32(buffer: &MlxBuffer, dtype: DType, n: usize) -> Result<Vec<f32>> {
+/// `n` elements of `buffer` as f32, from `first` on.
+fn read_f32(buffer: &MlxBuffer, dtype: DType, first: usize, n: usize) -> Result<Vec<f32>> {
     let mut out = vec![0f32; n];
     match dtype {
         DType::F16 => {
             let mut half = vec![half::f16::ZERO; n];
-            buffer.read_into(0, &mut half)?;
+            buffer.read_into(first, &mut half)?;
             out.iter_mut().zip(half).for_each(|(o, h)| *o = h.to_f32());
         }
         DType::BF16 => {
             let mut half = vec![half::bf16::ZERO; n];
-            buffer.read_into(0, &mut half)?;
+            buffer.read_into(first, &mut half)?;
             out.iter_mut().zip(half).for_each(|(o, h)| *o = h.to_f32());
         }
-        _ => buffer.read_into(0, &mut out)?,
+        _ => buffer.read_into(first, &mut out)?,
     }
     Ok(out)
 }

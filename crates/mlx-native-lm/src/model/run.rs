@@ -11,17 +11,18 @@ use mlx_native::ops::rope::{RopeParams, rope_at};
 use mlx_native::ops::route::{RouteParams, route};
 use mlx_native::ops::rowwise::{RowwiseParams, rowwise};
 use mlx_native::ops::short_conv::{ShortConvParams, short_conv};
+use mlx_native::ops::step::{KvPool, StepParams, positions};
 use mlx_native::ops::weighted_sum::{WeightedSumParams, weighted_sum};
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Layout, Segment};
 use super::linear::{Linear, Recorder};
 use super::number::u32_of;
 use super::program::{
     AttendStep, ConvStep, Ids, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep, ScanStep,
     Source, Step, Value,
 };
-use super::state::{KvCache, SequenceState};
+use super::state::{BLOCK, Blocks, Place};
 use crate::error::{LmError, Result};
 use crate::spec::NormKind;
 
@@ -31,9 +32,22 @@ pub(super) struct Pass<'a> {
     pub program: &'a Program,
     /// What is written before each pass.
     pub inputs: &'a Inputs,
-    /// `None` in the head's program, which has no use for it.
-    pub state: Option<&'a SequenceState>,
+    /// Which rows are whose.
+    pub layout: &'a Layout,
+    /// What is kept of all sequences.
+    pub blocks: &'a Blocks,
+    /// Rows of the program: those of the layout, or of the logits.
     pub rows: usize,
+    /// Whether products take one row at a time, and attention its kernels for few, so that a row's bits depend on nothing else.
+    pub singly: bool,
+}
+
+/// Keys and values of a layer.
+struct Kv<'a> {
+    keys: &'a MlxBuffer,
+    values: &'a MlxBuffer,
+    group: usize,
+    pool: KvPool,
 }
 
 impl Pass<'_> {
@@ -52,13 +66,17 @@ impl Pass<'_> {
         let view = |v: Value| &self.program.views[v.0];
         match step {
             Step::Embed { table, output } => {
-                table.look_up(&mut self.r, self.inputs.ids(), view(*output), rows)
+                table.look_up(&mut self.r, &self.inputs.ids, view(*output), rows)
             }
             Step::Positions { table, output } => {
                 table.look_up(&mut self.r, self.inputs.positions(), view(*output), rows)
             }
-            Step::Linear { matrix, x, y } => matrix.apply(&mut self.r, view(*x), view(*y), rows),
-            Step::TiedHead { table, x, y } => table.as_linear(&mut self.r, view(*x), view(*y), rows),
+            Step::Linear { matrix, x, y } => {
+                self.in_pieces(*x, *y, |r, x, y, rows| matrix.apply(r, x, y, rows))
+            }
+            Step::TiedHead { table, x, y } => {
+                self.in_pieces(*x, *y, |r, x, y, rows| table.as_linear(r, x, y, rows))
+            }
             Step::Norm(s) => self.norm(s),
             Step::Rowwise(s) => self.rowwise(s),
             Step::Rope(s) => self.rope(s),
@@ -177,58 +195,146 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The state of the sequence.
-    fn sequence(&self) -> Result<&SequenceState> {
-        self.state
-            .ok_or_else(|| LmError::InvalidArgument("a step that needs the state of a sequence".to_owned()))
+    /// Positions of the rows, from the lengths, which are counted on.
+    pub fn positions(&mut self) -> Result<()> {
+        let params = StepParams {
+            n_rows: u32_of(self.layout.rows)?,
+            n_seqs: u32_of(self.layout.n_seqs)?,
+            advance: 1,
+        };
+        let (r, i) = (&mut self.r, self.inputs);
+        Ok(positions(
+            r.encoder,
+            r.registry,
+            r.device,
+            i.starts(),
+            i.lens(),
+            i.positions(),
+            &params,
+        )?)
     }
 
-    fn kv(&self, state: usize) -> Result<(&KvCache, usize)> {
-        let sequence = self.sequence()?;
-        let kv = sequence.layer(state).kv();
-        let kv = kv.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no keys")))?;
-        Ok((kv, sequence.len()))
+    /// Rows that are computed together: all, or one.
+    fn pieces(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (rows, size) = (self.rows, if self.singly { 1 } else { self.rows });
+        (0..rows)
+            .step_by(size.max(1))
+            .map(move |first| (first, size.min(rows - first)))
     }
 
-    fn plane(&self, state: usize, plane: usize) -> Result<MlxBuffer> {
-        let planes = self.sequence()?.layer(state).planes();
-        let buffer = planes.and_then(|p| p.get(plane));
-        let buffer =
-            buffer.ok_or_else(|| LmError::InvalidArgument(format!("state {state} has no plane {plane}")))?;
-        Ok(buffer.view(0, buffer.dtype(), buffer.shape().to_vec())?)
+    /// Rows of a value from `first` on.
+    fn rows_of(&self, v: Value, first: usize, rows: usize) -> Result<MlxBuffer> {
+        let (view, info) = (self.view(v), self.program.values[v.0]);
+        let skipped = first * info.width * info.dtype.size_of();
+        Ok(view.view(skipped, info.dtype, vec![rows, info.width])?)
+    }
+
+    /// `f` for all rows, or for one at a time.
+    fn in_pieces(
+        &mut self,
+        x: Value,
+        y: Value,
+        mut f: impl FnMut(&mut Recorder<'_>, &MlxBuffer, &MlxBuffer, usize) -> Result<()>,
+    ) -> Result<()> {
+        for (first, rows) in self.pieces() {
+            let (x, y) = (self.rows_of(x, first, rows)?, self.rows_of(y, first, rows)?);
+            f(&mut self.r, &x, &y, rows)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, state: usize) -> Result<Place> {
+        let place = self.blocks.places.get(state).copied();
+        place.ok_or_else(|| LmError::InvalidArgument(format!("there is no state {state}")))
+    }
+
+    fn kv(&self, state: usize) -> Result<Kv<'_>> {
+        let Place { group, plane } = self.place(state)?;
+        let blocks = &self.blocks.groups[group];
+        let Some([keys, values]) = blocks.planes.get(plane..plane + 2) else {
+            return Err(LmError::InvalidArgument(format!("state {state} has no keys")));
+        };
+        Ok(Kv {
+            keys: &keys.buffer,
+            values: &values.buffer,
+            group,
+            pool: KvPool {
+                n_blocks: u32_of(blocks.n_blocks())?,
+                block_size: BLOCK as u32,
+                n_seqs: u32_of(self.layout.n_seqs)?,
+                blocks_per_seq: u32_of(self.layout.table_lens[group])?,
+            },
+        })
+    }
+
+    /// A plane of what a recurrence keeps of a sequence.
+    fn plane(&self, state: usize, plane: usize, segment: usize) -> Result<MlxBuffer> {
+        let place = self.place(state)?;
+        let planes = &self.blocks.groups[place.group].planes;
+        let found = planes.get(place.plane + plane);
+        let block = self.layout.block_of(segment, place.group);
+        let (Some(found), Some(block)) = (found, block) else {
+            return Err(LmError::InvalidArgument(format!(
+                "state {state} has no plane {plane}"
+            )));
+        };
+        let first = block as usize * found.block_bytes();
+        Ok(found.buffer.view(first, found.dtype, found.block.clone())?)
     }
 
     fn conv(&mut self, s: &ConvStep) -> Result<()> {
-        let state = self.plane(s.state, s.plane)?;
+        (0..self.layout.segments.len()).try_for_each(|segment| self.conv_of(s, segment))
+    }
+
+    fn conv_of(&mut self, s: &ConvStep, segment: usize) -> Result<()> {
+        let state = self.plane(s.state, s.plane, segment)?;
+        let Segment { first, rows, .. } = self.layout.segments[segment];
         let params = ShortConvParams {
-            rows: u32_of(self.rows)?,
+            rows: u32_of(rows)?,
             channels: u32_of(s.channels)?,
             kernel: u32_of(s.kernel)?,
             x_stride: u32_of(s.channels)?,
             silu: s.silu.into(),
         };
-        let (x, y) = (&self.program.views[s.x.0], &self.program.views[s.y.0]);
+        let (x, y) = (self.rows_of(s.x, first, rows)?, self.rows_of(s.y, first, rows)?);
         let (r, bias) = (&mut self.r, s.bias.as_deref());
         Ok(short_conv(
-            r.encoder, r.registry, r.device, x, &s.weight, bias, &state, y, &params,
+            r.encoder, r.registry, r.device, &x, &s.weight, bias, &state, &y, &params,
         )?)
     }
 
     fn scan(&mut self, s: &ScanStep) -> Result<()> {
-        let state = self.plane(s.state, s.plane)?;
-        let (q, k, v) = (self.operand(&s.q)?, self.operand(&s.k)?, self.operand(&s.v)?);
-        let view = |v: Value| &self.program.views[v.0];
+        (0..self.layout.segments.len()).try_for_each(|segment| self.scan_of(s, segment))
+    }
+
+    fn scan_of(&mut self, s: &ScanStep, segment: usize) -> Result<()> {
+        let state = self.plane(s.state, s.plane, segment)?;
+        let Segment { first, rows, .. } = self.layout.segments[segment];
+        let operand = |o: &Operand| {
+            let whole = self.operand(o)?;
+            let skipped = first * o.stride;
+            let rest = whole.element_count() - skipped;
+            Ok::<_, LmError>(whole.view(skipped * whole.dtype().size_of(), whole.dtype(), vec![rest])?)
+        };
+        let (q, k, v) = (operand(&s.q)?, operand(&s.k)?, operand(&s.v)?);
+        let part = |v: Value| self.rows_of(v, first, rows);
+        let (decay, output) = (part(s.decay)?, part(s.output)?);
+        let beta = s.beta.map(part).transpose()?;
+        let low_rank = match s.low_rank {
+            Some((a, b)) => Some((part(a)?, part(b)?)),
+            None => None,
+        };
         let inputs = ScanInputs {
             q: &q,
             k: &k,
             v: &v,
-            decay: view(s.decay),
+            decay: &decay,
             rates: s.rates.as_deref(),
-            beta: s.beta.map(view),
-            low_rank: s.low_rank.map(|(a, b)| (view(a), view(b))),
+            beta: beta.as_ref(),
+            low_rank: low_rank.as_ref().map(|(a, b)| (a, b)),
         };
         let params = LinearScanParams {
-            rows: u32_of(self.rows)?,
+            rows: u32_of(rows)?,
             n_heads: u32_of(s.n_heads)?,
             n_k_heads: u32_of(s.n_k_heads)?,
             k_dim: u32_of(s.k_dim)?,
@@ -237,7 +343,7 @@ impl Pass<'_> {
             k_stride: u32_of(s.k.stride)?,
             v_stride: u32_of(s.v.stride)?,
         };
-        let (r, output) = (&mut self.r, view(s.output));
+        let r = &mut self.r;
         Ok(linear_scan(
             r.encoder,
             r.registry,
@@ -246,7 +352,7 @@ impl Pass<'_> {
             s.decay_kind,
             &inputs,
             &state,
-            output,
+            &output,
             &params,
         )?)
     }
@@ -267,7 +373,8 @@ impl Pass<'_> {
 
     fn rope(&mut self, s: &RopeStep) -> Result<()> {
         let (table, rows) = (&s.rotation.table, self.rows);
-        let end = self.sequence()?.len() + rows;
+        // A base that depends on the length is that of one sequence: the decoder sees to it.
+        let end = self.layout.segments.first().map_or(0, |s| s.len + s.rows);
         let whole = self.view(s.x);
         let size = whole.dtype().size_of();
         let x = whole.view(
@@ -326,44 +433,40 @@ impl Pass<'_> {
     }
 
     fn append(&mut self, k: Value, v: Value, state: usize) -> Result<()> {
-        let Some(sequence) = self.state else { return Ok(()) };
-        let Some(kv) = sequence.layer(state).kv() else {
-            return Ok(());
-        };
-        let [_, n_heads, _, k_dim] = kv.keys().shape()[..] else {
-            return Ok(());
-        };
+        let Kv {
+            keys,
+            values,
+            group,
+            pool,
+        } = self.kv(state)?;
         let params = PagedAppendParams {
-            pool: kv.pool()?,
+            pool,
             n_rows: u32_of(self.rows)?,
-            n_kv_heads: u32_of(n_heads)?,
-            k_dim: u32_of(k_dim)?,
-            v_dim: u32_of(kv.values().shape()[3])?,
+            n_kv_heads: u32_of(keys.shape()[1])?,
+            k_dim: u32_of(keys.shape()[3])?,
+            v_dim: u32_of(values.shape()[3])?,
             k_row_stride: 0,
             v_row_stride: 0,
         };
+        let (keys, values) = (view_of(keys)?, view_of(values)?);
         let (k, v) = (&self.program.views[k.0], &self.program.views[v.0]);
-        let step = self.inputs.step();
+        let step = self.inputs.step(group);
         let r = &mut self.r;
         Ok(kv_append_paged(
-            r.encoder,
-            r.registry,
-            r.device,
-            k,
-            v,
-            kv.keys(),
-            kv.values(),
-            &step,
-            &params,
+            r.encoder, r.registry, r.device, k, v, &keys, &values, &step, &params,
         )?)
     }
 
     fn attend(&mut self, s: &AttendStep) -> Result<()> {
-        let Some(sequence) = self.state else { return Ok(()) };
-        let (kv, len) = self.kv(s.state)?;
-        let end = len + self.rows;
+        let Kv {
+            keys,
+            values,
+            group,
+            pool,
+        } = self.kv(s.state)?;
+        let (keys, values) = (view_of(keys)?, view_of(values)?);
         let params = AttentionParams {
-            pool: kv.pool()?,
+            pool,
             n_rows: u32_of(self.rows)?,
             n_heads: u32_of(s.n_heads)?,
             n_kv_heads: u32_of(s.n_kv_heads)?,
@@ -373,12 +476,14 @@ impl Pass<'_> {
             softcap: s.cap.unwrap_or(0.0),
             window: u32_of(s.window.unwrap_or(0))?,
             causal: true,
-            max_rows_per_seq: u32_of(self.rows)?,
-            max_kv_len: u32_of(end)?,
+            max_rows_per_seq: u32_of(self.layout.max_rows)?,
+            max_kv_len: u32_of(self.layout.max_kv)?,
             q_row_stride: 0,
-            family: Family::Auto,
+            family: if self.singly { Family::Rows } else { Family::Auto },
         };
-        let chunks = match s.chunk.filter(|c| end > *c) {
+        // A mask is of one sequence: the decoder sees to it.
+        let len = self.layout.segments.first().map_or(0, |s| s.len);
+        let chunks = match s.chunk.filter(|c| len + self.rows > *c) {
             Some(chunk) => Some(chunk_mask(self.r.device, len, self.rows, chunk)?),
             None => None,
         };
@@ -392,23 +497,11 @@ impl Pass<'_> {
             sinks: s.sinks.as_deref(),
             mask,
         };
-        let Some(kv) = sequence.layer(s.state).kv() else {
-            return Ok(());
-        };
         let views = &self.program.views;
-        let (q, output, step) = (&views[s.q.0], &views[s.output.0], self.inputs.step());
+        let (q, output, step) = (&views[s.q.0], &views[s.output.0], self.inputs.step(group));
         let r = &mut self.r;
         attention(
-            r.encoder,
-            r.registry,
-            r.device,
-            q,
-            kv.keys(),
-            kv.values(),
-            output,
-            &extras,
-            &step,
-            &params,
+            r.encoder, r.registry, r.device, q, &keys, &values, output, &extras, &step, &params,
         )?;
         Ok(())
     }
@@ -434,28 +527,38 @@ impl Pass<'_> {
         slots: usize,
         x_per_slot: bool,
     ) -> Result<()> {
-        let rows = self.rows * slots;
-        let params = GatherParams {
-            m: u32_of(rows)?,
-            x_rows: u32_of(if x_per_slot { rows } else { self.rows })?,
-            rows_per_x: u32_of(if x_per_slot { 1 } else { slots })?,
-            sorted: false,
-        };
-        let (x, y) = (&self.program.views[x.0], &self.program.views[y.0]);
-        let (r, bias) = (&mut self.r, stack.bias.as_deref());
-        Ok(gather_linear(
-            r.encoder,
-            r.registry,
-            r.device,
-            x,
-            &stack.weight,
-            bias,
-            ids,
-            None,
-            y,
-            &params,
-        )?)
+        let bias = stack.bias.as_deref();
+        for (first, tokens) in self.pieces() {
+            let rows = tokens * slots;
+            let params = GatherParams {
+                m: u32_of(rows)?,
+                x_rows: u32_of(if x_per_slot { rows } else { tokens })?,
+                rows_per_x: u32_of(if x_per_slot { 1 } else { slots })?,
+                sorted: false,
+            };
+            let (x, y) = (self.rows_of(x, first, tokens)?, self.rows_of(y, first, tokens)?);
+            let ids = ids.view(first * slots * size_of::<u32>(), DType::U32, vec![rows])?;
+            let r = &mut self.r;
+            gather_linear(
+                r.encoder,
+                r.registry,
+                r.device,
+                &x,
+                &stack.weight,
+                bias,
+                &ids,
+                None,
+                &y,
+                &params,
+            )?;
+        }
+        Ok(())
     }
+}
+
+/// A handle of the same memory.
+fn view_of(buffer: &MlxBuffer) -> Result<MlxBuffer> {
+    Ok(buffer.view(0, buffer.dtype(), buffer.shape().to_vec())?)
 }
 
 /// 1 where row `i`, at position `len + i`, and a key are in the same chunk.

@@ -7,14 +7,13 @@ use mlx_native::ops::fused_head_norm_rope::{
     Angles, HeadNorm, HeadNormRopeParams, Pairs, Theta, head_norm_rope,
 };
 use mlx_native::ops::fused_norm_add::{FusedNormOperands, FusedNormParams, Residual, fused_norm};
-use mlx_native::ops::gelu::{GeluParams, gelu};
 use mlx_native::ops::kv_cache_copy::{KvCacheCopyParams, kv_cache_copy};
-use mlx_native::ops::moe_dispatch::{WeightedSumParams, weighted_sum};
 use mlx_native::ops::moe_gate::{GateInputs, RouteParams, moe_gate_route};
 use mlx_native::ops::rms_norm::{RmsNormParams, rms_norm};
+use mlx_native::ops::rowwise::{Function, RowwiseParams, rowwise};
 use mlx_native::ops::sdpa::{SdpaParams, sdpa};
-use mlx_native::ops::softcap::{SoftcapParams, softcap};
 use mlx_native::ops::softmax_sample::{SoftmaxSampleParams, softmax_sample};
+use mlx_native::ops::weighted_sum::{WeightedSumParams, weighted_sum};
 use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice};
 
 use super::{
@@ -168,13 +167,21 @@ impl Layer {
         let normed = r.norm(&output, &self.norm)?;
         let logits = r.product(&self.head, &normed, None, 1, 1)?;
         let n_elements = VOCAB as u32;
-        softcap(
+        let params = RowwiseParams {
+            p: [CAP, 0.0, 0.0, 0.0],
+            ..RowwiseParams::dense(1, n_elements)
+        };
+        let cap = Function::Cap;
+        rowwise(
             &mut r.encoder,
             r.registry,
             device,
+            cap,
             &logits,
+            None,
+            None,
             &logits,
-            &SoftcapParams { cap: CAP, n_elements },
+            &params,
         )?;
         let (probabilities, next, logprob) = (r.f32s(&[VOCAB])?, r.words(&[0])?, r.f32s(&[1])?);
         let params = SoftmaxSampleParams {
@@ -310,27 +317,29 @@ impl Layer {
         let up_len = (2 * TOP_K - 1) * INTERMEDIATE;
         let up = gate_up.view(4 * INTERMEDIATE, DType::F32, vec![up_len])?;
         let hidden = r.f32s(&[TOP_K, INTERMEDIATE])?;
-        let params = GeluParams {
-            rows: TOP_K as u32,
-            cols: INTERMEDIATE as u32,
-            x_stride: 2 * INTERMEDIATE as u32,
-            up_stride: 2 * INTERMEDIATE as u32,
+        let stride = 2 * INTERMEDIATE as u32;
+        let params = RowwiseParams {
+            a_stride: stride,
+            b_stride: stride,
+            ..RowwiseParams::dense(TOP_K as u32, INTERMEDIATE as u32)
         };
-        gelu(
+        rowwise(
             &mut r.encoder,
             r.registry,
             r.device,
+            Function::GeluTanhMul,
             &gate_up,
             Some(&up),
+            None,
             &hidden,
             &params,
         )?;
         let down = r.product(&self.down, &hidden, Some(&ids), TOP_K, 1)?;
         let output = r.f32s(&[HIDDEN])?;
         let params = WeightedSumParams {
-            hidden: HIDDEN as u32,
-            top_k: TOP_K as u32,
-            n_tokens: 1,
+            rows: 1,
+            terms: TOP_K as u32,
+            dim: HIDDEN as u32,
         };
         weighted_sum(
             &mut r.encoder,

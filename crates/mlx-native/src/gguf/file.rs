@@ -223,27 +223,29 @@ impl GgufFile {
             .ok_or_else(|| self.error(format!("tensor {name:?} lies outside the file")))
     }
 
-    /// A read-only buffer of a tensor, in place where the device can take the file: F32, F16, BF16 and I32 as such, blocks
-    /// as bytes ([`DType::U8`]); the shape is the tensor's.
+    /// A copy of a tensor, which may be written: F32, F16, BF16 and I32 as such, blocks as bytes ([`DType::U8`]); the shape is
+    /// the tensor's.
+    ///
+    /// # Errors
+    /// As [`map_tensor`](Self::map_tensor); [`MlxError::BufferAllocationError`].
+    pub fn load_tensor(&self, name: &str, device: &MlxDevice) -> Result<MlxBuffer> {
+        let (info, _) = self.find(name)?;
+        let dtype = self.loadable(info)?;
+        let bytes = self.tensor_bytes(name)?;
+        let mut copy = device.alloc_buffer(bytes.len(), DType::U8, vec![bytes.len()])?;
+        copy.write(0, bytes)?;
+        copy.relabel(dtype, &info.shape)
+    }
+
+    /// A read-only buffer of a tensor, in place where the device can take the file, with dtype and shape as
+    /// [`load_tensor`](Self::load_tensor) gives them.
     ///
     /// # Errors
     /// As [`tensor_bytes`](Self::tensor_bytes); [`MlxError::InvalidArgument`] for a tensor without elements; the device's
     /// own when it cannot take the file.
-    pub fn load_tensor(&self, name: &str, device: &MlxDevice) -> Result<MlxBuffer> {
+    pub fn map_tensor(&self, name: &str, device: &MlxDevice) -> Result<MlxBuffer> {
         let (info, range) = self.find(name)?;
-        if info.byte_len == 0 {
-            return Err(MlxError::InvalidArgument(format!(
-                "{}: tensor {name:?} has no elements",
-                self.path.display()
-            )));
-        }
-        let dtype = match info.ggml_type {
-            GgmlType::F32 => DType::F32,
-            GgmlType::F16 => DType::F16,
-            GgmlType::BF16 => DType::BF16,
-            GgmlType::I32 => DType::I32,
-            _ => DType::U8,
-        };
+        let dtype = self.loadable(info)?;
         let bytes = self.tensor_bytes(name)?;
         let aligned = |at: usize| at.is_multiple_of(dtype.size_of());
         let bytes_buffer = if aligned(bytes.as_ptr().addr()) && aligned(range.start) {
@@ -283,6 +285,24 @@ impl GgufFile {
             buffer.write(i * PIECE, values)?;
         }
         Ok(buffer)
+    }
+
+    /// The dtype of a buffer of the tensor, which must have elements.
+    fn loadable(&self, info: &TensorInfo) -> Result<DType> {
+        if info.byte_len == 0 {
+            return Err(MlxError::InvalidArgument(format!(
+                "{}: tensor {:?} has no elements",
+                self.path.display(),
+                info.name
+            )));
+        }
+        Ok(match info.ggml_type {
+            GgmlType::F32 => DType::F32,
+            GgmlType::F16 => DType::F16,
+            GgmlType::BF16 => DType::BF16,
+            GgmlType::I32 => DType::I32,
+            _ => DType::U8,
+        })
     }
 
     fn find(&self, name: &str) -> Result<&(TensorInfo, Range<usize>)> {

@@ -135,6 +135,14 @@ impl GgufModel {
         self.shard(name).load_tensor(name, device)
     }
 
+    /// As [`GgufFile::map_tensor`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn map_tensor(&self, name: &str, device: &MlxDevice) -> Result<MlxBuffer> {
+        self.shard(name).map_tensor(name, device)
+    }
+
     /// As [`GgufFile::load_tensor_f32`].
     ///
     /// # Errors

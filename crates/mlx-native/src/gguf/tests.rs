@@ -198,6 +198,18 @@ fn loads_tensors() {
         file.load_tensor("v", &device).unwrap().read::<f32>().unwrap(),
         [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     );
+    let mut own = file.load_tensor("v", &device).unwrap();
+    own.as_mut_slice::<f32>().unwrap()[0] = 9.0;
+    let mut mapped = file.map_tensor("v", &device).unwrap();
+    assert_eq!(
+        (own.read::<f32>().unwrap()[0], mapped.read::<f32>().unwrap()[0]),
+        (9.0, 1.0)
+    );
+    assert!(mapped.as_mut_slice::<f32>().is_err(), "the file is not written");
+    assert!(matches!(
+        file.map_tensor("none", &device),
+        Err(MlxError::InvalidArgument(_))
+    ));
     assert!(matches!(
         file.load_tensor("none", &device),
         Err(MlxError::InvalidArgument(_))
@@ -349,6 +361,7 @@ fn mutated_files_never_panic() {
             for name in file.tensor_names() {
                 let _ = (
                     file.load_tensor(name, &device),
+                    file.map_tensor(name, &device),
                     file.load_tensor_f32(name, &device),
                 );
             }

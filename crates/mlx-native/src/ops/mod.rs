@@ -47,7 +47,6 @@ operators! {
     fused_head_norm_rope,
     fused_norm_add,
     gather,
-    gelu,
     hadamard,
     hadamard_quantize_kv,
     kv_append,
@@ -66,7 +65,6 @@ operators! {
     sdpa,
     short_conv,
     silu_mul,
-    softcap,
     softmax,
     softmax_sample,
     step,
@@ -98,7 +96,9 @@ published_modules! {
     fused_residual_norm,
     /// 0.1's look-ups that it compares for speed: [`gather`] and [`copy`].
     gather_bench,
-    /// 0.1's products with affine codes: [`decoded_matmul`].
+    /// 0.1's GELU: [`rowwise`].
+    gelu,
+    /// 0.1's products with affine codes: [`linear`] and [`decoded_matmul`].
     quantized_matmul,
     /// 0.1's routed products with affine codes: [`decoded_matmul`].
     quantized_matmul_id,
@@ -108,6 +108,8 @@ published_modules! {
     quantized_matmul_id_ggml,
     /// 0.1's attention over a sliding window: [`sdpa`].
     sdpa_sliding,
+    /// 0.1's soft cap of logits: [`rowwise`].
+    softcap,
     /// 0.1's transposes: [`copy`] with strides.
     transpose,
 }

@@ -4,6 +4,7 @@
 //! uses; its signature is ours: a program that binds arguments by hand is held against it, and told what does not fit.
 
 use crate::kernel::ConstantValue::{Bool, U32};
+use crate::ops::rowwise::Function;
 use crate::registry::KernelName;
 
 macro_rules! names {
@@ -34,7 +35,7 @@ pub(crate) const NAMES: &[KernelName] = names! {
     "embedding_gather_scale_f32" => "scalar_mul_f32";
     "flash_attn_vec_tq_dk256" => "tq_partial";
     "flash_attn_vec_tq_dk512" => "tq_partial";
-    "fused_gelu_mul" => "gelu_f32" [0 = Bool(true)];
+    "fused_gelu_mul" => "rowwise_f32" [0 = U32(Function::GeluTanhMul as u32)];
     "fused_head_norm_rope_bf16" => "head_norm_rope_bf16" [
         0 = Bool(true), 1 = Bool(true), 2 = Bool(true), 3 = Bool(false), 4 = Bool(false), 5 = Bool(false), 6 = Bool(false)
     ];
@@ -56,9 +57,9 @@ pub(crate) const NAMES: &[KernelName] = names! {
     "gather_bench_f16_seq" => "copy_f16_f32";
     "gather_bench_nibble" => "gather_codes_4_f32";
     "gather_f32" => "gather_32";
-    "gelu_bf16" => "gelu_bf16" [0 = Bool(false)];
-    "gelu_f16" => "gelu_f16" [0 = Bool(false)];
-    "gelu_f32" => "gelu_f32" [0 = Bool(false)];
+    "gelu_bf16" => "rowwise_bf16" [0 = U32(Function::GeluTanh as u32)];
+    "gelu_f16" => "rowwise_f16" [0 = U32(Function::GeluTanh as u32)];
+    "gelu_f32" => "rowwise_f32" [0 = U32(Function::GeluTanh as u32)];
     "hadamard_quantize_kv" => "hadamard_quantize_kv_f32";
     "hadamard_quantize_kv_fast_d256" => "hadamard_quantize_kv_f32";
     "hadamard_quantize_kv_fast_d512" => "hadamard_quantize_kv_f32";
@@ -76,9 +77,9 @@ pub(crate) const NAMES: &[KernelName] = names! {
     "moe_accumulate" => "moe_accumulate_f32";
     "moe_gate" => "moe_gate_bf16" [0 = Bool(true)];
     "moe_gather_topk_weights" => "weigh_sorted" [0 = Bool(true)];
-    "moe_swiglu_batch" => "gelu_f32" [0 = Bool(true)];
-    "moe_swiglu_fused" => "gelu_f32" [0 = Bool(true)];
-    "moe_weighted_sum" => "moe_weighted_sum_f32";
+    "moe_swiglu_batch" => "rowwise_f32" [0 = U32(Function::GeluTanhMul as u32)];
+    "moe_swiglu_fused" => "rowwise_f32" [0 = U32(Function::GeluTanhMul as u32)];
+    "moe_weighted_sum" => "weighted_sum_f32";
     "naive_matvec_f32" => "matmul_gemv_f32_f32" [1 = U32(1)];
     "permute_021_bf16" => "copy_strided_16";
     "quantized_matmul" => "decoded_matmul_affine_f32" [0 = Bool(false), 1 = Bool(true), 2 = Bool(true)];
@@ -129,6 +130,9 @@ pub(crate) const NAMES: &[KernelName] = names! {
     "flash_attn_vec_dk512" => "attention_rows_d512_f32" [0 = U32(1), 1 = Bool(true)];
     "flash_attn_vec_f16kv_dk512" => "attention_rows_d512_f16" [0 = U32(1), 1 = Bool(true)];
     "flash_attn_vec_reduce_dk512" => "attention_merge_f32";
+    "softcap_bf16" => "rowwise_bf16" [0 = U32(Function::Cap as u32)];
+    "softcap_f16" => "rowwise_f16" [0 = U32(Function::Cap as u32)];
+    "softcap_f32" => "rowwise_f32" [0 = U32(Function::Cap as u32)];
     "strided_copy_f32" => "copy_strided_32";
     "transpose_2d_f16" => "copy_strided_16";
     "transpose_2d_f32" => "copy_strided_32";
@@ -146,9 +150,6 @@ mod tests {
         "elementwise_mul_f32",
         "scalar_mul_bf16",
         "scalar_mul_f32",
-        "softcap_bf16",
-        "softcap_f16",
-        "softcap_f32",
         "softmax_bf16",
         "softmax_f16",
         "softmax_f32",

@@ -15,7 +15,7 @@ mod codebook;
 
 pub use codebook::{compute_lloyd_max_beta_codebook, compute_lloyd_max_codebook};
 
-use crate::error::{Result, invalid};
+use crate::error::{MlxError, Result, invalid};
 
 /// The 4 Lloyd-Max levels of N(0, 1).
 pub const CODEBOOK_2BIT: [f32; 4] = mirrored([0.452_78, 1.510_417_6]);
@@ -164,22 +164,27 @@ pub fn turboquant_quantize(x: &[f32], config: &TurboQuantConfig) -> Result<(Vec<
 /// What [`turboquant_quantize`] packed, as far as the levels keep it. Bits that `packed` lacks count as zeros, as in 0.1.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a `head_dim` that is no power of two.
+/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument) for a `head_dim` that is no power of two,
+/// [`MlxError::BufferAllocationError`](crate::MlxError::BufferAllocationError) for one that there is no memory for.
 pub fn turboquant_dequantize(packed: &[u8], norm: f32, config: &TurboQuantConfig) -> Result<Vec<f32>> {
     let dim = config.head_dim;
     if !dim.is_power_of_two() {
         return invalid!("turboquant_dequantize: head_dim is {dim}, it must be a power of two");
     }
     let factor = 1.0 / (dim as f32).sqrt() * norm;
+    let mut values: Vec<f32> = Vec::new();
+    values
+        .try_reserve_exact(dim)
+        .map_err(|_| MlxError::BufferAllocationError {
+            bytes: dim.saturating_mul(4),
+        })?;
     let mut at = 0;
-    let mut values: Vec<f32> = (0..dim)
-        .map(|i| {
-            let (width, levels) = config.bit_width.of(i, dim);
-            let index = read_bits(packed, at, width);
-            at += width as usize;
-            levels[index] * factor
-        })
-        .collect();
+    values.extend((0..dim).map(|i| {
+        let (width, levels) = config.bit_width.of(i, dim);
+        let index = read_bits(packed, at, width);
+        at += width as usize;
+        levels[index] * factor
+    }));
     fwht_inplace(&mut values)?;
     Ok(values)
 }

@@ -96,7 +96,7 @@ impl Pool {
                 .stack_size(4 << 20)
                 .spawn(move || worker(&shared))
                 .map_err(|e| {
-                    MlxError::DeviceNotFound(format!("cpu: cannot start thread {i} of {parts}: {e}"))
+                    MlxError::DeviceUnavailable(format!("cpu: cannot start thread {i} of {parts}: {e}"))
                 })?;
             pool.threads.push(thread);
         }

@@ -37,9 +37,9 @@ pub(super) struct CudaBackend<G: Gpu> {
 /// Opens the GPU that `config` names.
 ///
 /// # Errors
-/// [`MlxError::DeviceNotFound`] with the reason.
+/// [`MlxError::DeviceUnavailable`] with the reason.
 pub(crate) fn open(config: &Config) -> Result<Arc<dyn Backend>> {
-    let none = |why: String| MlxError::DeviceNotFound(format!("cuda: {why}"));
+    let none = |why: String| MlxError::DeviceUnavailable(format!("cuda: {why}"));
     let driver = Driver::load().map_err(none)?;
     let gpu = CudaGpu::open(&driver, config.cuda.device).map_err(none)?;
     let path = config.cuda.nvrtc.clone();

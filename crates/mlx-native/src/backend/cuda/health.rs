@@ -26,11 +26,11 @@ impl Health {
     /// The error of everything that is asked of a device that has ended.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`], which no further try mends.
+    /// [`MlxError::DeviceUnavailable`], which no further try mends.
     pub fn check(&self) -> Result<()> {
         match self.ended.get() {
             None => Ok(()),
-            Some(why) => Err(MlxError::DeviceNotFound(format!(
+            Some(why) => Err(MlxError::DeviceUnavailable(format!(
                 "{} ended with an earlier failure ({why}): nothing runs on it any more in this process",
                 self.device
             ))),

@@ -64,7 +64,7 @@ impl<G: Gpu> Queue<G> {
     /// Starts the thread that waits.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`] when there is no thread to be had.
+    /// [`MlxError::DeviceUnavailable`] when there is no thread to be had.
     pub fn new(gpu: Arc<G>, health: Arc<Health>, limits: Limits, config: &CudaConfig) -> Result<Self> {
         let (flights, arrivals) = channel::<Flight<G>>();
         let (waiter, waiter_health) = (gpu.clone(), health.clone());
@@ -76,7 +76,7 @@ impl<G: Gpu> Queue<G> {
                     flight.end(&*waiter, &waiter_health);
                 }
             })
-            .map_err(|e| MlxError::DeviceNotFound(format!("cuda: {e}")))?;
+            .map_err(|e| MlxError::DeviceUnavailable(format!("cuda: {e}")))?;
         Ok(Queue {
             gpu,
             health,

@@ -52,9 +52,9 @@ impl EmulatorBackend {
     /// Finds the compiler and starts the device.
     ///
     /// # Errors
-    /// [`MlxError::DeviceNotFound`] without a usable compiler, saying what to install, or without a cache folder.
+    /// [`MlxError::DeviceUnavailable`] without a usable compiler, saying what to install, or without a cache folder.
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let no_device = |e: String| MlxError::DeviceNotFound(format!("emulator: {e}"));
+        let no_device = |e: String| MlxError::DeviceUnavailable(format!("emulator: {e}"));
         let settings = EmulatorSettings {
             clang: config.emulator.clang.clone(),
             cache_dir: config.cache_dir(),

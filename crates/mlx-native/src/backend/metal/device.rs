@@ -70,7 +70,7 @@ impl<G: Gpu> MetalBackend<G> {
 fn check(facts: &Facts, config: &Config) -> Result<()> {
     let settings = &config.metal;
     if !facts.unified_memory {
-        return Err(MlxError::DeviceNotFound(format!(
+        return Err(MlxError::DeviceUnavailable(format!(
             "metal: {} does not share its memory with the processor, which this library builds on",
             facts.name
         )));

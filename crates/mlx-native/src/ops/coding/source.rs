@@ -108,6 +108,20 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Rows of blocks, `row_bytes` apart, whose scales are among the codes; `None` for a coding that is none of these.
+    pub(crate) fn blocks(codes: &'a [u8], row_bytes: usize, functions: &Functions) -> Option<Self> {
+        let ScaleKind::Blocks { span, read } = functions.scales else {
+            return None;
+        };
+        Some(Source {
+            codes,
+            row_bytes,
+            span,
+            scales: Scales::Blocks(read),
+            unpack: functions.unpack,
+        })
+    }
+
     /// Rows of `columns` numbers.
     pub(crate) fn dense(values: &'a [f32], columns: usize) -> Self {
         Source {

@@ -5,7 +5,8 @@ use half::bf16;
 use super::{HAS_IDS, KernelParams, ROUNDS_WEIGHT};
 use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
-use crate::quant::{GgmlType, ggml};
+use crate::ops::coding::{self, Functions, Source};
+use crate::quant::ggml::Block;
 
 /// Independent sums: as many as the widest vectors hold.
 const LANES: usize = 16;
@@ -32,30 +33,17 @@ pub(super) fn affine<T: Element>(launch: &Launch<'_>, part: usize, parts: usize)
     products::<T>(launch, &p, part, parts, true, decode);
 }
 
-pub(super) fn q4_0(launch: &Launch<'_>, part: usize, parts: usize) {
-    blocks(launch, part, parts, GgmlType::Q4_0);
-}
-
-pub(super) fn q8_0(launch: &Launch<'_>, part: usize, parts: usize) {
-    blocks(launch, part, parts, GgmlType::Q8_0);
-}
-
-pub(super) fn q4_k(launch: &Launch<'_>, part: usize, parts: usize) {
-    blocks(launch, part, parts, GgmlType::Q4_K);
-}
-
-pub(super) fn q6_k(launch: &Launch<'_>, part: usize, parts: usize) {
-    blocks(launch, part, parts, GgmlType::Q6_K);
-}
-
-fn blocks(launch: &Launch<'_>, part: usize, parts: usize, ggml_type: GgmlType) {
+pub(super) fn blocks<B: Block>(launch: &Launch<'_>, part: usize, parts: usize) {
     let p: KernelParams = launch.params(6);
     let codes = launch.input::<u8>(1);
     let (row_bytes, matrix_bytes) = (p.row_bytes as usize, p.matrix_bytes as usize);
+    let (n, k) = (p.n as usize, p.k as usize);
+    let functions = Functions::of::<coding::Blocks<B>>();
     let decode = |matrix: usize, column: usize, values: &mut [f32]| {
-        let row = &codes[matrix * matrix_bytes + column * row_bytes..][..row_bytes];
-        if let Err(e) = ggml::dequantize(ggml_type, row, values) {
-            launch.fail(e.to_string());
+        let rows = &codes[matrix * matrix_bytes..][..n * row_bytes];
+        match Source::blocks(rows, row_bytes, &functions) {
+            Some(source) => source.unpack(launch.isa(), column, k, 0, values),
+            None => launch.fail("the coding has no blocks".to_owned()),
         }
     };
     products::<f32>(launch, &p, part, parts, false, decode);

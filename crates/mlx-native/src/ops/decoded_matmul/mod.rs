@@ -16,7 +16,7 @@ use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{MlxError, Result, invalid};
 use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, ggml};
 
 /// The Metal text of the kernels `decoded_matmul_affine_f32`, `decoded_matmul_affine_bf16`, `decoded_matmul_q4_0` and
 /// so on, and `decoded_rows`.
@@ -28,10 +28,10 @@ pub(crate) static OP: Op = Op {
     kernels: &[
         ("decoded_matmul_affine_f32", cpu::affine::<f32>),
         ("decoded_matmul_affine_bf16", cpu::affine::<bf16>),
-        ("decoded_matmul_q4_0", cpu::q4_0),
-        ("decoded_matmul_q8_0", cpu::q8_0),
-        ("decoded_matmul_q4_k", cpu::q4_k),
-        ("decoded_matmul_q6_k", cpu::q6_k),
+        ("decoded_matmul_q4_0", cpu::blocks::<ggml::Q4_0>),
+        ("decoded_matmul_q8_0", cpu::blocks::<ggml::Q8_0>),
+        ("decoded_matmul_q4_k", cpu::blocks::<ggml::Q4K>),
+        ("decoded_matmul_q6_k", cpu::blocks::<ggml::Q6K>),
         ("decoded_rows", cpu::rows),
     ],
 };

@@ -29,7 +29,32 @@ pub(crate) struct Fused<'a> {
     pub is_counted: bool,
 }
 
-impl Fused<'_> {
+impl<'a> Fused<'a> {
+    /// A call that binds no more than every one does.
+    pub(crate) fn new(
+        op: &'static str,
+        dtype: DType,
+        (residual, place): (&'a MlxBuffer, Residual),
+        input: &'a MlxBuffer,
+        output: (&'static str, &'a MlxBuffer),
+        (rows, dim, eps): (u32, u32, f32),
+    ) -> Self {
+        Fused {
+            op,
+            dtype,
+            residual: (residual, place),
+            input,
+            weight: None,
+            output,
+            sum_output: None,
+            scalar: None,
+            rows,
+            dim,
+            eps,
+            is_counted: dtype == DType::BF16,
+        }
+    }
+
     pub(crate) fn record(
         self,
         encoder: &mut CommandEncoder,
@@ -84,20 +109,7 @@ pub fn dispatch_fused_norm_add_bf16(
     const OP: &str = "fused_norm_add_bf16";
     nonzero(OP, &[("rows", rows as usize), ("dim", dim as usize)])?;
     let weight = counted(OP, "weight", weight, DType::BF16, dim as usize)?;
-    Fused {
-        op: OP,
-        dtype: DType::BF16,
-        residual: (residual, Residual::Behind),
-        input,
-        weight: Some(&weight),
-        output: ("output", output),
-        sum_output: None,
-        scalar: None,
-        rows,
-        dim,
-        eps,
-        is_counted: true,
-    }
+    Fused { weight: Some(&weight), ..Fused::new(OP, DType::BF16, (residual, Residual::Behind), input, ("output", output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }
 
@@ -116,20 +128,7 @@ pub fn dispatch_fused_norm_add_no_weight_bf16(
     rows: u32,
     eps: f32,
 ) -> Result<()> {
-    Fused {
-        op: "fused_norm_add_no_weight_bf16",
-        dtype: DType::BF16,
-        residual: (residual, Residual::Behind),
-        input,
-        weight: None,
-        output: ("output", output),
-        sum_output: None,
-        scalar: None,
-        rows,
-        dim,
-        eps,
-        is_counted: true,
-    }
+    Fused::new("fused_norm_add_no_weight_bf16", DType::BF16, (residual, Residual::Behind), input, ("output", output), (rows, dim, eps))
     .record(encoder, registry, device)
 }
 
@@ -150,20 +149,7 @@ pub fn dispatch_fused_norm_add_f32(
     rows: u32,
     eps: f32,
 ) -> Result<()> {
-    Fused {
-        op: "fused_norm_add_f32",
-        dtype: DType::F32,
-        residual: (residual, Residual::Behind),
-        input,
-        weight: Some(weight),
-        output: ("output", output),
-        sum_output: None,
-        scalar: None,
-        rows,
-        dim,
-        eps,
-        is_counted: false,
-    }
+    Fused { weight: Some(weight), ..Fused::new("fused_norm_add_f32", DType::F32, (residual, Residual::Behind), input, ("output", output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }
 
@@ -184,20 +170,7 @@ pub fn dispatch_fused_residual_norm_f32(
     dim: u32,
     eps: f32,
 ) -> Result<()> {
-    Fused {
-        op: "fused_residual_norm_f32",
-        dtype: DType::F32,
-        residual: (residual, Residual::Before),
-        input,
-        weight: Some(weight),
-        output: ("normed_output", normed_output),
-        sum_output,
-        scalar: None,
-        rows,
-        dim,
-        eps,
-        is_counted: false,
-    }
+    Fused { weight: Some(weight), sum_output, ..Fused::new("fused_residual_norm_f32", DType::F32, (residual, Residual::Before), input, ("normed_output", normed_output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }
 
@@ -219,20 +192,7 @@ pub fn dispatch_fused_residual_norm_scalar_f32(
     eps: f32,
     scalar_is_vector: bool,
 ) -> Result<()> {
-    Fused {
-        op: "fused_residual_norm_scalar_f32",
-        dtype: DType::F32,
-        residual: (residual, Residual::Before),
-        input,
-        weight: Some(weight),
-        output: ("output", output),
-        sum_output: None,
-        scalar: Some((scalar, scalar_is_vector)),
-        rows,
-        dim,
-        eps,
-        is_counted: false,
-    }
+    Fused { weight: Some(weight), scalar: Some((scalar, scalar_is_vector)), ..Fused::new("fused_residual_norm_scalar_f32", DType::F32, (residual, Residual::Before), input, ("output", output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }
 
@@ -255,20 +215,7 @@ pub fn dispatch_fused_norm_add_scalar_f32(
     eps: f32,
     scalar_is_vector: bool,
 ) -> Result<()> {
-    Fused {
-        op: "fused_norm_add_scalar_f32",
-        dtype: DType::F32,
-        residual: (residual, Residual::Behind),
-        input,
-        weight: Some(weight),
-        output: ("output", output),
-        sum_output: None,
-        scalar: Some((scalar, scalar_is_vector)),
-        rows,
-        dim,
-        eps,
-        is_counted: false,
-    }
+    Fused { weight: Some(weight), scalar: Some((scalar, scalar_is_vector)), ..Fused::new("fused_norm_add_scalar_f32", DType::F32, (residual, Residual::Behind), input, ("output", output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }
 

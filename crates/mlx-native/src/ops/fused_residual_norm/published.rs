@@ -35,19 +35,6 @@ pub fn dispatch_fused_residual_norm_bf16(
     dim: u32,
     eps: f32,
 ) -> Result<()> {
-    Fused {
-        op: "fused_residual_norm_bf16",
-        dtype: DType::BF16,
-        residual: (residual, Residual::Before),
-        input,
-        weight: Some(weight),
-        output: ("normed_output", normed_output),
-        sum_output,
-        scalar: None,
-        rows,
-        dim,
-        eps,
-        is_counted: true,
-    }
+    Fused { weight: Some(weight), sum_output, ..Fused::new("fused_residual_norm_bf16", DType::BF16, (residual, Residual::Before), input, ("normed_output", normed_output), (rows, dim, eps)) }
     .record(encoder, registry, device)
 }

@@ -1,40 +1,10 @@
-// cache[head][position + token][feature] = x[token][head][feature]
-//
-// Launch: a grid of (ceil(head_dim / 4), n_kv_heads, n_tokens) threads, 4 features in a row each; any group size.
-// Word = an unsigned integer of the dtype's size.
-
-#include "segments.h"
-
-struct KvAppendParams {
-    uint n_kv_heads;
-    uint head_dim;
-    uint n_tokens;
-    uint capacity;
-    uint position;
-};
-
-template <typename Word>
-[[kernel]] void kv_append(device const Word *x [[buffer(0)]],
-                          device Word *cache [[buffer(1)]],
-                          constant KvAppendParams &p [[buffer(2)]],
-                          uint3 at [[thread_position_in_grid]]) {
-    const uint first = at.x * 4;
-    const uint count = min(4u, p.head_dim - first);
-    const ulong from = (ulong(at.z) * p.n_kv_heads + at.y) * p.head_dim + first;
-    const ulong to = (ulong(at.y) * p.capacity + p.position + at.z) * p.head_dim + first;
-    for (uint i = 0; i < count; i++) {
-        cache[to + i] = x[from + i];
-    }
-}
-
-template [[host_name("kv_append_8")]] [[kernel]] decltype(kv_append<uchar>) kv_append<uchar>;
-template [[host_name("kv_append_16")]] [[kernel]] decltype(kv_append<ushort>) kv_append<ushort>;
-template [[host_name("kv_append_32")]] [[kernel]] decltype(kv_append<uint>) kv_append<uint>;
-
-// The same through a table of blocks: row r of the step, of sequence s, goes to position kv_lens[s] - rows of s + its index.
+// Appends keys and values to pools of blocks through a table: row r of the step, of sequence s, goes to position
+// kv_lens[s] - rows of s + its index. Word = an unsigned integer of the dtype's size.
 //
 // Launch: a grid of (ceil(max(k_dim, v_dim) / 4), n_kv_heads, n_rows) threads, 4 features of a key and of a value each; any
 // group size. Rows of nobody, and those whose block the pool does not have, go nowhere.
+
+#include "segments.h"
 
 struct PagedAppendParams {
     uint n_blocks;

@@ -1,33 +1,27 @@
-//! Appends keys or values to a cache: `cache[head][position + token] = x[token][head]`.
+//! Appends keys or values to a cache, `cache[head][position + token] = x[token][head]`: a dense one by
+//! [`kv_cache_copy`](super::kv_cache_copy), a pool of blocks by kernels of its own.
 
-mod cpu;
 mod paged;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod tests;
 
-use bytemuck::{Pod, Zeroable};
-
 pub use paged::{PagedAppendParams, kv_append_paged};
 
+use super::kv_cache_copy::{KvCacheCopyParams, kv_cache_copy};
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
-use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
+use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
 use crate::registry::KernelRegistry;
-use crate::metal::MTLSize;
 
-/// The Metal text of the kernels `kv_append_8`, `kv_append_16`, `kv_append_32`, named by the bits of an element, and of
-/// the same with `kv_append_paged_`.
+/// The Metal text of the kernels `kv_append_paged_8`, `_16` and `_32`, named by the bits of an element.
 pub static KV_APPEND_SHADER_SOURCE: &str = include_str!("kv_append.metal");
 
 pub(crate) static OP: Op = Op {
     name: "kv_append",
     source: KV_APPEND_SHADER_SOURCE,
     kernels: &[
-        ("kv_append_8", cpu::kv_append::<u8>),
-        ("kv_append_16", cpu::kv_append::<u16>),
-        ("kv_append_32", cpu::kv_append::<u32>),
         ("kv_append_paged_8", paged::body::<u8>),
         ("kv_append_paged_16", paged::body::<u16>),
         ("kv_append_paged_32", paged::body::<u32>),
@@ -39,9 +33,8 @@ pub fn register(registry: &mut KernelRegistry) {
     registry.register_op(&OP);
 }
 
-/// Sizes of an append. Also the parameter struct of the kernels: `repr(C)`, 20 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
+/// Sizes of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvAppendParams {
     /// Heads of `x` and of the cache.
     pub n_kv_heads: u32,
@@ -96,24 +89,6 @@ pub fn kv_append(
     }
     check::holds(OP, "x", x, x_len)?;
     check::holds(OP, "cache", cache, cache_len)?;
-    let kernel = match x.dtype().size_of() {
-        1 => "kv_append_8",
-        2 => "kv_append_16",
-        _ => "kv_append_32",
-    };
-    let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.try_encode_with_args(
-        pipeline,
-        &[
-            (0, KernelArg::Buffer(x)),
-            (1, KernelArg::Buffer(cache)),
-            (2, KernelArg::Bytes(as_bytes(params))),
-        ],
-        MTLSize::new(
-            u64::from(head_dim.div_ceil(PER_THREAD)),
-            u64::from(n_kv_heads),
-            u64::from(n_tokens),
-        ),
-        MTLSize::new(32, 4, 2),
-    )
+    let params = KvCacheCopyParams { n_heads: n_kv_heads, head_dim, n_tokens, capacity, position, is_ring: false };
+    kv_cache_copy(encoder, registry, device, x, cache, &params)
 }

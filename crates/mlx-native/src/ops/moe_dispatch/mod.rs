@@ -1,5 +1,5 @@
-//! What a mixture of experts needs besides its products: [`zero`], [`accumulate`] and [`weighted_sum`]. The products of a
-//! routed layer are those of the quantised products.
+//! What a mixture of experts needs besides its products: [`zero`] and [`accumulate`]; sums of all its
+//! experts are [`weighted_sum`](super::weighted_sum). The products of a routed layer are those of the quantised products.
 
 mod cpu;
 mod published;
@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::registry::KernelRegistry;
 use crate::metal::MTLSize;
 
-/// The Metal text of the kernels `zero_buffer`, `moe_accumulate_*` and `moe_weighted_sum_*`, in f32, f16 and bf16.
+/// The Metal text of the kernels `zero_buffer` and `moe_accumulate_*`, the latter in f32, f16 and bf16.
 pub static MOE_DISPATCH_SHADER_SOURCE: &str = include_str!("moe_dispatch.metal");
 
 pub(crate) static OP: Op = Op {
@@ -31,9 +31,6 @@ pub(crate) static OP: Op = Op {
         ("moe_accumulate_f32", cpu::accumulate::<f32>),
         ("moe_accumulate_f16", cpu::accumulate::<f16>),
         ("moe_accumulate_bf16", cpu::accumulate::<bf16>),
-        ("moe_weighted_sum_f32", cpu::weighted_sum::<f32>),
-        ("moe_weighted_sum_f16", cpu::weighted_sum::<f16>),
-        ("moe_weighted_sum_bf16", cpu::weighted_sum::<bf16>),
     ],
 };
 
@@ -64,18 +61,6 @@ pub struct AccumulateParams {
 struct AccumulateKernelParams {
     n_elements: u32,
     weight: f32,
-}
-
-/// Extents of a weighted sum. Also the parameter struct of the kernels: `repr(C)`, 12 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct WeightedSumParams {
-    /// Elements of a row.
-    pub hidden: u32,
-    /// Rows that are summed for each token.
-    pub top_k: u32,
-    /// Tokens.
-    pub n_tokens: u32,
 }
 
 /// Elements that one thread computes.
@@ -141,47 +126,5 @@ pub fn accumulate(
         ],
         MTLSize::new(u64::from(n_elements.div_ceil(PER_THREAD)), 1, 1),
         MTLSize::new(256, 1, 1),
-    )
-}
-
-/// Records `output[t, c] = Σₖ weights[t, k] · x[t, k, c]`: `x` is `[n_tokens, top_k, hidden]` and `output`
-/// `[n_tokens, hidden]`, f32, f16 or bf16 and the same; `weights` is f32 `[n_tokens, top_k]`. The sum is in f32, in the order
-/// of `k`, and rounded once.
-///
-/// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a buffer that is too
-/// small or of another dtype, or an `output` that overlaps another operand.
-pub fn weighted_sum(
-    encoder: &mut CommandEncoder,
-    registry: &mut KernelRegistry,
-    device: &MlxDevice,
-    x: &MlxBuffer,
-    weights: &MlxBuffer,
-    output: &MlxBuffer,
-    params: &WeightedSumParams,
-) -> Result<()> {
-    const OP: &str = "weighted_sum";
-    let WeightedSumParams { hidden, top_k, n_tokens } = *params;
-    check::nonzero(OP, &[("hidden", hidden), ("top_k", top_k), ("n_tokens", n_tokens)])?;
-    check::row_length(OP, "hidden", hidden)?;
-    let dtype = check::same_float(OP, &[("x", x), ("output", output)])?;
-    check::dtype(OP, "weights", weights, &[DType::F32])?;
-    check::holds(OP, "x", x, check::product(OP, "x", &[n_tokens, top_k, hidden])?)?;
-    check::holds(OP, "weights", weights, check::product(OP, "weights", &[n_tokens, top_k])?)?;
-    check::holds(OP, "output", output, check::product(OP, "output", &[n_tokens, hidden])?)?;
-    check::disjoint(OP, ("output", output), &[("x", x), ("weights", weights)])?;
-    let kernel =
-        check::by_float(dtype, ["moe_weighted_sum_f32", "moe_weighted_sum_f16", "moe_weighted_sum_bf16"]);
-    let pipeline = registry.get_pipeline(kernel, device)?;
-    encoder.try_encode_with_args(
-        pipeline,
-        &[
-            (0, KernelArg::Buffer(x)),
-            (1, KernelArg::Buffer(weights)),
-            (2, KernelArg::Buffer(output)),
-            (3, KernelArg::Bytes(as_bytes(params))),
-        ],
-        MTLSize::new(u64::from(hidden.div_ceil(PER_THREAD)), u64::from(n_tokens), 1),
-        MTLSize::new(128, 1, 1),
     )
 }

@@ -1,18 +1,19 @@
-//! The published 0.1 functions of the module `moe_dispatch`: they adapt [`zero`], [`accumulate`], [`weighted_sum`],
-//! [`gelu`](crate::ops::gelu::gelu), [`matmul`](crate::ops::matmul::matmul) and
-//! [`weigh_sorted`](crate::ops::moe_gate::weigh_sorted).
+//! The published 0.1 functions of the module `moe_dispatch`: they adapt [`zero`], [`accumulate`],
+//! [`weighted_sum`](crate::ops::weighted_sum::weighted_sum), [`rowwise`](crate::ops::rowwise::rowwise),
+//! [`matmul`](crate::ops::matmul::matmul) and [`weigh_sorted`](crate::ops::moe_gate::weigh_sorted).
 
-use super::{AccumulateParams, WeightedSumParams, accumulate, weighted_sum, zero};
+use super::{AccumulateParams, accumulate, zero};
 use crate::buffer::MlxBuffer;
-use crate::device::DeviceRef;
+use crate::device::{DeviceRef, MlxDevice};
 use crate::dtype::DType;
 use crate::encoder::CommandEncoder;
 use crate::error::{Result, invalid};
 use crate::registry::KernelRegistry;
-use crate::ops::gelu::{GeluParams, gelu};
 use crate::ops::matmul::{MatmulParams, matmul};
 use crate::ops::moe_gate::{RouteParams, weigh_sorted};
 use crate::ops::published::{handle, nonzero, operand, operand_at, product, u32_of};
+use crate::ops::rowwise::{Function, RowwiseParams, rowwise};
+use crate::ops::weighted_sum::{WeightedSumParams, weighted_sum};
 
 /// Sizes of [`moe_dispatch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,7 @@ pub fn moe_dispatch(
         let narrow = MatmulParams { m: 1, n: k, k: n, transpose: true };
         matmul(encoder, registry, device, &x, gate_proj, &gate, &widen)?;
         matmul(encoder, registry, device, &x, up_proj, &up, &widen)?;
-        gelu(encoder, registry, device, &gate, Some(&up), &hidden, &GeluParams::flat(n))?;
+        gelu_mul(encoder, registry, device, &gate, &up, &hidden, &RowwiseParams::dense(1, n))?;
         matmul(encoder, registry, device, &hidden, down_proj, &expert, &narrow)?;
         let params = AccumulateParams { n_elements: k, weight };
         accumulate(encoder, registry, device, &output, &expert, &params)?;
@@ -146,7 +147,7 @@ pub fn moe_swiglu_fused_encode_offset(
     let gate = operand(OP, "gate_up", &both, DType::F32, n_elements)?;
     let up = operand_at(OP, "gate_up", &both, 4 * n_elements, DType::F32, n_elements)?;
     let output = operand_at(OP, "output", output, out_byte_offset, DType::F32, n_elements)?;
-    gelu(encoder, registry, &handle(device), &gate, Some(&up), &output, &GeluParams::flat(n))
+    gelu_mul(encoder, registry, &handle(device), &gate, &up, &output, &RowwiseParams::dense(1, n))
 }
 
 /// Records, for each of `top_k` slots, `output[s, i] = gelu(gate_up[s, i]) · gate_up[s, intermediate + i]` in f32: `gate_up` is
@@ -173,8 +174,21 @@ pub fn moe_swiglu_batch_encode(
     let gate = operand(OP, "gate_up", gate_up, DType::F32, len)?;
     let up = operand_at(OP, "gate_up", gate_up, 4 * intermediate, DType::F32, len - intermediate)?;
     let output = operand(OP, "output", output, DType::F32, product(OP, "output", &[top_k, intermediate])?)?;
-    let params = GeluParams { rows, cols, x_stride: stride, up_stride: stride };
-    gelu(encoder, registry, &handle(device), &gate, Some(&up), &output, &params)
+    let params = RowwiseParams { a_stride: stride, b_stride: stride, ..RowwiseParams::dense(rows, cols) };
+    gelu_mul(encoder, registry, &handle(device), &gate, &up, &output, &params)
+}
+
+/// `output[r, c] = gelu(gate[r, c]) · up[r, c]`, the tanh form.
+fn gelu_mul(
+    encoder: &mut CommandEncoder,
+    registry: &mut KernelRegistry,
+    device: &MlxDevice,
+    gate: &MlxBuffer,
+    up: &MlxBuffer,
+    output: &MlxBuffer,
+    params: &RowwiseParams,
+) -> Result<()> {
+    rowwise(encoder, registry, device, Function::GeluTanhMul, gate, Some(up), None, output, params)
 }
 
 /// Records zeros in the first `n_elements` f32 of `output`.
@@ -256,9 +270,9 @@ pub fn moe_weighted_sum_encode(
     const OP: &str = "moe_weighted_sum";
     nonzero(OP, &[("hidden_size", hidden_size), ("top_k", top_k)])?;
     let params = WeightedSumParams {
-        hidden: u32_of(OP, "hidden_size", hidden_size)?,
-        top_k: u32_of(OP, "top_k", top_k)?,
-        n_tokens: 1,
+        rows: 1,
+        terms: u32_of(OP, "top_k", top_k)?,
+        dim: u32_of(OP, "hidden_size", hidden_size)?,
     };
     let len = product(OP, "expert_outputs", &[top_k, hidden_size])?;
     let x = operand(OP, "expert_outputs", expert_outputs, DType::F32, len)?;

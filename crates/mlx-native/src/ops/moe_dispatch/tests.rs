@@ -1,6 +1,6 @@
-//! Cases of `zero`, `accumulate` and `weighted_sum`.
+//! Cases of `zero` and `accumulate`.
 
-use super::{AccumulateParams, WeightedSumParams, accumulate, weighted_sum, zero};
+use super::{AccumulateParams, accumulate, zero};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Tolerance};
@@ -9,7 +9,6 @@ use crate::testing::{Case, Context, FLOATS, Outputs, Rng, Suite, Tensor, Toleran
 enum What {
     Zero(u32),
     Accumulate(DType, AccumulateParams),
-    WeightedSum(DType, WeightedSumParams),
 }
 
 #[derive(Debug)]
@@ -20,10 +19,6 @@ impl Case for MixtureCase {
         match self.0 {
             What::Zero(_) => Vec::new(),
             What::Accumulate(dtype, p) => vec![Tensor::random(dtype, &[p.n_elements as usize], rng)],
-            What::WeightedSum(dtype, p) => {
-                let shape = [p.n_tokens as usize, p.top_k as usize, p.hidden as usize];
-                vec![Tensor::random(dtype, &shape, rng), Tensor::random(DType::F32, &shape[..2], rng)]
-            }
         }
     }
 
@@ -31,7 +26,6 @@ impl Case for MixtureCase {
         vec![match self.0 {
             What::Zero(n) => (DType::F32, vec![n as usize]),
             What::Accumulate(_, p) => (DType::F32, vec![p.n_elements as usize]),
-            What::WeightedSum(dtype, p) => (dtype, vec![p.n_tokens as usize, p.hidden as usize]),
         }]
     }
 
@@ -47,14 +41,6 @@ impl Case for MixtureCase {
             What::Accumulate(_, p) => {
                 values[1].iter().zip(&values[0]).map(|(sum, x)| sum + f64::from(p.weight) * x).collect()
             }
-            What::WeightedSum(_, p) => {
-                let (hidden, k) = (p.hidden as usize, p.top_k as usize);
-                let element = |i: usize| {
-                    let slots = i / hidden * k..(i / hidden + 1) * k;
-                    slots.map(|s| values[1][s] * values[0][s * hidden + i % hidden]).sum()
-                };
-                (0..p.n_tokens as usize * hidden).map(element).collect()
-            }
         }]
     }
 
@@ -63,9 +49,6 @@ impl Case for MixtureCase {
         match &self.0 {
             What::Zero(n) => zero(c.encoder, c.registry, c.device, output, *n),
             What::Accumulate(_, p) => accumulate(c.encoder, c.registry, c.device, output, &c.inputs[0], p),
-            What::WeightedSum(_, p) => {
-                weighted_sum(c.encoder, c.registry, c.device, &c.inputs[0], &c.inputs[1], output, p)
-            }
         }
     }
 
@@ -73,8 +56,6 @@ impl Case for MixtureCase {
         match self.0 {
             What::Zero(_) => Tolerance::EXACT,
             What::Accumulate(..) => Tolerance::accumulated(DType::F32, 1e-6),
-            // Ten products of size 3 in f32.
-            What::WeightedSum(dtype, _) => Tolerance::accumulated(dtype, 8e-6),
         }
     }
 
@@ -82,7 +63,6 @@ impl Case for MixtureCase {
         match self.0 {
             What::Zero(n) => n <= 5000,
             What::Accumulate(_, p) => p.n_elements <= 5000,
-            What::WeightedSum(_, p) => p.n_tokens * p.top_k * p.hidden <= 20_000,
         }
     }
 }
@@ -95,22 +75,12 @@ pub(crate) fn suite() -> Suite {
             cases.push(Box::new(MixtureCase(What::Accumulate(dtype, AccumulateParams { n_elements: n, weight: -0.7 }))));
         }
     }
-    for &dtype in FLOATS {
-        for (n_tokens, top_k, hidden) in [(1, 1, 1), (1, 8, 33), (3, 2, 65), (2, 10, 700), (9, 8, 3000)] {
-            let params = WeightedSumParams { hidden, top_k, n_tokens };
-            cases.push(Box::new(MixtureCase(What::WeightedSum(dtype, params))));
-        }
-    }
     Suite {
         op: &super::OP,
         cases,
         random: |rng| {
-            let params = WeightedSumParams {
-                hidden: rng.range(1, 300) as u32,
-                top_k: rng.range(1, 9) as u32,
-                n_tokens: rng.range(1, 4) as u32,
-            };
-            Box::new(MixtureCase(What::WeightedSum(rng.pick(FLOATS), params)))
+            let params = AccumulateParams { n_elements: rng.range(1, 3000) as u32, weight: rng.normal() };
+            Box::new(MixtureCase(What::Accumulate(rng.pick(FLOATS), params)))
         },
     }
 }
@@ -127,17 +97,7 @@ mod refusals {
     #[test]
     fn each_names_the_parameter() {
         let mut b = Bench::new();
-        let (x, o) = (b.buffer(DType::F32, &[2, 8]), b.buffer(DType::F32, &[8]));
-        let (w, h) = (b.buffer(DType::F32, &[2]), b.buffer(DType::F16, &[8]));
-        let ok = WeightedSumParams { hidden: 8, top_k: 2, n_tokens: 1 };
-        let mut run = |x, w, o, p: WeightedSumParams| {
-            weighted_sum(&mut b.encoder, &mut b.registry, &b.device, x, w, o, &p)
-        };
-        assert!(run(&x, &w, &o, ok).is_ok());
-        assert_invalid(run(&x, &w, &o, WeightedSumParams { top_k: 3, ..ok }), &["x", "64 bytes"]);
-        assert_invalid(run(&x, &w, &o, WeightedSumParams { top_k: 4, hidden: 4, ..ok }), &["weights", "8 bytes"]);
-        assert_invalid(run(&x, &w, &h, ok), &["output", "f16"]);
-        assert_invalid(run(&x, &w, &x, ok), &["output", "share"]);
+        let (o, h) = (b.buffer(DType::F32, &[8]), b.buffer(DType::F16, &[8]));
         assert_invalid(zero(&mut b.encoder, &mut b.registry, &b.device, &o, 9), &["output", "32 bytes"]);
         assert_invalid(zero(&mut b.encoder, &mut b.registry, &b.device, &h, 1), &["output", "f16"]);
         let params = AccumulateParams { n_elements: 8, weight: 1.0 };

@@ -1,4 +1,5 @@
-//! The published 0.1 module `quantized_matmul`: adapts [`decoded_matmul`](crate::ops::decoded_matmul::decoded_matmul).
+//! The published 0.1 module `quantized_matmul`: adapts [`linear`](crate::ops::linear::linear) where that computes the same, and
+//! [`decoded_matmul`](crate::ops::decoded_matmul::decoded_matmul), which rounds as 0.1 does and takes groups of any length.
 //!
 //! Weights are MLX's affine codes with scales and biases of bf16. The input is rounded to bf16 first, as in 0.1; the weight is
 //! rounded to bf16 too where 0.1 does it, in all functions but those called `simd`.
@@ -10,7 +11,9 @@ use crate::encoder::CommandEncoder;
 use crate::error::{MlxError, Result, invalid};
 use crate::registry::KernelRegistry;
 use crate::ops::decoded_matmul::{Coded, DecodedMatmulParams, affine_row_bytes, decoded_matmul};
+use crate::ops::linear::{LinearParams, linear};
 use crate::ops::published::{nonzero, operand, operand_at, product};
+use crate::quant::{Weight, WeightFormat};
 
 /// Sizes of a product with affine codes.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +72,16 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
+    /// The weight's format, if [`linear`] knows it and computes the same: neither weight nor input is rounded, since the
+    /// input is bf16 already.
+    fn format(&self) -> Option<WeightFormat> {
+        let QuantizedMatmulParams { k, group_size, bits, .. } = *self.params;
+        if self.rounds_weight || self.dtype != DType::BF16 || k % group_size != 0 {
+            return None;
+        }
+        WeightFormat::affine(bits, group_size, DType::BF16).ok()
+    }
+
     fn record(
         self,
         encoder: &mut CommandEncoder,
@@ -81,11 +94,27 @@ impl Product<'_> {
         let x_len = product(op, "input", &[m as usize, k as usize])?;
         let x = operand(op, "input", self.input, self.dtype, x_len)?;
         let [(codes, codes_at), (scales, scales_at), (biases, biases_at)] = self.weight;
+        let output_shape = [m as usize, n as usize];
+        if let Some(format) = self.format().filter(|_| codes_at.is_multiple_of(4)) {
+            let weight = Weight::new(
+                format,
+                vec![
+                    operand_at(op, "weight", codes, codes_at, DType::U32, codes_len / 4)?,
+                    operand_at(op, "scales", scales, scales_at, DType::BF16, groups)?,
+                    operand_at(op, "biases", biases, biases_at, DType::BF16, groups)?,
+                ],
+                &[n as usize, k as usize],
+            )?;
+            product(op, "output", &[m as usize, n as usize, 4])?;
+            let output = device.alloc_tensor(self.dtype, &output_shape)?;
+            linear(encoder, registry, device, &x, &weight, None, &output, &LinearParams { m })?;
+            return Ok(output);
+        }
         let codes = operand_at(op, "weight", codes, codes_at, DType::U8, codes_len)?;
         let scales = operand_at(op, "scales", scales, scales_at, DType::BF16, groups)?;
         let biases = operand_at(op, "biases", biases, biases_at, DType::BF16, groups)?;
         product(op, "output", &[m as usize, n as usize, 4])?;
-        let output = device.alloc_tensor(self.dtype, &[m as usize, n as usize])?;
+        let output = device.alloc_tensor(self.dtype, &output_shape)?;
         let weight = Coded::Affine {
             bits,
             group_size,

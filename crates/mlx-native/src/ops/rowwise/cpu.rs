@@ -1,7 +1,7 @@
 //! Bodies of `rowwise` for the CPU: chunks of a row are widened, the function runs over them, the result is rounded.
 
 use super::{FUNCTION, RowwiseParams};
-use crate::backend::cpu::math::{exp, sigmoid};
+use crate::backend::cpu::math::{exp, gelu_tanh, sigmoid, tanh};
 use crate::vector::Vectorised;
 use crate::backend::cpu::{Element, Launch, Output, part_range};
 use crate::kernel::ConstantValue;
@@ -161,17 +161,6 @@ fn least(x: f32, limit: f32) -> f32 {
     if x > limit { limit } else { x }
 }
 
-/// tanh, by a polynomial where the quotient of exponentials would lose digits.
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    let s = x * x;
-    let q = (((-0.006_615_757_5 * s + 0.021_312_747) * s - 0.053_910_065) * s + 0.133_331_18) * s - 0.333_333_33;
-    let near = x + x * s * q;
-    let t = exp(-2.0 * x.abs());
-    let far = ((1.0 - t) / (1.0 + t)).copysign(x);
-    if x.abs() < 0.55 { near } else { kept(x, far) }
-}
-
 #[inline(always)]
 fn softplus(x: f32) -> f32 {
     let largest = if x < 0.0 { 0.0 } else { x };
@@ -203,12 +192,6 @@ fn gelu_erf(x: f32) -> f32 {
     }
     let tail = 0.5 * t * q * exp(-z * z);
     x * if x < 0.0 { tail } else { 1.0 - tail }
-}
-
-#[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
-    // √(8/π): half of 1 + tanh(u) is the logistic function of 2u.
-    x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x))
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use super::{Op, check};
 use crate::buffer::MlxBuffer;
 use crate::device::MlxDevice;
-use crate::encoder::{CapturedOpKind, CommandEncoder, KernelArg, as_bytes};
+use crate::encoder::{CommandEncoder, KernelArg, as_bytes};
 use crate::error::{MlxError, Result, invalid};
 use crate::kernel::ConstantValue;
 use crate::registry::KernelRegistry;
@@ -200,7 +200,6 @@ pub fn rowwise(
     let kernel = check::by_float(a.dtype(), ["rowwise_f32", "rowwise_f16", "rowwise_bf16"]);
     let constants = [(FUNCTION, ConstantValue::U32(function as u32))];
     let pipeline = registry.get_pipeline_with_constants(kernel, device, &constants)?;
-    encoder.set_op_kind(CapturedOpKind::ElemMul);
     encoder.try_encode_with_args(
         pipeline,
         &[

@@ -298,7 +298,7 @@ fn a_failure_that_ends_the_context_ends_the_device() {
         ];
         for error in later {
             assert!(
-                matches!(&error, MlxError::DeviceNotFound(t) if t.contains("earlier failure")),
+                matches!(&error, MlxError::DeviceUnavailable(t) if t.contains("earlier failure")),
                 "{error}"
             );
             assert!(!error.is_transient());

@@ -46,7 +46,7 @@ pub(super) fn in_pool() {
 
 impl ExecutingGpu {
     pub fn new(config: &Config, host: &MetalHost) -> Result<Self> {
-        let no_device = |e: String| MlxError::DeviceNotFound(format!("metal host code: {e}"));
+        let no_device = |e: String| MlxError::DeviceUnavailable(format!("metal host code: {e}"));
         let settings = EmulatorSettings {
             clang: config.emulator.clang.clone(),
             cache_dir: config.cache_dir(),
@@ -76,8 +76,9 @@ fn facts(host: &MetalHost) -> Result<Facts> {
     // SAFETY: sysconf has no preconditions.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).ok().filter(|p| p.is_power_of_two());
-    let page = page
-        .ok_or_else(|| MlxError::DeviceNotFound("the system does not tell the size of its pages".into()))?;
+    let page = page.ok_or_else(|| {
+        MlxError::DeviceUnavailable("the system does not tell the size of its pages".into())
+    })?;
     let memory = physical_memory().unwrap_or(8 << 30);
     Ok(Facts {
         name: "Metal host code over the emulator".to_owned(),

@@ -34,7 +34,7 @@ const OLDEST_MACOS: isize = 14;
 /// The system's default GPU.
 pub(crate) fn open(config: &Config) -> Result<Arc<dyn Backend>> {
     autoreleasepool(|_| {
-        let gpu = ObjcGpu::new().map_err(|why| MlxError::DeviceNotFound(format!("metal: {why}")))?;
+        let gpu = ObjcGpu::new().map_err(|why| MlxError::DeviceUnavailable(format!("metal: {why}")))?;
         let backend: Arc<dyn Backend> = Arc::new(MetalBackend::new(gpu, config)?);
         Ok(backend)
     })

@@ -54,7 +54,7 @@ fn settings_out_of_bounds_are_refused() {
     let mut discrete = facts();
     discrete.unified_memory = false;
     let error = Bench::open(discrete, |_| ()).err().unwrap();
-    assert!(matches!(error, MlxError::DeviceNotFound(why) if why.contains("share its memory")));
+    assert!(matches!(error, MlxError::DeviceUnavailable(why) if why.contains("share its memory")));
 }
 
 #[test]
