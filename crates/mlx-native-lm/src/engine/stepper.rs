@@ -60,15 +60,18 @@ impl Passes {
 
     /// One pass. What it refuses as a whole is tried one by one, so that only those at fault fail.
     fn pass(&mut self, rows: &mut [&mut Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
-        let mut wanted: Vec<model::Rows<'_>> = rows
-            .iter_mut()
-            .map(|row| model::Rows {
-                tokens: row.tokens,
-                state: row.state,
-                wanted: row.wanted,
-            })
-            .collect();
-        match self.decoder.step(&mut wanted) {
+        let result = {
+            let mut wanted = Vec::with_capacity(rows.len());
+            for row in rows.iter_mut() {
+                wanted.push(model::Rows {
+                    tokens: row.tokens,
+                    wanted: row.wanted,
+                    state: &mut *row.state,
+                });
+            }
+            self.decoder.step(&mut wanted)
+        };
+        match result {
             Ok(logits) => logits.into_iter().map(Ok).collect(),
             Err(error) if rows.len() == 1 => vec![Err(error)],
             Err(_) => rows.chunks_mut(1).flat_map(|one| self.pass(one)).collect(),

@@ -121,7 +121,7 @@ fn texts_that_must_wait_for_memory_are_the_same() {
     let roomy = engine(EngineConfig::default());
     let bytes = roomy.state_bytes;
     let tight = engine(EngineConfig {
-        kv_bytes: bytes[0] * 3,
+        kv_bytes: bytes[0] * 8,
         ..EngineConfig::default()
     });
     let make = |engine: &Engine, i: usize| request(engine, PROMPTS[i % 5], 150);
