@@ -28,6 +28,8 @@ pub enum Command {
     Bench(crate::bench::Bench),
     /// Measure how well a model foretells a text.
     Perplexity(crate::perplexity::Perplexity),
+    /// Answer over HTTP, in the interfaces of OpenAI, Anthropic and Ollama.
+    Serve(crate::serve::Serve),
 }
 
 /// Flags of `generate`.

@@ -9,6 +9,7 @@ mod inspect;
 mod perplexity;
 mod place;
 mod report;
+mod serve;
 
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn run() -> ExitCode {
         Command::Convert(options) => convert::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Perplexity(options) => perplexity::run(&options),
+        Command::Serve(options) => serve::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,7 @@ mod chat;
 pub mod config;
 pub mod convert;
 mod detokenizer;
+pub mod engine;
 mod error;
 pub mod families;
 mod folder;

@@ -107,6 +107,12 @@ impl Model {
         (&mut self.decoder, &self.tokenizer)
     }
 
+    /// Decoder and tokenizer, each to go its own way.
+    #[must_use]
+    pub fn into_parts(self) -> (Decoder, Tokenizer) {
+        (self.decoder, self.tokenizer)
+    }
+
     /// Tokens that XTC has to spare, as in mlx-lm: those that end a text, and those of a line break.
     ///
     /// # Errors

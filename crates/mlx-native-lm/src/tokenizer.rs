@@ -305,6 +305,28 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The bytes that a token inside a text stands for: not always whole characters. Ids outside the vocabulary have none.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.token(id) else {
+            return Vec::new();
+        };
+        match &self.chain {
+            // Added tokens stand for themselves.
+            _ if self.is_added(id) => token.into_bytes(),
+            Some(chain) => chain.bytes_of(token),
+            None => self
+                .decode_with_library(&[id], false)
+                .unwrap_or_default()
+                .into_bytes(),
+        }
+    }
+
+    fn is_added(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.get_added_tokens_decoder().contains_key(&id)
+    }
+
     /// Whether an id is that of a special token.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {

@@ -180,6 +180,29 @@ impl Chain {
         }
     }
 
+    /// The bytes that a token inside a text stands for, whole characters or not.
+    pub(crate) fn bytes_of(&self, token: String) -> Vec<u8> {
+        let mut token = match &self.suffix {
+            Some(suffix) => token.replace(suffix, " "),
+            None => token,
+        };
+        for step in &self.tokens {
+            token = step.apply(token, false);
+        }
+        match self.bytes {
+            Bytes::Nowhere => token.into_bytes(),
+            Bytes::Level => {
+                let mut bytes = Vec::new();
+                push_bytes(&token, &mut bytes);
+                bytes
+            }
+            Bytes::Fallback => match is_byte_token(&token) {
+                Some(byte) => vec![byte],
+                None => token.into_bytes(),
+            },
+        }
+    }
+
     fn take(&self, state: &mut ChainState, token: String) -> String {
         let mut token = token;
         for step in &self.tokens {

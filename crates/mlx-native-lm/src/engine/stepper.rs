@@ -1,0 +1,148 @@
+//! The one place where the engine meets the network: rows of many sequences in, logits out.
+
+use crate::error::Result;
+pub(super) use crate::model::Wanted;
+use crate::model::{self, Decoder, SequenceState};
+
+/// Rows that are computed in one pass at most. Up to so many the kernels are those for few rows, which give a row the same bits
+/// whatever stands beside it; from a dozen on it would be those for many.
+const ROWS: usize = 8;
+
+/// What one sequence does in a step.
+pub(super) struct Rows<'a, S> {
+    pub tokens: &'a [u32],
+    pub state: &'a mut S,
+    pub wanted: Wanted,
+}
+
+/// A network that many sequences are fed to.
+pub(super) trait Stepper {
+    /// What it keeps of a sequence.
+    type State;
+
+    fn vocab_size(&self) -> usize;
+    /// Tokens of one sequence in a step at most.
+    fn chunk(&self) -> usize;
+    /// Bytes that a state of so many positions takes.
+    fn state_bytes(&self, positions: usize) -> usize;
+    fn bytes(&self, state: &Self::State) -> usize;
+    fn new_state(&mut self, positions: usize) -> Result<Self::State>;
+    fn fork(&mut self, state: &Self::State) -> Result<Self::State>;
+    /// Whether a state of `len` positions can go back to `kept`.
+    fn can_truncate(&self, state: &Self::State, kept: usize) -> bool;
+    fn truncate(&mut self, state: &mut Self::State, kept: usize) -> Result<()>;
+    /// Computes the rows of every sequence: the logits that each wanted, or its error. What goes wrong with one does not touch
+    /// the others.
+    fn step(&mut self, rows: &mut [Rows<'_, Self::State>]) -> Vec<Result<Vec<f32>>>;
+}
+
+/// Rows through a [`Decoder`]: next tokens together, chunks of prompts each by itself.
+pub(super) struct Passes {
+    decoder: Decoder,
+    /// Bytes of an empty state, and of each position.
+    fixed_bytes: usize,
+    position_bytes: usize,
+}
+
+impl Passes {
+    pub fn new(decoder: Decoder) -> Result<Self> {
+        // Two sizes give the line that the others lie on, or below it where a layer has a window.
+        const FEW: usize = 256;
+        let bytes = |positions: usize| Ok::<_, crate::LmError>(decoder.new_state(positions)?.byte_len());
+        let (few, more) = (bytes(FEW)?, bytes(2 * FEW)?);
+        let position_bytes = more.saturating_sub(few).div_ceil(FEW);
+        Ok(Passes {
+            decoder,
+            fixed_bytes: few.saturating_sub(position_bytes * FEW),
+            position_bytes,
+        })
+    }
+
+    /// One pass. What it refuses as a whole is tried one by one, so that only those at fault fail.
+    fn pass(&mut self, rows: &mut [&mut Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
+        let result = {
+            let mut wanted = Vec::with_capacity(rows.len());
+            for row in rows.iter_mut() {
+                wanted.push(model::Rows {
+                    tokens: row.tokens,
+                    wanted: row.wanted,
+                    state: &mut *row.state,
+                });
+            }
+            self.decoder.step(&mut wanted)
+        };
+        match result {
+            Ok(logits) => logits.into_iter().map(Ok).collect(),
+            Err(error) if rows.len() == 1 => vec![Err(error)],
+            Err(_) => rows.chunks_mut(1).flat_map(|one| self.pass(one)).collect(),
+        }
+    }
+}
+
+impl Stepper for Passes {
+    type State = SequenceState;
+
+    fn vocab_size(&self) -> usize {
+        self.decoder.spec().vocab_size
+    }
+
+    fn chunk(&self) -> usize {
+        self.decoder.chunk()
+    }
+
+    fn state_bytes(&self, positions: usize) -> usize {
+        let positions = positions.max(1).next_multiple_of(64);
+        self.position_bytes
+            .saturating_mul(positions)
+            .saturating_add(self.fixed_bytes)
+    }
+
+    fn bytes(&self, state: &SequenceState) -> usize {
+        state.byte_len()
+    }
+
+    fn new_state(&mut self, positions: usize) -> Result<SequenceState> {
+        self.decoder.new_state(positions)
+    }
+
+    fn fork(&mut self, state: &SequenceState) -> Result<SequenceState> {
+        Ok(state.fork())
+    }
+
+    fn can_truncate(&self, state: &SequenceState, kept: usize) -> bool {
+        state.can_truncate(kept).is_ok()
+    }
+
+    fn truncate(&mut self, state: &mut SequenceState, kept: usize) -> Result<()> {
+        state.truncate(kept)
+    }
+
+    fn step(&mut self, rows: &mut [Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
+        let mut results: Vec<Option<Result<Vec<f32>>>> = rows.iter().map(|_| None).collect();
+        let is_next = |row: &Rows<'_, SequenceState>| row.tokens.len() == 1 && row.wanted == Wanted::Last;
+        let (mut next, mut chunks) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter_mut().enumerate() {
+            if is_next(row) {
+                next.push((index, row));
+            } else {
+                chunks.push((index, row));
+            }
+        }
+        let most = ROWS.min(self.decoder.chunk()).max(1);
+        for (group, size) in [(&mut next, most), (&mut chunks, 1)] {
+            for part in group.chunks_mut(size) {
+                let indices: Vec<usize> = part.iter().map(|(index, _)| *index).collect();
+                let mut rows: Vec<_> = part.iter_mut().map(|(_, row)| &mut **row).collect();
+                for (index, result) in indices.into_iter().zip(self.pass(&mut rows)) {
+                    results[index] = Some(result);
+                }
+            }
+        }
+        let missing = || {
+            Err(crate::LmError::InvalidArgument(
+                "a step without a result".to_owned(),
+            ))
+        };
+        results.into_iter().map(|r| r.unwrap_or_else(missing)).collect()
+    }
+}

@@ -1,0 +1,193 @@
+//! From a chat to a request of the engine, and to what reads its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlx_native_lm::engine::{Begin, Grammar, Request};
+use mlx_native_lm::{ChatMessage, ChatOptions};
+use serde_json::{Map, Value, json};
+
+use super::family::Family;
+use super::forced;
+use super::messages::{Choice, Tool};
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::models::ServedModel;
+use crate::output::Reader;
+
+/// Longest time that a chat template may take.
+const TEMPLATE_TIME: Duration = Duration::from_secs(10);
+
+/// A chat, whichever interface it came by.
+#[derive(Debug, Clone)]
+pub(crate) struct Chat {
+    pub messages: Vec<ChatMessage>,
+    pub tools: Vec<Tool>,
+    pub choice: Choice,
+    pub parallel: bool,
+    /// Further variables of the template.
+    pub variables: Map<String, Value>,
+    /// Whether the answer goes on with the last message.
+    pub continues: bool,
+    /// The form of the answer, and the name of the field that asks for it.
+    pub grammar: Option<(String, Grammar)>,
+    pub request: Request,
+}
+
+/// A request that is ready, and what reads the text of its choices.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub model: Arc<ServedModel>,
+    pub request: Request,
+    pub reader: Reader,
+}
+
+/// Makes the prompt and the grammar. Everything that may be wrong with a request is said here, before an answer begins.
+pub(crate) async fn prepare(app: &App, model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
+    if chat.choice == Choice::None {
+        chat.tools.clear();
+    }
+    let permit = app.templates.clone().acquire_owned().await;
+    let task = {
+        let model = model.clone();
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            build(model, chat)
+        })
+    };
+    match tokio::time::timeout(TEMPLATE_TIME, task).await {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(_)) => Err(ApiError::invalid("messages", "the prompt could not be made")),
+        // The thread runs on until the template's own budget ends it; its permit is not given back before.
+        Err(_) => Err(ApiError::invalid("messages", "the chat template takes too long")),
+    }
+}
+
+fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
+    let text = render(&model, &mut chat)?;
+    chat.request.prompt = model.tokenizer.encode_with(&text, false)?;
+    // Where the template has opened what the model thinks, the text begins inside.
+    let open = model.thinking.filter(|t| text.trim_end().ends_with(t.open));
+    let closed = model.thinking.is_some_and(|t| text.trim_end().ends_with(t.close));
+    let mut family = model.family;
+    let mut constraint = None;
+    let forced = matches!(chat.choice, Choice::Required | Choice::Named(_));
+    if let Some((name, grammar)) = &chat.grammar {
+        if forced {
+            return Err(ApiError::invalid(
+                name,
+                "it cannot be joined with a tool_choice that forces a call",
+            ));
+        }
+        let compiled = model.backend.compile(grammar).map_err(|error| match error {
+            mlx_native_lm::engine::EngineError::Invalid { message, .. } => ApiError::invalid(name, message),
+            other => other.into(),
+        })?;
+        constraint = Some(compiled);
+    } else if forced {
+        family = forced::parser_of(model.family);
+        constraint = Some(forced::required(
+            &model,
+            &chat.tools,
+            &chat.choice,
+            chat.parallel,
+        )?);
+    } else if !chat.tools.is_empty() {
+        constraint = forced::lazy(&model, &chat.tools)?;
+        chat.request.constraint = constraint.take();
+    }
+    if let Some(constraint) = constraint {
+        // What a model thinks is free; where the prompt does not open it, the form holds at once.
+        let begin = match open {
+            Some(thinking) => Begin::After(thinking.close.to_owned()),
+            None => Begin::AtOnce,
+        };
+        chat.request.constraint = Some(constraint.beginning(begin));
+    }
+    let is_form = chat.grammar.is_some();
+    let thinking = model.thinking.filter(|_| !closed && !(is_form && open.is_none()));
+    let tools = if is_form && chat.tools.is_empty() {
+        Vec::new()
+    } else {
+        chat.tools
+    };
+    let harmony = model.family == Family::Harmony && !is_form && !forced;
+    let reader = Reader::new(
+        if harmony { Family::Harmony } else { family },
+        tools,
+        thinking,
+        open.is_some(),
+    );
+    Ok(Prepared {
+        model,
+        request: chat.request,
+        reader,
+    })
+}
+
+fn render(model: &ServedModel, chat: &mut Chat) -> ApiResult<String> {
+    if !chat.tools.is_empty() {
+        let tools: Vec<Value> = chat.tools.iter().map(|t| t.json.clone()).collect();
+        if model.template_has_tools {
+            chat.variables.insert("tools".to_owned(), Value::Array(tools));
+        } else {
+            describe_tools(&mut chat.messages, &tools);
+        }
+    }
+    let options = ChatOptions {
+        add_generation_prompt: !chat.continues,
+        continue_final_message: chat.continues,
+        variables: std::mem::take(&mut chat.variables),
+        local_time: None,
+    };
+    Ok(model.template.render(&chat.messages, &options)?)
+}
+
+/// Tells a model whose template knows no tools of them, in the system's message.
+fn describe_tools(messages: &mut Vec<ChatMessage>, tools: &[Value]) {
+    let list: Vec<String> = tools.iter().map(Value::to_string).collect();
+    let text = format!(
+        "You may call these tools:\n<tools>\n{}\n</tools>\nA call is written as\n<tool_call>\n{{\"name\": \"NAME\", \"arguments\": {{…}}}}\n</tool_call>",
+        list.join("\n")
+    );
+    match messages.first_mut() {
+        Some(first) if first.role == "system" => {
+            first.content = format!("{}\n\n{text}", first.content);
+        }
+        _ => messages.insert(0, ChatMessage::new("system", text)),
+    }
+}
+
+/// Variables of the template that requests in OpenAI's manner may set.
+pub(crate) fn variables(fields: &crate::fields::Fields<'_>) -> ApiResult<Map<String, Value>> {
+    let mut variables = Map::new();
+    match fields.str("reasoning_effort")? {
+        Some("none") => {
+            variables.insert("enable_thinking".to_owned(), json!(false));
+        }
+        Some(effort) => {
+            variables.insert("reasoning_effort".to_owned(), json!(effort));
+        }
+        None => {}
+    }
+    if let Some(flag) = fields.bool("enable_thinking")? {
+        variables.insert("enable_thinking".to_owned(), json!(flag));
+    }
+    if let Some(further) = fields.object("chat_template_kwargs")? {
+        for (name, value) in further {
+            variables.insert(name.clone(), value.clone());
+        }
+    }
+    if fields.get("chat_template").is_some() {
+        return Err(ApiError::unsupported("chat_template"));
+    }
+    for name in ["messages", "tools", "add_generation_prompt"] {
+        if variables.contains_key(name) {
+            return Err(ApiError::invalid(
+                format!("chat_template_kwargs.{name}"),
+                "it is set by the request itself",
+            ));
+        }
+    }
+    Ok(variables)
+}
