@@ -68,16 +68,16 @@ pub enum Mode {
 pub enum Mixed {
     /// 2 and 6 bits.
     #[value(name = "mixed_2_6")]
-    Mixed2And6,
+    TwoAndSix,
     /// 3 and 4 bits.
     #[value(name = "mixed_3_4")]
-    Mixed3And4,
+    ThreeAndFour,
     /// 3 and 6 bits.
     #[value(name = "mixed_3_6")]
-    Mixed3And6,
+    ThreeAndSix,
     /// 4 and 6 bits.
     #[value(name = "mixed_4_6")]
-    Mixed4And6,
+    FourAndSix,
 }
 
 /// Values of `--dtype`.
@@ -139,10 +139,10 @@ fn settings(options: &Convert) -> Result<ConvertOptions> {
     Ok(ConvertOptions {
         quantize: options.quantize.then_some(spec),
         recipe: options.quant_predicate.map(|mixed| match mixed {
-            Mixed::Mixed2And6 => Recipe::Mixed2And6,
-            Mixed::Mixed3And4 => Recipe::Mixed3And4,
-            Mixed::Mixed3And6 => Recipe::Mixed3And6,
-            Mixed::Mixed4And6 => Recipe::Mixed4And6,
+            Mixed::TwoAndSix => Recipe::Mixed2And6,
+            Mixed::ThreeAndFour => Recipe::Mixed3And4,
+            Mixed::ThreeAndSix => Recipe::Mixed3And6,
+            Mixed::FourAndSix => Recipe::Mixed4And6,
         }),
         dequantize: options.dequantize,
         dtype: options.dtype.map(|dtype| match dtype {

@@ -103,10 +103,9 @@ impl Converter<'_> {
             name: format!("{}.{name}", part.path),
             bytes,
         };
-        if let (None, false) = (spec, self.unpack) {
-            if !matches!(part.format, WeightFormat::Dense(_) | WeightFormat::Ggml(_)) {
-                return self.kept(part, format);
-            }
+        let packed = !matches!(part.format, WeightFormat::Dense(_) | WeightFormat::Ggml(_));
+        if packed && spec.is_none() && !self.unpack {
+            return self.kept(part, format);
         }
         let values = match part.format {
             WeightFormat::Dense(_) | WeightFormat::Ggml(_) => {
@@ -240,16 +239,20 @@ fn affine_values(
         let mut values = dequantize::<S>(words, &scales, &zeros, k, format)?;
         for (group, bias) in values.chunks_mut(group).zip(&biases) {
             for value in group {
-                *value = f32::from(round::<S>(f32::from(round::<S>(*value)) + f32::from(*bias)));
+                *value = rounded::<S>(rounded::<S>(*value) + wide(*bias));
             }
         }
         values
     }))
 }
 
-/// The nearest number of a narrower type, ties to even.
-fn round<S: Narrow>(value: f32) -> S {
-    S::narrow(value)
+/// The nearest number that `S` has, ties to even.
+fn rounded<S: Narrow + Into<f32>>(value: f32) -> f32 {
+    S::narrow(value).into()
+}
+
+fn wide(value: impl Into<f32>) -> f32 {
+    value.into()
 }
 
 /// Types that f32 is rounded to.

@@ -34,10 +34,10 @@ pub(super) fn decoder(c: &Config<'_>, mixed: impl Fn(usize, &str) -> Result<Laye
     let bias = c.flag("use_bias", false)?;
     let dense = c.natural("first_k_dense_replace", 0)?;
     let mut head = c.head("", false)?;
-    if c.flag("norm_head", false)? {
-        if let Some(matrix) = &mut head.matrix {
-            matrix.unit = Some(Unit::Columns);
-        }
+    if c.flag("norm_head", false)?
+        && let Some(matrix) = &mut head.matrix
+    {
+        matrix.unit = Some(Unit::Columns);
     }
     let mut spec = decoder_named(c, head, |i, path| {
         let mut layer = mixed(i, path)?;

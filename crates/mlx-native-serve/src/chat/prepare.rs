@@ -105,7 +105,7 @@ fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
         chat.request.constraint = Some(constraint.beginning(begin));
     }
     let is_form = chat.grammar.is_some();
-    let thinking = model.thinking.filter(|_| !closed && !(is_form && open.is_none()));
+    let thinking = model.thinking.filter(|_| !closed && (!is_form || open.is_some()));
     let tools = if is_form && chat.tools.is_empty() {
         Vec::new()
     } else {

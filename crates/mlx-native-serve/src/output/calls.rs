@@ -60,7 +60,11 @@ enum Place {
     /// Content; `fresh` while a bare call may begin.
     Text { fresh: bool },
     /// A call, with the text from its mark on, in case it is none.
-    Call { body: Body, raw: String, begun: bool },
+    Call {
+        body: Box<Body>,
+        raw: String,
+        begun: bool,
+    },
 }
 
 /// Finds calls in the content of an answer.
@@ -180,7 +184,7 @@ impl Calls {
 
     fn begin(&mut self, mark: &str, raw: String) {
         self.place = Place::Call {
-            body: Body::new(self.family, mark, self.tools.clone()),
+            body: Box::new(Body::new(self.family, mark, self.tools.clone())),
             raw,
             begun: false,
         };

@@ -62,7 +62,7 @@ enum Kind {
     Plain,
     Marked {
         split: Option<Split>,
-        calls: Option<Calls>,
+        calls: Option<Box<Calls>>,
     },
     Harmony(Harmony),
 }
@@ -84,7 +84,7 @@ impl Reader {
         Reader {
             kind: Kind::Marked {
                 split: thinking.map(|t| Split::new(t, open)),
-                calls: (!tools.is_empty()).then(|| Calls::new(family, tools)),
+                calls: (!tools.is_empty()).then(|| Box::new(Calls::new(family, tools))),
             },
         }
     }
@@ -101,7 +101,7 @@ impl Reader {
                     Some(split) => split.push(text, &mut said),
                     None => push(&mut said, Delta::Content(text.to_owned())),
                 }
-                read_calls(calls.as_mut(), said, &mut out);
+                read_calls(calls.as_deref_mut(), said, &mut out);
             }
         }
         out
@@ -118,7 +118,7 @@ impl Reader {
                 if let Some(split) = split {
                     split.finish(&mut said);
                 }
-                read_calls(calls.as_mut(), said, &mut out);
+                read_calls(calls.as_deref_mut(), said, &mut out);
                 if let Some(calls) = calls {
                     calls.finish(&mut out);
                 }
