@@ -83,7 +83,7 @@ fn a_chat_template_runs_where_address_space_is_short() {
     let template =
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content | trim }}{% endif %}{% endfor %}";
     let path = folder("little-space", template);
-    for kilobytes in [700_000, 200_000] {
+    for kilobytes in [700_000, 400_000] {
         let line = format!(
             "ulimit -v {kilobytes}; mlx generate --model {} --threads 2 --prompt Hi --max-tokens 1",
             path.display()

@@ -90,11 +90,19 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         "max_window_layers" => true,
         "layer_types" => are_read(fields, value),
         "rope_parameters" => value.as_object().is_some_and(Map::is_empty),
-        "rope_theta" => false,
+        "rope_theta" => match model_type(fields) {
+            // No layer turns.
+            "kimi_linear" => true,
+            "recurrent_gemma" => number(10_000.0),
+            // Said again by kind of layer, which is read.
+            _ => fields.get("rope_parameters").is_some_and(Value::is_object),
+        },
         "rope_type" | "type" if in_rope => match value.as_str() {
             Some("default" | "mrope") => true,
             // By its `alpha`, which is read.
             Some("dynamic") => model_type(fields).starts_with("hunyuan"),
+            // Its factors are read.
+            Some("longrope") => model_type(fields) == "phimoe",
             _ => false,
         },
         // Latent attention has its own size of what turns; GLM turns one half.
@@ -110,6 +118,33 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         "mlp_only_layers" => value.as_array().is_some_and(Vec::is_empty),
         "final_logit_softcapping" => number(15.0),
         "layer_norm_epsilon" => number(1e-5),
+        // The other goes before it.
+        "window_size" => fields.contains_key("sliding_window"),
+        "mla_use_nope" => value.as_bool() == Some(true),
+        "n_group" => number(1.0) || fields.get("topk_method").and_then(Value::as_str) == Some("greedy"),
+        "scoring_func" if value.as_str() == Some("sigmoid") => true,
+        "topk_method" if value.as_str() == Some("noaux_tc") => true,
+        // Said again by the pattern of the layers, which is read.
+        "num_hidden_layers" => fields.contains_key("hybrid_override_pattern"),
+        // The base is scaled by `alpha`, which is read.
+        "factor" if in_rope && model_type(fields).starts_with("hunyuan") => true,
+        "mlp_hidden_act" => value.as_str() == Some("relu2"),
+        "mamba_hidden_act" => value.as_str() == Some("silu"),
+        "moe_apply_router_weight_on_input" => value.as_bool() == Some(false),
+        "attention_method" => value.as_str() == Some("MLA"),
+        "residual_gate_temperature" => number(0.3),
+        // Of the larger models of that name: this type is the dense one, and does not look at them in mlx-lm either.
+        "attention_chunk_size"
+        | "attn_scale"
+        | "attn_temperature_tuning"
+        | "floor_scale"
+        | "interleave_moe_layer_step"
+        | "num_experts_per_tok"
+        | "num_local_experts"
+            if model_type(fields) == "llama4_text" =>
+        {
+            true
+        }
         "swiglu_limit" => number(7.0),
         "swiglu_alpha" => number(1.702),
         "time_step_limit" => value.as_array().is_some_and(|ends| {
@@ -143,7 +178,14 @@ fn are_read(fields: &Map<String, Value>, value: &Value) -> bool {
         || PATTERNS.iter().any(|name| fields.get(*name).is_some())
         || matches!(
             model_type(fields),
-            "cohere2" | "lfm2" | "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text"
+            "cohere2"
+                | "gemma2"
+                | "gemma3_text"
+                | "lfm2"
+                | "minimax"
+                | "qwen3_next"
+                | "qwen3_5_text"
+                | "qwen3_5_moe_text"
         )
 }
 
@@ -153,7 +195,7 @@ fn is_own_activation(fields: &Map<String, Value>, value: &Value) -> bool {
     match model_type(fields) {
         "gpt2" | "gptj" | "gpt_neox" | "phi" | "starcoder2" | "phixtral" => name.starts_with("gelu"),
         gemma if gemma.starts_with("gemma") => name.starts_with("gelu"),
-        "nanochat" | "nemotron" => name == "relu2",
+        "nanochat" | "nemotron" | "bitnet" => name == "relu2",
         "apertus" => name == "xielu",
         _ => matches!(name, "silu" | "swish"),
     }

@@ -111,7 +111,14 @@ fn usual(meta: &Metadata<'_>, model: &GgufModel) -> Result<Map<String, Value>> {
                 json!(meta.float("attention.layer_norm_rms_epsilon")?),
             ),
             ("vocab_size", json!(vocab)),
-            ("hidden_act", json!("silu")),
+            (
+                "hidden_act",
+                json!(if meta.arch.starts_with("gemma") {
+                    "gelu_pytorch_tanh"
+                } else {
+                    "silu"
+                }),
+            ),
             ("max_position_embeddings", json!(meta.count("context_length")?)),
             (
                 "rope_theta",

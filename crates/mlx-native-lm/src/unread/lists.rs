@@ -213,6 +213,8 @@ pub(super) const CONFIG_FIELDS: Unread = &[
             "residual_in_fp32",
             "num_logits_to_keep",
             "reorder_and_upcast_attn",
+            "mamba_ssm_cache_dtype",
+            "moe_shared_expert_overlap",
         ],
     ),
     (
@@ -242,11 +244,26 @@ pub(super) const CONFIG_FIELDS: Unread = &[
             "mamba_n_groups",
             "mamba_n_heads",
             "time_step_rank",
+            "block_dim",
+            "block_ffn_dim_multiplier",
+            "block_multiple_of",
+            "vocab_size",
+            "vocab_size_per_layer_input",
+            "intermediate_size_mlp",
+            "lm_head_bias",
         ],
     ),
     (
         "says again what a field that is read says: which layers are of which kind",
-        &["mlp_layer_types"],
+        &[
+            "mlp_layer_types",
+            "full_attn_layers",
+            "global_attn_every_n_layers",
+            "no_rope_layer_interval",
+            "no_rope_layers",
+            "moe_layers",
+            "per_layer_config",
+        ],
     ),
     (
         "the weights have it in them, as MLX's checkpoints are written",
@@ -266,6 +283,11 @@ pub(super) const CONFIG_FIELDS: Unread = &[
         "mlx-lm does not look at it in the families that leave it unread here",
         &[
             "dim_model_base",
+            "moe_norm_min",
+            "post_norm",
+            "rope_scaling.attention_factor",
+            "rope_scaling.short_mscale",
+            "shared_intermediate_size",
             "rms_norm_eps",
             "rope_parameters.truncate",
             "rope_scaling.truncate",
@@ -274,6 +296,10 @@ pub(super) const CONFIG_FIELDS: Unread = &[
     (
         "matters where a rotation is extended only, and is read there",
         &["original_max_position_embeddings"],
+    ),
+    (
+        "says how long texts may be; no text is cut, and a longer one is noted where the family reads its length",
+        &["n_ctx", "model_max_length"],
     ),
     (
         "MLX writes how weights are packed twice, and the first counts",
@@ -350,6 +376,9 @@ pub(super) const CONFIG_FIELDS: Unread = &[
             "projection_*",
             "spatial_merge_size",
             "image_seq_length",
+            "out_hidden_size",
+            "rope_parameters.mrope_section",
+            "rope_scaling.mrope_section",
         ],
     ),
 ];
@@ -417,6 +446,13 @@ pub(crate) const GENERATION_FIELDS: Unread = &[
             "continuous_batching_config",
             "prefill_chunk_size",
             "is_assistant",
+            "constraints",
+            "encoder_no_repeat_ngram_size",
+            "max_cache_len",
+            "max_matching_ngram_size",
+            "speculation_type",
+            "target_lookbehind",
+            "use_mtp",
         ],
     ),
     (

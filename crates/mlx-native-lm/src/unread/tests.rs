@@ -81,7 +81,31 @@ fn no_field_of_the_golden_configurations_is_passed_over() {
 }
 
 /// Types whose defaults in transformers are none that mlx-lm builds.
-const REFUSED: usize = 13;
+const REFUSED: [&str; 23] = [
+    "bailing_hybrid",
+    "dbrx",
+    "deepseek_v2",
+    "dots1",
+    "exaone",
+    "exaone4",
+    "exaone_moe",
+    "gemma3",
+    "gemma3_text",
+    "gemma3n",
+    "glm4_moe",
+    "gpt_bigcode",
+    "kimi_linear",
+    "lfm2_moe",
+    "mellum",
+    "mimo_v2_flash",
+    "olmo",
+    "olmo3",
+    "pixtral",
+    "qwen3_moe",
+    "qwen3_vl_moe",
+    "recurrent_gemma",
+    "step3p5",
+];
 
 /// The same of what transformers saves for these types: the names that files of real models have.
 #[test]
@@ -97,12 +121,15 @@ fn no_field_of_real_configurations_is_passed_over() {
                 }
             }
             Walk::NoFamily => {}
-            Walk::Refused(error) => refused.push(format!("{name}: {error}")),
+            Walk::Refused(error) if !REFUSED.contains(&name.as_str()) => {
+                refused.push(format!("{name}: {error}"))
+            }
+            Walk::Refused(_) => {}
         }
     }
     assert!(unknown.is_empty(), "{}", report(&unknown));
     // What transformers has by default and mlx-lm has not, by name.
-    assert!(refused.len() <= REFUSED, "{}", refused.join("\n"));
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 
     let text = serde_json::to_vec(&real["generation_config.json"]).unwrap();
     let (_, unknown) = GenerationConfig::parse_all(&text).unwrap();

@@ -70,7 +70,7 @@ fn answer(engine: &Engine, request: Request) -> Answer {
 const PROMPTS: [&str; 5] = [
     "Ownership in Rust means",
     "A slice is a view into",
-    "fn main() { let x = Vec::new(); for i in 0..10 { println!(\"{}\", i); } } // This program prints the numbers from",
+    "fn main() { let x = Vec::new(); for i in 0..10 { println!(\"{}\", i); } } // This program prints the numbers from 0 to 9, each on a line of its own",
     "The trait `Iterator`",
     "Returns",
 ];
@@ -225,7 +225,11 @@ fn prompts_have_probabilities_too() {
         .iter()
         .map(|l| l.as_ref().unwrap().logprob)
         .collect();
-    assert_eq!(of_answer, whole.logprobs);
+    // Rows of a prompt come from kernels for many rows, which add up in another order.
+    for (of_prompt, of_text) in of_answer.iter().zip(&whole.logprobs) {
+        assert!((of_prompt - of_text).abs() < 1e-4, "{of_prompt} beside {of_text}");
+    }
+    assert_eq!(of_answer.len(), whole.logprobs.len());
     assert!(
         found[1..]
             .iter()
