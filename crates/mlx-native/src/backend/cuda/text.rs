@@ -106,13 +106,14 @@ pub(super) fn unit(
     }
     text.push_str("namespace metal {\n");
     text.push_str(&rewritten.text);
-    let mut bodies: Vec<&Body> = Vec::new();
-    for body in wanted.iter().filter_map(|w| w.body) {
-        if !bodies.contains(&body) {
-            bodies.push(body);
+    // Bodies share texts: each goes in once.
+    let mut texts: Vec<&(&str, &str)> = Vec::new();
+    for body_text in wanted.iter().filter_map(|w| w.body).flat_map(|b| b.texts) {
+        if !texts.contains(&body_text) {
+            texts.push(body_text);
         }
     }
-    for (name, body) in bodies.iter().flat_map(|b| b.texts) {
+    for (name, body) in texts {
         let _ = write!(text, "\n#line 1 \"{name}\"\n{body}");
     }
     text.push_str("\n#line 1 \"entry\"\n");
