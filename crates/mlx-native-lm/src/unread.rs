@@ -167,6 +167,8 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         {
             true
         }
+        // Of images, or of none: tokens of a text see what came before.
+        "use_bidirectional_attention" => value.as_bool() == Some(false) || value.as_str() == Some("vision"),
         "swiglu_limit" => number(7.0),
         "swiglu_alpha" => number(1.702),
         "time_step_limit" => value.as_array().is_some_and(|ends| {

@@ -255,6 +255,10 @@ fn what_a_family_does_not_read_is_refused_where_it_matters() {
         ),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         (
+            json!({"use_bidirectional_attention": true}),
+            "use_bidirectional_attention",
+        ),
+        (
             json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
             "rope_parameters.partial_rotary_factor",
         ),
@@ -345,12 +349,19 @@ fn a_window_of_llama_is_told_as_a_field_without_effect() {
     let config = with(json!({"model_type": "llama", "sliding_window": 4}));
     (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
     config.refuse_unread().unwrap();
-    assert_eq!(config.unknown(), ["sliding_window"]);
+    assert_eq!(told(&config), ["sliding_window"]);
     for unused in [json!(null), json!(1_000_000)] {
         let config = with(json!({"model_type": "llama", "sliding_window": unused}));
         (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
-        assert!(config.unknown().is_empty());
+        assert!(told(&config).is_empty());
     }
+}
+
+/// What nobody reads and nobody knows, once everything was read.
+fn told(config: &ConfigFile) -> Vec<String> {
+    config.eos_token_ids().unwrap();
+    config.quantization().unwrap();
+    config.unknown()
 }
 
 /// transformers 5 writes the rotation of each kind of layer by its name; older files say the same in other fields.
@@ -376,7 +387,7 @@ fn rotations_by_kind_of_layer() {
         let spec =
             (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
         config.refuse_unread().unwrap();
-        assert_eq!(config.unknown(), Vec::<String>::new(), "{model_type}");
+        assert_eq!(told(&config), Vec::<String>::new(), "{model_type}");
         let linear = RopeScaling::Linear { factor: 8.0 };
         assert_eq!(
             rope_of(&spec, 0),

@@ -352,6 +352,7 @@ pub(super) const CONFIG_FIELDS: Unread = &[
         &[
             "vision_config",
             "audio_config",
+            "audio_soft_tokens_per_image",
             "num_nextn_predict_layers",
             "mtp_*",
             "num_mtp_*",
