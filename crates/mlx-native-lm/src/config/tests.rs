@@ -357,6 +357,21 @@ fn a_window_of_llama_is_told_as_a_field_without_effect() {
     }
 }
 
+/// Wavelengths that old checkpoints keep in each layer are let go, as in mlx-lm, and none elsewhere.
+#[test]
+fn wavelengths_in_checkpoints() {
+    let dropped = read(json!({})).unwrap().dropped;
+    let goes = |name: &str| {
+        dropped
+            .iter()
+            .any(|p| name.contains(p.strip_prefix('*').unwrap_or(p)))
+    };
+    assert!(goes("model.layers.0.self_attn.rotary_emb.inv_freq"));
+    assert!(goes("gpt_neox.layers.3.attention.rotary_emb.inv_freq"));
+    assert!(goes("model.layers.0.attention.rope.inv_freq"));
+    assert!(!goes("model.rotary_emb.inv_freq") && !goes("model.inv_freq"));
+}
+
 /// What nobody reads and nobody knows, once everything was read.
 fn told(config: &ConfigFile) -> Vec<String> {
     config.eos_token_ids().unwrap();
