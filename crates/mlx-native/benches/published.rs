@@ -135,7 +135,11 @@ fn products(device: &MlxDevice, repeats: u32, runs: u32) -> Result<()> {
     let plane = || device.alloc_tensor(DType::BF16, &[n as usize, (k / group_size) as usize]);
     let [scales, biases] = [plane()?, plane()?];
     let format = WeightFormat::affine(4, group_size, DType::BF16)?;
-    let planes: Vec<MlxBuffer> = vec![words.clone(), scales.clone(), biases.clone()];
+    let planes: Vec<MlxBuffer> = vec![
+        words.view(0, DType::U32, words.shape().to_vec())?,
+        scales.view(0, DType::BF16, scales.shape().to_vec())?,
+        biases.view(0, DType::BF16, biases.shape().to_vec())?,
+    ];
     let weight = Weight::new(format, planes, &[n as usize, k as usize])?;
     for m in [1u32, 8] {
         let x = device.alloc_tensor(DType::BF16, &[m as usize, k as usize])?;
