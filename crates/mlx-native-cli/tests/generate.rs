@@ -69,6 +69,8 @@ fn the_demo_model_writes_text() {
         "12",
         "--temp",
         "0",
+        "--dtype",
+        "f32",
     ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(
