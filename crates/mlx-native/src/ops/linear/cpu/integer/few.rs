@@ -6,7 +6,7 @@ use super::activations::{EIGHT, Layout, Run};
 use super::level::{Integers, Level};
 use super::{Activations, CLAIM, FewOf, MAX_ROWS, RUN, Scale, Words, on_level};
 use crate::backend::cpu::prefetch::prefetch;
-use crate::isa::{Isa, IsaToken};
+use crate::isa::IsaToken;
 use crate::ops::coding::{IntegerScales, Source};
 use crate::ops::linear::cpu::dots::Sums;
 
@@ -56,11 +56,11 @@ pub(super) const fn functions<C: Words, E: Scale>() -> Functions {
 fn layout_on<C: Words>(isa: IsaToken) -> Layout {
     let split = match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => <<super::x86::Avx2 as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx2 => <<super::x86::Avx2 as Level>::Few as Integers>::SPLIT,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => <<super::x86::Avx512 as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx512 => <<super::x86::Avx512 as Level>::Few as Integers>::SPLIT,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => <<super::x86::Vnni as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx512Bf16 => <<super::x86::Vnni as Level>::Few as Integers>::SPLIT,
         _ => false,
     };
     if split && C::NIBBLES { Layout::Bytes } else { Layout::Words }
