@@ -21,6 +21,7 @@ pub(super) enum Call {
         threads: [u32; 3],
         shared_memory: u32,
         parameters: Vec<Vec<u8>>,
+        early: bool,
     },
     Copy(Address, Address, usize),
     Fill(Address, usize, u8),
@@ -242,6 +243,7 @@ impl Gpu for Recording {
             threads: launch.threads,
             shared_memory: launch.shared_memory,
             parameters: launch.parameters.iter().map(|p| p.to_vec()).collect(),
+            early: launch.early,
         });
         Ok(())
     }

@@ -127,36 +127,3 @@ fn every_kernel_of_the_library_becomes_text() {
     }
     assert!(n >= 240, "{n} kernels");
 }
-
-#[test]
-#[ignore]
-fn dump_units() {
-    use crate::kernel::ConstantValue::{Bool, U32};
-    let registry = crate::KernelRegistry::new();
-    let _ = &registry;
-    let source = std::fs::read_to_string("/tmp/w/linear.flat").unwrap();
-    for (rows, group, x) in [(1u32, 64u32, 2u32), (4, 64, 2), (4, 32, 1), (1, 128, 1)] {
-        let constants = [
-            (0, U32(x)),
-            (1, U32(group)),
-            (2, U32(2)),
-            (3, Bool(false)),
-            (4, U32(rows)),
-            (5, Bool(false)),
-            (6, Bool(false)),
-            (7, Bool(false)),
-            (9, Bool(true)),
-            (10, Bool(true)),
-            (11, U32(1)),
-        ];
-        let text = crate::kernel::msl::only(&source, "linear_mv_affine4");
-        let wanted = Wanted {
-            kernel: "linear_mv_affine4",
-            form: Form::default(),
-            max_threads: None,
-            body: super::super::bodies::find("linear_mv_affine4", &constants),
-        };
-        let unit = unit(&text, &constants, &[wanted]).unwrap();
-        std::fs::write(format!("/tmp/w/unit-{rows}-{group}-{x}.cu"), unit.text).unwrap();
-    }
-}
