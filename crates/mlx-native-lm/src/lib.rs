@@ -46,6 +46,7 @@ mod sampling;
 pub mod spec;
 mod stream;
 mod tensors;
+mod token_text;
 mod tokenizer;
 mod unread;
 
