@@ -347,10 +347,18 @@ fn main() -> Result<()> {
     for &n in &o.batch {
         let mut batch = Batch::new(&decoder)?;
         for s in 0..n as u32 {
-            let prompt: Vec<u32> = (0..128).map(|i: u32| (s + i).wrapping_mul(7919) % vocab).collect();
+            let prompt: Vec<u32> = (0..128)
+                .map(|i: u32| (s + i).wrapping_mul(7919) % vocab)
+                .collect();
             let state = decoder.new_state(128 + o.decode + 16)?;
             // All begin to decode together: those whose prompts come first wait with a token that is not counted.
-            add(&mut batch, &decoder, state, &prompt, 128 / n.max(1) + n + o.decode + 9)?;
+            add(
+                &mut batch,
+                &decoder,
+                state,
+                &prompt,
+                128 / n.max(1) + n + o.decode + 9,
+            )?;
         }
         let seconds = steps(&mut batch, &mut decoder, n, o.decode)?;
         println!(

@@ -49,7 +49,9 @@ const KEPT_GRAPHS: usize = 16;
 impl<G: Gpu> KeptGraph<G> {
     /// Whether it was made of this very list.
     fn is_of(&self, work: &Arc<Work>) -> bool {
-        self.list.as_ref().is_some_and(|w| w.as_ptr() == Arc::as_ptr(work))
+        self.list
+            .as_ref()
+            .is_some_and(|w| w.as_ptr() == Arc::as_ptr(work))
     }
 
     /// Whether its list is gone, and nothing can ask for it any more.
@@ -143,7 +145,11 @@ impl<G: Gpu> Queue<G> {
                 let start = self.gpu.record().map_err(queue_error)?;
                 let kept = graphs.remove(at);
                 let result = self.gpu.run_again(&kept.graph);
-                let kept_in = if result.is_ok() { graphs } else { &mut flight.retired };
+                let kept_in = if result.is_ok() {
+                    graphs
+                } else {
+                    &mut flight.retired
+                };
                 kept_in.push(kept);
                 (start, result.map_err(|e| self.health.error(&names(&work), &e)))
             }

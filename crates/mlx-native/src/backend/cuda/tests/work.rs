@@ -381,7 +381,11 @@ fn a_list_that_comes_again_keeps_a_graph_of_its_own() {
     assert_eq!(b.launches().len(), 30);
     // Lists that come once share graphs by shape, and start nothing early.
     submit(&mut b, &y, 10).unwrap();
-    assert!(b.launches()[30..].iter().all(|c| matches!(c, Call::Launch { early: false, .. })));
+    assert!(
+        b.launches()[30..]
+            .iter()
+            .all(|c| matches!(c, Call::Launch { early: false, .. }))
+    );
 }
 
 #[test]
