@@ -14,6 +14,8 @@ pub(super) struct Body {
     pub function: &'static str,
     /// What goes behind the Metal text, in this order: file name and text.
     pub texts: &'static [(&'static str, &'static str)],
+    /// Whether it waits for the launches before it by itself, with something to do before.
+    pub waits: bool,
     pub launch: BodyLaunch,
 }
 
@@ -43,6 +45,7 @@ static LINEAR_MM: Body = Body {
     replaces: "linear_mm",
     function: "linear_mm_tensor",
     texts: &[TENSOR, ("linear_mm.cu", include_str!("bodies/linear_mm.cu"))],
+    waits: false,
     launch: BodyLaunch {
         // The operator's tiles have 32 rows and columns.
         groups: [4, 4],
@@ -51,6 +54,29 @@ static LINEAR_MM: Body = Body {
         blocks: 2,
     },
 };
+
+/// Few rows of x, `$rows` of them in a threadgroup of the operator: sums of 8 warps for 16 outputs of 8 rows, or of one;
+/// `linear_mv.cu`.
+macro_rules! few {
+    ($rows:literal) => {
+        Body {
+            replaces: "linear_mv",
+            function: "linear_mv_tensor",
+            texts: &[TENSOR, ("linear_mv.cu", include_str!("bodies/linear_mv.cu"))],
+            waits: true,
+            launch: BodyLaunch {
+                // The operator's threadgroups have 8 outputs.
+                groups: [2, if $rows == 1 { 1 } else { 8 / $rows }],
+                threads: 256,
+                shared_memory: 8 * 16 * if $rows == 1 { 1 } else { 8 } * 4,
+                blocks: 2,
+            },
+        }
+    };
+}
+
+/// By the rows of a threadgroup.
+static LINEAR_MV: [(u32, Body); 3] = [(1, few!(1)), (2, few!(2)), (4, few!(4))];
 
 /// Attention for heads of up to `$dim` elements: 128 rows of queries, 64 of keys and as many of values, 8 elements longer than
 /// need be; `attention_tiles.cu`.
@@ -63,6 +89,7 @@ macro_rules! attention {
                 TENSOR,
                 ("attention_tiles.cu", include_str!("bodies/attention_tiles.cu")),
             ],
+            waits: false,
             launch: BodyLaunch {
                 groups: [1, 1],
                 threads: 128,
@@ -90,15 +117,28 @@ pub(super) fn find(kernel: &str, constants: &[(u32, ConstantValue)]) -> Option<&
         let is_wide = constants.contains(&(2, ConstantValue::Bool(true)));
         return (is_wide && ["f16", "bf16"].contains(&dtype)).then_some(body);
     }
-    linear(kernel, constants)
-}
-
-fn linear(kernel: &str, constants: &[(u32, ConstantValue)]) -> Option<&'static Body> {
     let number = |index: u32| match constants.iter().find(|c| c.0 == index)?.1 {
         ConstantValue::U32(n) => Some(n),
         ConstantValue::Bool(b) => Some(b.into()),
         _ => None,
     };
+    if kernel == "linear_mv_affine4" {
+        return few_rows(number);
+    }
+    linear(kernel, number)
+}
+
+/// Constants as `linear.metal` numbers them: the dtype of x and of scales, codes and x at multiples of what is loaded at once.
+fn few_rows(number: impl Fn(u32) -> Option<u32>) -> Option<&'static Body> {
+    let (x, scales, group) = (number(0)?, number(2)?, number(1)?);
+    let is_wide = number(9)? == 1 && number(10)? == 1;
+    let fits = (1..=2).contains(&x) && (1..=2).contains(&scales) && [32, 64, 128].contains(&group) && is_wide;
+    let rows = number(4)?;
+    let found = LINEAR_MV.iter().find(|row| row.0 == rows).map(|row| &row.1);
+    found.filter(|_| fits)
+}
+
+fn linear(kernel: &str, number: impl Fn(u32) -> Option<u32>) -> Option<&'static Body> {
     let format = kernel.strip_prefix("linear_mm_")?;
     // Constants as `linear.metal` numbers them: the dtype of x, PLAIN, WIDE_X.
     let x = number(0)?;
@@ -140,6 +180,27 @@ mod tests {
             find("attention_tiles_d64_f32", &wide).is_none()
                 && find("attention_rows_d64_f16", &wide).is_none()
         );
+    }
+
+    #[test]
+    fn few_rows_have_a_body_where_codes_and_rows_are_whole() {
+        let few = |x, scales, group, wide, rows| {
+            let constants = [
+                (0, ConstantValue::U32(x)),
+                (1, ConstantValue::U32(group)),
+                (2, ConstantValue::U32(scales)),
+                (4, ConstantValue::U32(rows)),
+                (9, ConstantValue::Bool(wide)),
+                (10, ConstantValue::Bool(true)),
+            ];
+            find("linear_mv_affine4", &constants).map(|b| b.launch.groups)
+        };
+        assert_eq!(few(2, 2, 64, true, 1), Some([2, 1]));
+        assert_eq!(few(1, 2, 32, true, 2), Some([2, 4]));
+        assert_eq!(few(2, 1, 128, true, 4), Some([2, 2]));
+        assert_eq!(few(0, 2, 64, true, 1), None);
+        assert_eq!(few(2, 0, 64, true, 1), None);
+        assert_eq!(few(2, 2, 64, false, 1), None);
     }
 
     #[test]

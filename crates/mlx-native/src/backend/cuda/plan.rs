@@ -269,6 +269,11 @@ impl<G: Gpu> Plan<G> {
         Ok(at)
     }
 
+    /// Whether the list's inline bytes are on the device as long as it runs.
+    pub fn has_inline(&self) -> bool {
+        self.inline.is_some()
+    }
+
     /// The functions of the launches.
     pub fn functions(&self) -> impl Iterator<Item = &Arc<Compiled<G>>> {
         self.steps.iter().filter_map(|step| match step {
@@ -296,6 +301,7 @@ impl<G: Gpu> Plan<G> {
         &self,
         step: &LaunchStep<G>,
         work: &Work,
+        early: bool,
         tell: impl FnOnce(Launch<'_, G::Function>) -> R,
     ) -> R {
         let parameters: SmallVec<[&[u8]; 16]> = self.parameters[step.parameters.clone()]
@@ -311,6 +317,7 @@ impl<G: Gpu> Plan<G> {
             threads: step.threads,
             shared_memory: step.shared_memory,
             parameters: &parameters,
+            early,
         })
     }
 }

@@ -235,10 +235,15 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         (None, Some(n)) => format!("__launch_bounds__({n}) "),
         (None, None) => String::new(),
     };
+    // A launch may start while those before it run; see `Launch::early`.
+    let wait = match wanted.body {
+        Some(body) if body.waits => "",
+        _ => "on_cuda::let_next_start();\n  on_cuda::wait_for_earlier();\n  ",
+    };
     let _ = write!(
         text,
         "typedef decltype({function}) {symbol}_type;\n{lengths}extern \"C\" __global__ void {bounds}{symbol}({}) {{\n  \
-         {launch}\n  if (launch.is_beyond()) return;\n  {function}({});\n}}\n",
+         {wait}{launch}\n  if (launch.is_beyond()) return;\n  {function}({});\n}}\n",
         buffers.join(", "),
         call.join(", ")
     );
