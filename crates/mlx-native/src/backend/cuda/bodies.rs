@@ -7,7 +7,7 @@
 use crate::kernel::ConstantValue;
 
 /// A body.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Body {
     /// The Metal text's function that it stands for, and its own.
     pub replaces: &'static str,
@@ -17,6 +17,45 @@ pub(super) struct Body {
     /// Whether it waits for the launches before it by itself, with something to do before.
     pub waits: bool,
     pub launch: BodyLaunch,
+    /// What takes its place where there is much to do, on GPUs that have the instructions.
+    pub many: Option<&'static Many>,
+}
+
+/// Functions that run one after the other, with the body's parameters and scratch memory.
+#[derive(Debug)]
+pub(super) struct Many {
+    /// The compute capability, times ten, of the only GPUs that have the instructions.
+    pub capability: u32,
+    /// What goes behind the body's texts.
+    pub texts: &'static [(&'static str, &'static str)],
+    pub stages: &'static [Stage],
+    /// The stage that reads nothing but argument 0 and the sizes: the one before a launch may have done it already.
+    pub shared: usize,
+    /// The argument that has the sizes.
+    pub sizes: u32,
+    /// What is launched for these sizes on so many multiprocessors; nothing where there is too little to do.
+    pub launches: fn(&[u32], u32) -> Option<ManyLaunches>,
+}
+
+/// One of the functions.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub function: &'static str,
+    /// What it is called with: parameter `i` of the kernel is `a{i}`, one that is copied `a{i}.value`.
+    pub call: &'static str,
+    pub threads: u32,
+    /// Blocks that a multiprocessor must have registers for at once.
+    pub blocks: u32,
+    pub shared_memory: u32,
+}
+
+/// The blocks of each stage, and bytes of scratch memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ManyLaunches {
+    pub blocks: [[u32; 2]; 4],
+    pub scratch: usize,
+    /// How the shared stage leaves the scratch memory: by equal numbers, alike.
+    pub shape: [u32; 3],
 }
 
 /// How a body is launched.
@@ -46,14 +85,107 @@ static LINEAR_MM: Body = Body {
     function: "linear_mm_tensor",
     texts: &[TENSOR, ("linear_mm.cu", include_str!("bodies/linear_mm.cu"))],
     waits: false,
-    launch: BodyLaunch {
-        // The operator's tiles have 32 rows and columns.
-        groups: [4, 4],
-        threads: 256,
-        shared_memory: LINEAR_SHARED_MEMORY,
-        blocks: 2,
-    },
+    launch: LINEAR_LAUNCH,
+    many: None,
 };
+
+/// The same, where the operands of many rows are exact in halves.
+static LINEAR_MM_AFFINE4: Body = Body {
+    replaces: LINEAR_MM.replaces,
+    function: LINEAR_MM.function,
+    texts: LINEAR_MM.texts,
+    waits: false,
+    launch: LINEAR_LAUNCH,
+    many: Some(&LINEAR_WARPGROUPS),
+};
+
+const LINEAR_LAUNCH: BodyLaunch = BodyLaunch {
+    // The operator's tiles have 32 rows and columns.
+    groups: [4, 4],
+    threads: 256,
+    shared_memory: LINEAR_SHARED_MEMORY,
+    blocks: 2,
+};
+
+/// Bytes of a tile of 128 rows of x, and of one of 256 rows of W, both of 64 elements of k, and the number of stages of both;
+/// `linear_wg.cu`.
+const X_TILE: usize = 128 * 64 * 2;
+const W_TILE: usize = 256 * 64 * 2;
+const WARPGROUP_STAGES: usize = 4;
+/// The most scratch memory of a product.
+const MOST_SCRATCH: usize = 512 << 20;
+/// From so many rows on it pays to make tiles of a whole matrix.
+const WARPGROUPS_FROM: u32 = 128;
+
+static LINEAR_WARPGROUPS: Many = Many {
+    capability: 90,
+    texts: &[
+        ("wgmma.cuh", include_str!("bodies/wgmma.cuh")),
+        ("linear_wg.cu", include_str!("bodies/linear_wg.cu")),
+    ],
+    stages: &[
+        Stage {
+            function: "linear_mm_weights",
+            call: "a1, a2, a3, a5.value, scratch",
+            threads: 256,
+            blocks: 4,
+            shared_memory: 0,
+        },
+        Stage {
+            function: "linear_mm_rows",
+            call: "a0, a5.value, scratch",
+            threads: 256,
+            blocks: 4,
+            shared_memory: 0,
+        },
+        Stage {
+            function: "linear_mm_product",
+            call: "a4, a5.value, a8, scratch",
+            threads: 384,
+            blocks: 1,
+            // Tiles begin at a multiple of 1024.
+            shared_memory: (WARPGROUP_STAGES * (X_TILE + W_TILE + 16) + 1024) as u32,
+        },
+        Stage {
+            function: "linear_mm_rest",
+            call: "a0, a1, a2, a3, a4, a5.value, a8, uint2(blockIdx.x, blockIdx.y), threadIdx.x, scratch",
+            threads: 256,
+            blocks: 2,
+            shared_memory: LINEAR_SHARED_MEMORY,
+        },
+    ],
+    shared: 1,
+    sizes: 5,
+    launches: warpgroup_launches,
+};
+
+/// For the words of `LinearShape`; `Scratch` of `linear_wg.cu` lays the memory out.
+fn warpgroup_launches(shape: &[u32], multiprocessors: u32) -> Option<ManyLaunches> {
+    let &[m, n, k, _, x_rows, rows_per_x, _, scales_stride] = shape.first_chunk::<8>()?;
+    let is_plain = x_rows == m && rows_per_x == 1 && k.is_multiple_of(64);
+    if m < WARPGROUPS_FROM || !is_plain {
+        return None;
+    }
+    // Scales have two bytes each.
+    let groups = scales_stride / 2;
+    let k_tiles = k / 64 + groups.checked_mul(3)?.div_ceil(64);
+    let (m_tiles, n_tiles) = (m.div_ceil(128), n.div_ceil(256));
+    let bytes = |tiles: u32, rows: usize, tile: usize| {
+        (tiles as usize).checked_mul((k_tiles as usize).checked_mul(tile)?.checked_add(rows * 4)?)
+    };
+    let scratch = bytes(m_tiles, 128, X_TILE)?.checked_add(bytes(n_tiles, 256, W_TILE)?)?;
+    let tiles = m_tiles.checked_mul(n_tiles)?;
+    (scratch <= MOST_SCRATCH && m.div_ceil(128) <= 65535).then(|| ManyLaunches {
+        blocks: [
+            [n.div_ceil(8), 1],
+            [m, 1],
+            [tiles.min(multiprocessors), 1],
+            [n.div_ceil(128), m_tiles],
+        ],
+        scratch,
+        shape: [m, k, groups],
+    })
+}
 
 /// Few rows of x, `$rows` of them in a threadgroup of the operator: sums of 8 warps for 16 outputs of 8 rows, or of one;
 /// `linear_mv.cu`.
@@ -71,6 +203,7 @@ macro_rules! few {
                 shared_memory: 8 * 16 * if $rows == 1 { 1 } else { 8 } * 4,
                 blocks: 2,
             },
+            many: None,
         }
     };
 }
@@ -96,6 +229,7 @@ macro_rules! attention {
                 shared_memory: 2 * 128 * ($dim + 8) * 2,
                 blocks: 2,
             },
+            many: None,
         }
     };
 }
@@ -149,7 +283,18 @@ fn linear(kernel: &str, number: impl Fn(u32) -> Option<u32>) -> Option<&'static 
         "bf16" => x == 2,
         _ => x == 1 || x == 2,
     };
-    (is_exact && number(8)? == 0 && number(10).is_some()).then_some(&LINEAR_MM)
+    // Those of scales, of the rows that a product has, of loads.
+    let is_in_halves = format == "affine4"
+        && number(2) == Some(2)
+        && [Some(32), Some(64), Some(128)].contains(&number(1))
+        && (number(5), number(6)) == (Some(0), Some(0))
+        && (number(9), number(10)) == (Some(1), Some(1));
+    let body = if is_in_halves {
+        &LINEAR_MM_AFFINE4
+    } else {
+        &LINEAR_MM
+    };
+    (is_exact && number(8)? == 0 && number(10).is_some()).then_some(body)
 }
 
 #[cfg(test)]

@@ -128,6 +128,7 @@ const POOL_RESERVED: c_int = 5;
 const POOL_USED: c_int = 7;
 const MAX_THREADS_PER_BLOCK: c_int = 1;
 const MAX_SHARED_MEMORY_PER_BLOCK: c_int = 8;
+const MULTIPROCESSORS: c_int = 16;
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
 const HOST_REGISTER_SUPPORTED: c_int = 99;
@@ -246,6 +247,7 @@ impl Driver {
             driver: self.version,
             memory,
             max_threads: self.attribute(device, MAX_THREADS_PER_BLOCK)?,
+            multiprocessors: self.attribute(device, MULTIPROCESSORS)?,
             max_shared_memory: self.attribute(device, MAX_SHARED_MEMORY_PER_BLOCK)?,
         })
     }

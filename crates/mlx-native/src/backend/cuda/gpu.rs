@@ -18,6 +18,7 @@ pub(super) struct Facts {
     /// Bytes of memory.
     pub memory: usize,
     pub max_threads: u32,
+    pub multiprocessors: u32,
     /// Bytes of shared memory of a block that need no leave.
     pub max_shared_memory: u32,
 }

@@ -32,6 +32,8 @@ struct State<G: Gpu> {
     flights: Sender<Flight<G>>,
     /// Graphs of the shapes that ran last, the latest at the end.
     graphs: Vec<KeptGraph<G>>,
+    /// Memory that lists use one after the other: address and bytes.
+    scratch: Option<(Address, usize)>,
 }
 
 struct KeptGraph<G: Gpu> {
@@ -103,6 +105,7 @@ impl<G: Gpu> Queue<G> {
             state: Mutex::new(Some(State {
                 flights,
                 graphs: Vec::new(),
+                scratch: None,
             })),
             waiter: Some(waiter),
         })
@@ -123,7 +126,7 @@ impl<G: Gpu> Queue<G> {
         };
         let unsent = match &mut *state {
             Some(state) => {
-                flight.error = self.launch(&mut flight, &mut state.graphs).err();
+                flight.error = self.launch(&mut flight, state).err();
                 state.flights.send(flight).err().map(|e| e.0)
             }
             None => Some(flight),
@@ -136,10 +139,11 @@ impl<G: Gpu> Queue<G> {
         }
     }
 
-    fn launch(&self, flight: &mut Flight<G>, graphs: &mut Vec<KeptGraph<G>>) -> Result<()> {
+    fn launch(&self, flight: &mut Flight<G>, state: &mut State<G>) -> Result<()> {
         self.health.check()?;
         let work = flight.work.clone();
         let queue_error = |e: Failure| self.health.error("the queue", &e);
+        let State { graphs, scratch, .. } = state;
         let (start, result) = match graphs.iter().position(|g| g.is_of(&work)) {
             Some(at) => {
                 let start = self.gpu.record().map_err(queue_error)?;
@@ -157,6 +161,10 @@ impl<G: Gpu> Queue<G> {
                 let inline = &mut flight.inline;
                 let plan = Plan::new(&work, &self.limits, |bytes| self.put(bytes, inline))?;
                 let plan = flight.plan.insert(plan);
+                if plan.scratch_len() > 0 {
+                    let address = self.scratch(plan.scratch_len(), scratch, graphs, &mut flight.retired)?;
+                    plan.set_scratch(address);
+                }
                 let start = self.gpu.record().map_err(queue_error)?;
                 let result = if !plan.steps.is_empty() && plan.steps.len() >= self.graphs_from {
                     self.run_as_graph(&work, plan, graphs, &mut flight.retired)
@@ -177,6 +185,28 @@ impl<G: Gpu> Queue<G> {
             }
         }
         result
+    }
+
+    /// Scratch memory of `len` bytes at least. Where it must grow, graphs that know the old one are kept no more.
+    fn scratch(
+        &self,
+        len: usize,
+        scratch: &mut Option<(Address, usize)>,
+        graphs: &mut Vec<KeptGraph<G>>,
+        retired: &mut Vec<KeptGraph<G>>,
+    ) -> Result<Address> {
+        if let Some((address, _)) = scratch.filter(|s| s.1 >= len) {
+            return Ok(address);
+        }
+        let error = |e: Failure| self.health.error("scratch memory", &e);
+        if let Some((address, _)) = scratch.take() {
+            retired.append(graphs);
+            self.gpu.wait_for_all().map_err(error)?;
+            self.gpu.free(address);
+        }
+        let address = self.gpu.allocate(len, false).map_err(error)?;
+        *scratch = Some((address, len));
+        Ok(address)
     }
 
     /// Puts inline bytes on the device.
@@ -284,7 +314,12 @@ impl<G: Gpu> Drop for Queue<G> {
     /// which drops the device, with the last list that knew it.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(State { flights, graphs }) = state.take() else {
+        let Some(State {
+            flights,
+            graphs,
+            scratch,
+        }) = state.take()
+        else {
             return;
         };
         drop(flights);
@@ -297,6 +332,9 @@ impl<G: Gpu> Drop for Queue<G> {
         // Their last runs must have ended, also where the thread was not waited for.
         let _ = self.gpu.wait_for_all();
         drop(graphs);
+        if let Some((address, _)) = scratch {
+            self.gpu.free(address);
+        }
     }
 }
 

@@ -84,6 +84,7 @@ pub(super) fn facts() -> Facts {
         driver: (13, 0),
         memory: 80 << 30,
         max_threads: 1024,
+        multiprocessors: 132,
         max_shared_memory: 48 << 10,
     }
 }
@@ -230,7 +231,7 @@ impl Gpu for Recording {
         assert!(gx > 0 && gx <= i32::MAX as u32 && (1..=65535).contains(&gy) && (1..=65535).contains(&gz));
         let threads = bx * by * bz;
         assert!(threads > 0 && threads <= launch.function.facts.max_threads && bz <= 64);
-        assert!(launch.shared_memory + launch.function.facts.shared_memory <= 48 << 10);
+        assert!(launch.shared_memory + launch.function.facts.shared_memory <= 227 << 10);
         assert_eq!(
             launch.parameters.len(),
             launch.function.n_parameters,

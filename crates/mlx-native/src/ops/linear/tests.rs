@@ -372,6 +372,29 @@ fn integers() -> Vec<LinearCase> {
     cases
 }
 
+/// Rows enough for kernels that make tiles of a whole matrix, and sizes around theirs.
+fn many_rows() -> Vec<LinearCase> {
+    let affine = |group| WeightFormat::affine(4, group, DType::BF16).expect("MLX has it");
+    let mut cases = Vec::new();
+    for (dtype, m, n, k, group) in [
+        (DType::BF16, 128, 256, 256, 64),
+        (DType::BF16, 129, 257, 1024, 32),
+        (DType::BF16, 300, 520, 128, 128),
+        (DType::F16, 131, 300, 192, 64),
+        (DType::F16, 260, 65, 1280, 32),
+        (DType::BF16, 200, 41, 96, 32),
+        (DType::BF16, 2200, 24, 64, 64),
+    ] {
+        let case = || LinearCase { on_host: true, ..LinearCase::new(dtype, m, n, k, affine(group)) };
+        cases.extend([case(), case().with_bias()]);
+    }
+    for special in [Special::InX(f32::NAN), Special::InX(f32::INFINITY), Special::InX(1e30), Special::NanScale] {
+        let case = LinearCase::new(DType::BF16, 130, 300, 192, affine(64));
+        cases.push(LinearCase { special, on_host: true, ..case });
+    }
+    cases
+}
+
 fn special() -> Vec<LinearCase> {
     let mut cases = Vec::new();
     for special in [Special::InX(f32::NAN), Special::InX(f32::INFINITY), Special::NanScale] {
@@ -411,7 +434,7 @@ fn timed() -> Vec<LinearCase> {
 }
 
 pub(crate) fn suite() -> Suite {
-    let own = [every_kernel(), every_use(), every_shape(), special(), timed()].into_iter().flatten();
+    let own = [every_kernel(), every_use(), every_shape(), many_rows(), special(), timed()].into_iter().flatten();
     let golden = Golden::load("quantized_matmul").into_iter().map(GoldenCase::new);
     Suite {
         op: &super::OP,
