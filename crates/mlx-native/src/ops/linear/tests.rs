@@ -188,9 +188,10 @@ impl Case for LinearCase {
 
 /// One rounding, and sums of `k` products of size 1 in f32, up to 256 of them one after the other: the sum grows like
 /// `sqrt(k)` and each addition is off by half a unit of it; twice that for the unlucky element. On the CPU bf16 becomes
-/// integers, which leave a standard deviation of 3e-6: as much again for them.
+/// integers, which leave a standard deviation of 3e-6, and of 6e-6 in a span whose greatest value is above 4: four times that
+/// for them, as a case has up to 156,000 elements.
 fn tolerance(dtype: DType, k: usize) -> Tolerance {
-    let of_one = if dtype == DType::BF16 { 2.4e-5 } else { 1.2e-5 };
+    let of_one = if dtype == DType::BF16 { 3.6e-5 } else { 1.2e-5 };
     Tolerance::accumulated(dtype, of_one * (k as f64).sqrt())
 }
 
