@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt and print the text as it comes.
     Generate(Generate),
+    /// Talk with a model at the terminal.
+    Chat(crate::converse::Chat),
     /// Say what a model is, which formats it has and how much memory it takes, without running it.
     Inspect(crate::inspect::Inspect),
     /// Write a model as a folder in MLX's format, packed or unpacked.
@@ -39,6 +41,13 @@ pub struct Generate {
     /// the program runs: it continues texts about Rust.
     #[arg(long, value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+
+    /// Folder of a LoRA adapter, of mlx-lm or PEFT.
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter_path: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub drafting: crate::place::Drafting,
 
     /// The text to continue; `-` reads it from standard input. \n and \t in it are a line break and a tab.
     #[arg(

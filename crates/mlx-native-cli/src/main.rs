@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod converse;
 mod convert;
 mod generate;
 mod inspect;
@@ -48,6 +49,7 @@ fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Generate(options) => generate::run(&options),
+        Command::Chat(options) => converse::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Convert(options) => convert::run(&options),
         Command::Bench(options) => bench::run(&options),

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use mlx_native::{DType, DeviceKind, MlxDevice};
+use sha2::{Digest as _, Sha256};
 
+use crate::adapter::Adapter;
 use crate::chat::ChatTemplate;
 use crate::config::GenerationConfig;
 use crate::error::{LmError, Result};
@@ -38,6 +40,7 @@ pub struct Model {
     eos_ids: HashSet<u32>,
     generation_config: GenerationConfig,
     unknown: Vec<String>,
+    fingerprint: [u8; 32],
 }
 
 impl Model {
@@ -46,7 +49,23 @@ impl Model {
     /// # Errors
     /// [`LmError`], one line that names the file, tensor or field at fault.
     pub fn open(device: &MlxDevice, folder: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
-        Self::build(device, ModelFolder::open(folder)?, options)
+        Self::build(device, ModelFolder::open(folder)?, options, None)
+    }
+
+    /// The same with the LoRA adapter in the folder `adapter`, as mlx-lm (`adapters.safetensors`) or PEFT
+    /// (`adapter_model.safetensors`) write them. It is computed beside the model's matrices, packed or not.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for the adapter too; [`LmError::Unsupported`] for adapters that are no LoRA, and
+    /// [`LmError::Weights`] for parts of it that the model has no matrix for.
+    pub fn open_adapted(
+        device: &MlxDevice,
+        folder: impl AsRef<Path>,
+        adapter: impl AsRef<Path>,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let adapter = Adapter::open(adapter.as_ref())?;
+        Self::build(device, ModelFolder::open(folder)?, options, Some(&adapter))
     }
 
     /// Opens a model whose files are in memory: their names and contents.
@@ -58,11 +77,17 @@ impl Model {
         files: impl IntoIterator<Item = (&'static str, &'static [u8])>,
         options: &ModelOptions,
     ) -> Result<Self> {
-        Self::build(device, ModelFolder::from_files(files)?, options)
+        Self::build(device, ModelFolder::from_files(files)?, options, None)
     }
 
-    fn build(device: &MlxDevice, folder: ModelFolder, options: &ModelOptions) -> Result<Self> {
-        let decoder = decoder(device, &folder, options)?;
+    fn build(
+        device: &MlxDevice,
+        folder: ModelFolder,
+        options: &ModelOptions,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self> {
+        let decoder = adapted(device, &folder, options, adapter)?;
+        let fingerprint = fingerprint(&folder, adapter)?;
         let tokenizer = folder.tokenizer()?;
         let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
@@ -74,7 +99,14 @@ impl Model {
             eos_ids,
             generation_config,
             unknown,
+            fingerprint,
         })
+    }
+
+    /// A number that tells models apart: of the configuration, of every tensor's name, form and ends, and of the adapter.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// The decoder.
@@ -179,6 +211,41 @@ pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &Mode
 }
 
 pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
+    adapted(device, folder, options, None)
+}
+
+/// Bytes at both ends of a tensor that tell it from another.
+const ENDS: usize = 256;
+
+/// See [`Model::fingerprint`].
+fn fingerprint(folder: &ModelFolder, adapter: Option<&Adapter>) -> Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (key, value) in folder.config().map() {
+        put(key.as_bytes());
+        put(value.to_string().as_bytes());
+    }
+    let tensors = folder.tensors();
+    put(&(tensors.total_bytes() as u64).to_le_bytes());
+    for (name, bytes) in tensors.raw()? {
+        put(name.as_bytes());
+        put(&(bytes.len() as u64).to_le_bytes());
+        put(&bytes[..bytes.len().min(ENDS)]);
+        put(&bytes[bytes.len().saturating_sub(ENDS)..]);
+    }
+    put(adapter.map_or(&[][..], |a| &a.fingerprint));
+    Ok(hash.finalize().into())
+}
+
+fn adapted(
+    device: &MlxDevice,
+    folder: &ModelFolder,
+    options: &ModelOptions,
+    adapter: Option<&Adapter>,
+) -> Result<Decoder> {
     let tensors = folder.tensors();
     if let Some(limit) = device
         .limits()
@@ -196,7 +263,10 @@ pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelO
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
     let spec = folder.decoder_spec()?;
-    let source = tensors.source(device, folder.quantization());
+    let mut source = tensors.source(device, folder.quantization());
+    if let Some(adapter) = adapter {
+        source = adapter.over(source);
+    }
     Decoder::from_source(device, spec, source, dtype, options.prefill_step)
 }
 

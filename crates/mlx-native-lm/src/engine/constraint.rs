@@ -167,9 +167,10 @@ impl Grammars {
     /// # Errors
     /// A message, when the library cannot use the vocabulary.
     pub fn new(tokenizer: &Tokenizer, eos: u32) -> Result<Self, String> {
-        let size =
-            (0..).take_while(|id| *id < tokenizer.vocab_size() as u32 || tokenizer.token(*id).is_some());
-        let words: Vec<Vec<u8>> = size
+        // Counted once: the library makes a table of the whole vocabulary to tell its size.
+        let least = tokenizer.vocab_size() as u32;
+        let ids = (0..).take_while(|id| *id < least || tokenizer.token(*id).is_some());
+        let words: Vec<Vec<u8>> = ids
             .map(|id| {
                 let mut bytes = tokenizer.token_bytes(id);
                 // The library's mark for tokens that stand for no text.

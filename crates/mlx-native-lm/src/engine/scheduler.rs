@@ -6,13 +6,19 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::EngineConfig;
+use super::disk::DiskCache;
 use super::event::{Event, StopReason};
 use super::prefix::PrefixCache;
 use super::sequence::{Job, Sequence};
 use super::stats::Shared;
 use super::stepper::{Rows, Stepper, Wanted};
 use crate::error::Result;
+use crate::model::PAGE;
 use crate::tokenizer::Tokenizer;
+
+mod upkeep;
+
+use upkeep::Upkeep;
 
 /// Positions that are reserved for an answer when its prompt is taken up; a longer one gets more as it grows.
 const RESERVE: usize = 1024;
@@ -53,6 +59,8 @@ pub(super) struct Scheduler<'t, P: Stepper> {
     waiting: VecDeque<Sequence<'t, P::State>>,
     running: Vec<Sequence<'t, P::State>>,
     cache: PrefixCache<P::State>,
+    disk: Option<DiskCache>,
+    upkeep: VecDeque<Upkeep<P::State>>,
     pace: Pace,
 }
 
@@ -70,6 +78,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         eos: Vec<u32>,
         config: EngineConfig,
         shared: Arc<Shared>,
+        disk: Option<DiskCache>,
     ) -> Self {
         Scheduler {
             stepper,
@@ -80,6 +89,8 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             shared,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            disk,
+            upkeep: VecDeque::new(),
             pace: Pace::default(),
         }
     }
@@ -88,7 +99,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     pub fn run(mut self, commands: &Receiver<Command>) {
         loop {
             let idle = self.waiting.is_empty() && self.running.is_empty();
-            let command = if idle {
+            let command = if idle && self.upkeep.is_empty() {
                 commands.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
                 commands.try_recv()
@@ -98,14 +109,16 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
                     self.take(*job);
                     continue;
                 }
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {}
             }
+            self.do_upkeep(idle);
             self.drop_gone();
             self.admit();
             self.step();
             self.report();
         }
+        self.flush();
     }
 
     fn take(&mut self, job: Job) {
@@ -149,6 +162,12 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         self.cache.bytes() + states.map(|s| self.stepper.bytes(s)).sum::<usize>()
     }
 
+    /// Lets go of something that nobody waits for; whether there was something.
+    fn forget_some(&mut self) -> bool {
+        self.upkeep.clear();
+        self.cache.evict()
+    }
+
     /// Takes up waiting requests, in their order, as long as there is room.
     fn admit(&mut self) {
         while self.running.len() < self.config.max_sequences {
@@ -156,7 +175,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             let n = next.job.request.n.max(1);
             let room = next.tokens.len() + next.left().min(RESERVE);
             let needed = self.stepper.state_bytes(room).saturating_mul(n);
-            while self.bytes().saturating_add(needed) > self.config.kv_bytes && self.cache.evict() {}
+            while self.bytes().saturating_add(needed) > self.config.kv_bytes && self.forget_some() {}
             let fits = self.bytes().saturating_add(needed) <= self.config.kv_bytes;
             if !fits && !self.running.is_empty() {
                 return;
@@ -182,18 +201,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let request = &sequence.job.request;
         let prompt_len = sequence.prompt_len();
         if request.use_cache && request.prompt_logprobs.is_none() {
-            let stepper = &mut self.stepper;
-            let found = {
-                let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
-                self.cache.find(&request.prompt, &request.cache_salt, back)
-            };
-            self.shared.count_lookup(
-                prompt_len,
-                found.as_ref().map_or(0, |(_, n)| (*n).min(prompt_len)),
-            );
+            let job = sequence.job.clone();
+            let found = self.known_state(&job.request.prompt, &job.request.cache_salt)?;
+            self.shared
+                .count_lookup(prompt_len, found.as_ref().map_or(0, |(_, n)| *n));
             if let Some((state, known)) = found {
-                let mut state = self.stepper.fork(state)?;
-                self.stepper.truncate(&mut state, known)?;
                 sequence.state = Some(state);
                 sequence.fed = known;
                 sequence.cached = known.min(prompt_len);
@@ -203,6 +215,27 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         sequence.state = Some(self.stepper.new_state(room)?);
         sequence.fed = 0;
         Ok(())
+    }
+
+    /// A state of its own with as much of the beginning of `prompt` as memory or disk know, and how much that is.
+    fn known_state(&mut self, prompt: &[u32], salt: &str) -> Result<Option<(P::State, usize)>> {
+        let in_memory = {
+            let stepper = &self.stepper;
+            let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
+            self.cache.find(prompt, salt, back).map_or(0, |(_, n)| n)
+        };
+        if let Some(found) = self.from_disk(prompt, salt, in_memory) {
+            return Ok(Some(found));
+        }
+        let stepper = &mut self.stepper;
+        let found = {
+            let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
+            self.cache.find(prompt, salt, back)
+        };
+        let Some((state, known)) = found else { return Ok(None) };
+        let mut state = stepper.fork(state)?;
+        stepper.truncate(&mut state, known)?;
+        Ok(Some((state, known)))
     }
 
     /// What the coming step computes: every sequence's next token, and prompts within a budget, those that had least first.
@@ -377,7 +410,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Keeps the state of a prompt that later ones cannot go back to.
     fn snapshot(&mut self, index: usize) {
         let sequence = &self.running[index];
-        let at = (sequence.prompt_len() - 1) / GRID * GRID;
+        // At the end of a page where it goes to disk.
+        let grid = if self.disk.is_some() { PAGE.max(GRID) } else { GRID };
+        let at = (sequence.prompt_len() - 1) / grid * grid;
         let Some(state) = sequence.state.as_ref() else {
             return;
         };
@@ -388,8 +423,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         // A cache that has no memory for a copy goes without.
         if let Ok(copy) = self.stepper.fork(state) {
             let (bytes, tokens) = (self.stepper.bytes(&copy), sequence.known().to_vec());
+            let job = sequence.job.clone();
+            let salt = &job.request.cache_salt;
+            self.keep_up(&tokens, salt, &copy, at);
             let back = |state: &P::State, kept: usize| self.stepper.can_truncate(state, kept);
-            self.cache.insert(tokens, &request.cache_salt, copy, bytes, back);
+            self.cache.insert(tokens, salt, copy, bytes, back);
         }
     }
 
@@ -440,7 +478,8 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let Some(mut state) = sequence.state.take() else {
             return;
         };
-        let request = &sequence.job.request;
+        let job = sequence.job.clone();
+        let request = &job.request;
         if !request.use_cache || sequence.index() > 0 {
             return;
         }
@@ -453,6 +492,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             return;
         }
         let bytes = self.stepper.bytes(&state);
+        self.keep_up(&sequence.tokens, &request.cache_salt, &state, kept);
         let tokens = sequence.tokens[..kept].to_vec();
         let stepper = &self.stepper;
         let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
@@ -463,7 +503,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Brings memory below its limit: first the cache goes, then the newest texts wait until there is room.
     fn fit(&mut self) {
         while self.bytes() > self.config.kv_bytes {
-            if self.cache.evict() {
+            if self.forget_some() {
                 continue;
             }
             if self.running.len() < 2 {

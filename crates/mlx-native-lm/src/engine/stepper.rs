@@ -31,6 +31,12 @@ pub(super) trait Stepper {
     /// Whether a state of `len` positions can go back to `kept`.
     fn can_truncate(&self, state: &Self::State, kept: usize) -> bool;
     fn truncate(&mut self, state: &mut Self::State, kept: usize) -> Result<()>;
+    /// What a state keeps of 64 positions, as bytes for a file.
+    fn page(&self, state: &Self::State, page: usize) -> Result<Vec<u8>>;
+    /// Fills an empty state from the pages of a text; how many of them.
+    fn restore(&mut self, state: &mut Self::State, pages: &[Vec<u8>]) -> Result<usize>;
+    /// Whether the page at the end of a state has more than one in its middle.
+    fn ends_matter(&self) -> bool;
     /// Computes the rows of every sequence: the logits that each wanted, or its error. What goes wrong with one does not touch
     /// the others.
     fn step(&mut self, rows: &mut [Rows<'_, Self::State>]) -> Vec<Result<Vec<f32>>>;
@@ -42,6 +48,7 @@ pub(super) struct Passes {
     /// Bytes of an empty state, and of each position.
     fixed_bytes: usize,
     position_bytes: usize,
+    ends_matter: bool,
 }
 
 impl Passes {
@@ -51,7 +58,11 @@ impl Passes {
         let bytes = |positions: usize| Ok::<_, crate::LmError>(decoder.new_state(positions)?.byte_len());
         let (few, more) = (bytes(FEW)?, bytes(2 * FEW)?);
         let position_bytes = more.saturating_sub(few).div_ceil(FEW);
+        let empty = decoder.new_state(0)?;
+        let ends_matter = empty.layers().any(|layer| layer.can_truncate(2, 1).is_err());
+        drop(empty);
         Ok(Passes {
+            ends_matter,
             decoder,
             fixed_bytes: few.saturating_sub(position_bytes * FEW),
             position_bytes,
@@ -115,6 +126,20 @@ impl Stepper for Passes {
 
     fn truncate(&mut self, state: &mut SequenceState, kept: usize) -> Result<()> {
         state.truncate(kept)
+    }
+
+    fn page(&self, state: &SequenceState, page: usize) -> Result<Vec<u8>> {
+        state.page(page)
+    }
+
+    fn restore(&mut self, state: &mut SequenceState, pages: &[Vec<u8>]) -> Result<usize> {
+        // Pages are of states without anything reserved.
+        *state = state.empty();
+        state.restore(pages)
+    }
+
+    fn ends_matter(&self) -> bool {
+        self.ends_matter
     }
 
     fn step(&mut self, rows: &mut [Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {

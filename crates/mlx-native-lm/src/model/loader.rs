@@ -175,6 +175,42 @@ impl<'a> Loader<'a> {
         Ok(Arc::new(Linear { weight, bias }))
     }
 
+    /// What an adapter adds to a matrix: the two matrices of low rank in the dtype of activations, and their factor.
+    pub fn low_rank(&mut self, spec: &Matrix) -> Result<Option<(Arc<Linear>, Arc<Linear>, f32)>> {
+        let Some(found) = self.source.low_rank(&spec.path).cloned() else {
+            return Ok(None);
+        };
+        let stored = match &spec.rows {
+            Rows::All => spec.outputs,
+            Rows::From { of, .. } | Rows::Picked { of, .. } => *of,
+        };
+        if (found.inputs, found.outputs) != (spec.inputs, stored) {
+            return Err(LmError::Weights(format!(
+                "the adapter's matrices of {} have {} inputs and {} outputs, the model's {} and {stored}",
+                spec.path, found.inputs, found.outputs, spec.inputs
+            )));
+        }
+        let rank = found.rank;
+        let b = match &spec.rows {
+            Rows::All => found.b,
+            Rows::From { first, .. } => found.b[first * rank..(first + spec.outputs) * rank].to_vec(),
+            Rows::Picked { runs, .. } => {
+                let rows = rows_of_runs(&spec.path, runs, stored)?;
+                let row = |r: &u32| found.b[*r as usize * rank..][..rank].to_vec();
+                rows.iter().flat_map(row).collect()
+            }
+        };
+        let mut matrix = |values: &[f32], shape: [usize; 2]| -> Result<Arc<Linear>> {
+            let mut buffer = self.device.alloc_tensor(self.dtype, &shape)?;
+            super::write_f32(&mut buffer, values)?;
+            let weight = Weight::dense(buffer, &shape)?;
+            Ok(Arc::new(Linear { weight, bias: None }))
+        };
+        let outputs = b.len() / rank.max(1);
+        let (a, b) = (matrix(&found.a, [rank, found.inputs])?, matrix(&b, [outputs, rank])?);
+        Ok(Some((a, b, found.scale)))
+    }
+
     /// A dense matrix with each row or column divided by its length.
     fn unit(&self, weight: &Weight, shape: &[usize; 2], unit: Unit) -> Result<Weight> {
         let [rows, columns] = *shape;

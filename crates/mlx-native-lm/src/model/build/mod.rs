@@ -205,7 +205,13 @@ impl Builder<'_, '_> {
         }
         let loaded = self.l.linear(matrix)?;
         let x = self.turned_input(&matrix.path, x)?;
-        Ok(self.apply(loaded, x))
+        let y = self.apply(loaded, x);
+        if let Some((a, b, scale)) = self.l.low_rank(matrix)? {
+            let low = self.apply(a, x);
+            let added = self.apply(b, low);
+            self.add(y, added, 1.0, scale);
+        }
+        Ok(y)
     }
 
     /// What a module reads: `x`, or, where its weights are turned, `x` times signs and a Hadamard matrix.
