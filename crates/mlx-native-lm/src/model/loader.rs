@@ -200,7 +200,7 @@ impl<'a> Loader<'a> {
                 rows.iter().flat_map(row).collect()
             }
         };
-        let mut matrix = |values: &[f32], shape: [usize; 2]| -> Result<Arc<Linear>> {
+        let matrix = |values: &[f32], shape: [usize; 2]| -> Result<Arc<Linear>> {
             let mut buffer = self.device.alloc_tensor(self.dtype, &shape)?;
             super::write_f32(&mut buffer, values)?;
             let weight = Weight::dense(buffer, &shape)?;
