@@ -34,8 +34,9 @@ pub enum Command {
     Serve(crate::serve::Serve),
 }
 
-/// Flags of `generate`.
+/// Flags of `generate`. Of a flag that is given twice the last one counts, as in mlx-lm.
 #[derive(Debug, Args)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 pub struct Generate {
     /// Folder of an MLX model (config.json, *.safetensors, tokenizer.json), or a .gguf file. Without it a small demo model that is part of
     /// the program runs: it continues texts about Rust.
@@ -103,7 +104,7 @@ pub struct Generate {
     pub xtc_probability: f32,
 
     /// Tokens above this probability may be left out by XTC.
-    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    #[arg(long, default_value_t = 0.1, value_name = "P")]
     pub xtc_threshold: f32,
 
     /// Divide the logits of recent tokens by this (multiply negative ones); 1 or none leaves them.
@@ -118,8 +119,8 @@ pub struct Generate {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// A further token that ends the text, by its id or its text; may be repeated.
-    #[arg(long, value_name = "TOKEN")]
+    /// Further tokens that end the text, by their ids or their texts; may be repeated.
+    #[arg(long, value_name = "TOKEN", num_args = 1.., allow_hyphen_values = false)]
     pub extra_eos_token: Vec<String>,
 
     /// Tokens of the prompt that are processed at once, at most.
@@ -130,7 +131,7 @@ pub struct Generate {
     #[arg(long, default_value = "auto", value_enum)]
     pub device: Device,
 
-    /// Type of activations and of the KV cache. `auto`: that of the checkpoint on a GPU, f32 on a CPU.
+    /// Type of activations and of the KV cache. `auto`: that of the checkpoint, but f32 on a CPU where that is not bf16.
     #[arg(long, default_value = "auto", value_enum)]
     pub dtype: Dtype,
 
@@ -142,9 +143,22 @@ pub struct Generate {
     #[arg(long)]
     pub json: bool,
 
-    /// `false` leaves out the progress bar and the statistics.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    /// `false` or `f` leaves out the progress bar and the statistics.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL", value_parser = truth)]
     pub verbose: bool,
+
+    /// For command lines of mlx-lm: no code of a model's is ever run.
+    #[arg(long, hide = true)]
+    pub trust_remote_code: bool,
+
+    /// For command lines of mlx-lm, whose generate does not look at it either.
+    #[arg(long, hide = true)]
+    pub use_default_chat_template: bool,
+}
+
+/// mlx-lm's reading of a truth value: all is true but `false` and `f`.
+fn truth(text: &str) -> Result<bool, std::convert::Infallible> {
+    Ok(!matches!(text.to_lowercase().as_str(), "false" | "f"))
 }
 
 /// Values of `--device`.

@@ -16,7 +16,7 @@ pub struct Place {
     #[arg(long, default_value = "auto", value_enum)]
     pub device: Device,
 
-    /// Type of activations and of the KV cache. `auto`: that of the checkpoint on a GPU, f32 on a CPU.
+    /// Type of activations and of the KV cache. `auto`: that of the checkpoint, but f32 on a CPU where that is not bf16.
     #[arg(long, default_value = "auto", value_enum)]
     pub dtype: Dtype,
 

@@ -37,7 +37,7 @@ pub struct Serve {
     #[arg(long, default_value = "auto", value_enum, help_heading = "Models")]
     pub device: Device,
 
-    /// Type of activations and of the KV cache. `auto`: that of the checkpoint on a GPU, f32 on a CPU.
+    /// Type of activations and of the KV cache. `auto`: that of the checkpoint, but f32 on a CPU where that is not bf16.
     #[arg(long, default_value = "auto", value_enum, help_heading = "Models")]
     pub dtype: Dtype,
 

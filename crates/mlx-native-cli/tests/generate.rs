@@ -69,6 +69,8 @@ fn the_demo_model_writes_text() {
         "12",
         "--temp",
         "0",
+        "--dtype",
+        "f32",
     ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(
@@ -385,4 +387,54 @@ fn flags_of_a_chat_are_noted_where_there_is_none() {
     assert!(output.status.success());
     assert_eq!(text(&output.stderr).lines().count(), 1);
     assert!(text(&output.stderr).contains("note: --system-prompt has no effect"));
+}
+
+/// Command lines of mlx-lm mean the same here.
+#[test]
+fn flags_are_read_as_mlx_lm_reads_them() {
+    let demo = folder("flags");
+    let model = demo.to_str().unwrap();
+    let ids = |more: &[&str]| {
+        let mut args = vec![
+            "generate",
+            "--model",
+            model,
+            "--prompt",
+            "fn main",
+            "--max-tokens",
+            "4",
+            "--json",
+        ];
+        args.extend(more);
+        json(&args)["token_ids"].clone()
+    };
+    let plain = ids(&[]);
+    assert_eq!(
+        ids(&["--temp", "0.9", "--temp", "0"]),
+        plain,
+        "the last one counts"
+    );
+    assert_eq!(
+        ids(&[
+            "--trust-remote-code",
+            "--use-default-chat-template",
+            "--verbose",
+            "F"
+        ]),
+        plain
+    );
+    // Several tokens behind one flag.
+    let first = plain[0].to_string();
+    assert_eq!(ids(&["--extra-eos-token", "4095", &first]), serde_json::json!([]));
+    // The threshold that mlx-lm has where none is given.
+    let xtc = |threshold: &[&str]| {
+        let mut args = vec!["--temp", "1", "--seed", "3", "--xtc-probability", "1"];
+        args.extend(threshold);
+        ids(&args)
+    };
+    assert_eq!(xtc(&[]), xtc(&["--xtc-threshold", "0.1"]));
+    refused(
+        &run(&["generate", "--model", model, "--temp", "-1"]),
+        &["temperature", "-1"],
+    );
 }

@@ -151,7 +151,43 @@ impl GenerationConfig {
 
     /// [`parse`](Self::parse), and the names of the fields that are not known.
     pub(crate) fn parse_all(text: &[u8]) -> Result<(Self, Vec<String>)> {
-        let document = Document::parse(GENERATION_FILE, text)?;
+        Self::of(&Document::parse(GENERATION_FILE, text)?)
+    }
+
+    /// The file as it is taken beside a model: it only recommends, so that one that is no JSON, and values of how to sample
+    /// that are none, do not keep the model from running; mlx-lm passes them over too. They are told among the names. What
+    /// ends a text counts, and must be right.
+    pub(crate) fn recommended(text: &[u8]) -> Result<(Self, Vec<String>)> {
+        let told = |error: LmError| {
+            let text = error.to_string();
+            let prefix = format!("{GENERATION_FILE}: ");
+            vec![text.strip_prefix(&prefix).unwrap_or(&text).to_owned()]
+        };
+        let document = match Document::parse(GENERATION_FILE, text) {
+            Ok(document) => document,
+            Err(error) => return Ok((Self::default(), told(error))),
+        };
+        let eos_token_ids = Self::ends(&document.fields())?;
+        Ok(Self::of(&document).unwrap_or_else(|error| {
+            let ends = Self {
+                eos_token_ids,
+                ..Self::default()
+            };
+            (ends, told(error))
+        }))
+    }
+
+    /// Python asks whether what is there is true: 0, false and what is empty are not, a list with 0 in it is.
+    fn ends(fields: &Fields<'_>) -> Result<Option<Vec<u32>>> {
+        match fields.get("eos_token_id") {
+            Some(Value::Bool(false)) => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => Ok(None),
+            _ => fields.token_ids("eos_token_id"),
+        }
+    }
+
+    fn of(document: &Document) -> Result<(Self, Vec<String>)> {
         let fields = document.fields();
         let float = |key: &str| Ok::<_, LmError>(fields.f64(key)?.map(|v| v as f32));
         let top_k = match fields.get("top_k").and_then(Value::as_u64) {
@@ -159,10 +195,8 @@ impl GenerationConfig {
             Some(0) | None => None,
             Some(k) => u32::try_from(k).ok(),
         };
-        // Python asks whether what is there is true: 0 is not, a list with 0 in it is.
-        let nought = fields.get("eos_token_id").and_then(Value::as_f64) == Some(0.0);
         let parsed = GenerationConfig {
-            eos_token_ids: fields.token_ids("eos_token_id")?.filter(|_| !nought),
+            eos_token_ids: Self::ends(&fields)?,
             do_sample: fields.bool("do_sample")?,
             temperature: float("temperature")?,
             top_p: float("top_p")?,
@@ -170,7 +204,7 @@ impl GenerationConfig {
             top_k,
             repetition_penalty: float("repetition_penalty")?,
         };
-        Ok((parsed, unread::unknown(&document, unread::GENERATION_FIELDS)))
+        Ok((parsed, unread::unknown(document, unread::GENERATION_FIELDS)))
     }
 }
 

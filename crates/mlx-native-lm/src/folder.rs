@@ -86,11 +86,7 @@ impl ModelFolder {
         let family = Family::of(&config)?;
         let (generation_config, unknown) = match files.get("generation_config.json")? {
             None => Default::default(),
-            // It only recommends, so a damaged one does not keep the model from running; mlx-lm skips it too.
-            Some(text) => GenerationConfig::parse_all(&text).unwrap_or_else(|error| {
-                tracing::warn!(%error, "skipped");
-                Default::default()
-            }),
+            Some(text) => GenerationConfig::recommended(&text)?,
         };
         let quantization = config.quantization()?;
         let tensors = match tensors(&files)? {

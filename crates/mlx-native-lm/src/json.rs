@@ -132,6 +132,9 @@ pub struct Fields<'a> {
 /// # Errors
 /// [`LmError::Config`] when the text is no JSON, or no object.
 pub fn parse_object(what: &str, text: &[u8]) -> Result<Map<String, Value>> {
+    if let Some(found) = byte_order_mark(text) {
+        return Err(LmError::Config(format!("{what}: {found}")));
+    }
     match serde_json::from_slice(&python_numbers(text)) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(LmError::Config(format!(
@@ -139,6 +142,15 @@ pub fn parse_object(what: &str, text: &[u8]) -> Result<Map<String, Value>> {
             kind(&other)
         ))),
         Err(e) => Err(LmError::Config(format!("{what}: {e}"))),
+    }
+}
+
+/// What is wrong with a text that begins as editors of Windows begin theirs: neither JSON nor Python takes it.
+pub(crate) fn byte_order_mark(text: &[u8]) -> Option<&'static str> {
+    match text {
+        [0xEF, 0xBB, 0xBF, ..] => Some("begins with a byte order mark (BOM), wanted UTF-8 without one"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("is UTF-16, wanted UTF-8"),
+        _ => None,
     }
 }
 

@@ -48,6 +48,7 @@ pub mod spec;
 mod speculate;
 mod stream;
 mod tensors;
+mod token_text;
 mod tokenizer;
 mod unread;
 

@@ -9,10 +9,9 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use crate::chat::ChatTemplate;
-use crate::detokenizer::Detokenizer;
-use crate::detokenizer::chain::Chain;
 use crate::error::{LmError, Result, one_line};
-use crate::json::{Document, Fields};
+use crate::json::{Document, Fields, byte_order_mark};
+use crate::token_text::Chain;
 use crate::unread::{self, TOKENIZER_FIELDS};
 
 /// Name of the file that has the vocabulary.
@@ -88,6 +87,9 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`] or [`LmError::Config`], naming the file, when one is damaged, or names a token that is not
     /// in the vocabulary.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self> {
+        if let Some(found) = byte_order_mark(tokenizer) {
+            return Err(LmError::Tokenizer(format!("{TOKENIZER_FILE}: {found}")));
+        }
         let inner = guarded(TOKENIZER_FILE, || {
             let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)?;
             // Prompts are neither cut nor filled up, whatever the file was saved with.
@@ -266,17 +268,20 @@ impl Tokenizer {
     /// # Errors
     /// [`LmError::Tokenizer`] when the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        if self.chain.is_none() {
+        let Some(chain) = &self.chain else {
             return self.decode_with_library(ids, skip_special_tokens);
-        }
-        let mut detokenizer = Detokenizer::new(self);
+        };
+        let mut state = chain.start();
         let mut text = String::new();
-        for id in ids {
-            if !(skip_special_tokens && self.is_special(*id)) {
-                text += &detokenizer.push(*id)?;
+        for id in ids
+            .iter()
+            .filter(|id| !(skip_special_tokens && self.is_special(**id)))
+        {
+            if let Some(token) = self.token(*id) {
+                text += &chain.push(&mut state, token);
             }
         }
-        Ok(text + &detokenizer.finish()?)
+        Ok(text + &chain.finish(&mut state))
     }
 
     /// [`decode`](Self::decode) by the library of tokenizers, which some decoders make panic.

@@ -85,6 +85,14 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
     let number = |wanted: f64| value.as_f64() == Some(wanted);
     let off = |name: &str| fields.get(name).and_then(Value::as_bool) == Some(false);
     let built_in = match name {
+        // Llama's layers see all, in transformers and in mlx-lm, whatever window its file names.
+        "sliding_window" | "use_sliding_window"
+            if matches!(model_type(fields), "llama" | "xverse" | "iquestcoder")
+                && fields.get("layer_types").is_none_or(Value::is_null)
+                && slides(fields) =>
+        {
+            return Meaning::Unknown;
+        }
         "use_sliding_window" => value.as_bool() == Some(false) || !slides(fields),
         "sliding_window" => !slides(fields) || off("use_sliding_window"),
         "max_window_layers" => true,
@@ -145,6 +153,22 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         {
             true
         }
+        // Its weights have them in them, as MLX's checkpoints are written.
+        "attention_in_multiplier"
+        | "attention_out_multiplier"
+        | "embedding_multiplier"
+        | "key_multiplier"
+        | "lm_head_multiplier"
+        | "mlp_multipliers"
+        | "ssm_in_multiplier"
+        | "ssm_multipliers"
+        | "ssm_out_multiplier"
+            if model_type(fields) == "falcon_h1" =>
+        {
+            true
+        }
+        // Of images, or of none: tokens of a text see what came before.
+        "use_bidirectional_attention" => value.as_bool() == Some(false) || value.as_str() == Some("vision"),
         "swiglu_limit" => number(7.0),
         "swiglu_alpha" => number(1.702),
         "time_step_limit" => value.as_array().is_some_and(|ends| {

@@ -11,7 +11,13 @@ use mlx_native_lm::{GenerateOptions, Model, ModelOptions, SamplingParams, genera
 
 #[allow(dead_code, reason = "some of its fields are for the other test that has it")]
 mod reference;
-use reference::{Case, LOGITS, check, golden, options};
+use reference::{Case, LOGITS, golden, greedy, logits, options};
+
+/// The logits and what follows from them.
+fn check(model: &mut Model, case: &Case, name: &str) {
+    logits(model, case, name);
+    greedy(model, case, name, case.greedy_ids.len());
+}
 
 /// A device with a name, and whether it is too slow for every prompt.
 struct Device {

@@ -243,12 +243,21 @@ fn what_a_family_does_not_read_is_refused_where_it_matters() {
         config.refuse_unread().map_err(|e| e.to_string())
     };
     let of_kinds = json!({"full_attention": {"rope_type": "default", "rope_theta": 100.0}});
+    let gemma = json!({"sliding_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}});
     for (changes, word) in [
         (
             json!({"rope_parameters": of_kinds}),
             "rope_parameters.full_attention",
         ),
+        (
+            json!({"model_type": "gemma3_text", "hidden_act": "gelu", "rope_parameters": gemma}),
+            "rope_parameters.sliding_attention.partial_rotary_factor",
+        ),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (
+            json!({"use_bidirectional_attention": true}),
+            "use_bidirectional_attention",
+        ),
         (
             json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
             "rope_parameters.partial_rotary_factor",
@@ -298,6 +307,116 @@ fn a_window_is_not_passed_over() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("sliding_window is missing"), "{error}");
+}
+
+/// Families whose files have a window for all layers apply it, those whose files turn it on do that.
+#[test]
+fn windows_of_families_without_kinds_of_layers() {
+    let first = |changes: Value| attention(&read(changes).unwrap()).window;
+    let experts = json!({"num_local_experts": 4, "num_experts_per_tok": 2});
+    for model_type in ["phi3", "mixtral", "starcoder2"] {
+        let with = |window: Value, on: Value| {
+            let mut changes = experts.clone();
+            for (key, value) in [
+                ("model_type", json!(model_type)),
+                ("sliding_window", window),
+                ("use_sliding_window", on),
+                ("norm_epsilon", json!(1e-5)),
+            ] {
+                changes[key] = value;
+            }
+            changes
+        };
+        assert_eq!(first(with(json!(4), json!(null))), Some(4), "{model_type}");
+        assert_eq!(first(with(json!(4), json!(true))), Some(4), "{model_type}");
+        assert_eq!(first(with(json!(4), json!(false))), None, "{model_type}");
+        assert_eq!(first(with(json!(null), json!(null))), None, "{model_type}");
+    }
+    let qwen = |on: Value| {
+        first(
+            json!({"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": on, "max_window_layers": 0}),
+        )
+    };
+    assert_eq!(
+        (qwen(json!(true)), qwen(json!(false)), qwen(json!(null))),
+        (Some(4), None, None)
+    );
+}
+
+/// What has no effect in transformers and mlx-lm has none here, and is told.
+#[test]
+fn a_window_of_llama_is_told_as_a_field_without_effect() {
+    let config = with(json!({"model_type": "llama", "sliding_window": 4}));
+    (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
+    config.refuse_unread().unwrap();
+    assert_eq!(told(&config), ["sliding_window"]);
+    for unused in [json!(null), json!(1_000_000)] {
+        let config = with(json!({"model_type": "llama", "sliding_window": unused}));
+        (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
+        assert!(told(&config).is_empty());
+    }
+}
+
+/// Wavelengths that old checkpoints keep in each layer are let go, as in mlx-lm, and none elsewhere.
+#[test]
+fn wavelengths_in_checkpoints() {
+    let dropped = read(json!({})).unwrap().dropped;
+    let goes = |name: &str| {
+        dropped
+            .iter()
+            .any(|p| name.contains(p.strip_prefix('*').unwrap_or(p)))
+    };
+    assert!(goes("model.layers.0.self_attn.rotary_emb.inv_freq"));
+    assert!(goes("gpt_neox.layers.3.attention.rotary_emb.inv_freq"));
+    assert!(goes("model.layers.0.attention.rope.inv_freq"));
+    assert!(!goes("model.rotary_emb.inv_freq") && !goes("model.inv_freq"));
+}
+
+/// What nobody reads and nobody knows, once everything was read.
+fn told(config: &ConfigFile) -> Vec<String> {
+    config.eos_token_ids().unwrap();
+    config.quantization().unwrap();
+    config.unknown()
+}
+
+/// transformers 5 writes the rotation of each kind of layer by its name; older files say the same in other fields.
+#[test]
+fn rotations_by_kind_of_layer() {
+    let kinds = ["sliding_attention", "full_attention"].repeat(4);
+    let parameters = json!({
+        "full_attention": {"rope_type": "linear", "rope_theta": 7e5, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    });
+    let rope_of = |spec: &DecoderSpec, layer: usize| {
+        let Block::Attention(a) = &spec.layers[layer].branches[0].parts[0].block else {
+            panic!("no attention");
+        };
+        let rope = a.rope.as_ref().unwrap();
+        (a.window, rope.theta, rope.scaling.clone())
+    };
+    for (model_type, act) in [("gemma3_text", "gelu_pytorch_tanh"), ("olmo3", "silu")] {
+        let config = with(
+            json!({"model_type": model_type, "hidden_act": act, "sliding_window": 16,
+            "layer_types": kinds, "rope_parameters": parameters, "rope_theta": null}),
+        );
+        let spec =
+            (Family::of(&config).unwrap().spec)(&FamilyInput::new(config.fields(), &|_| false)).unwrap();
+        config.refuse_unread().unwrap();
+        assert_eq!(told(&config), Vec::<String>::new(), "{model_type}");
+        let linear = RopeScaling::Linear { factor: 8.0 };
+        assert_eq!(
+            rope_of(&spec, 0),
+            (Some(16), 300.0, RopeScaling::Default),
+            "{model_type}"
+        );
+        assert_eq!(rope_of(&spec, 1), (None, 7e5, linear), "{model_type}");
+    }
+    // The older fields, and the list of layers before the pattern.
+    let older = json!({"model_type": "gemma3_text", "hidden_act": "gelu", "sliding_window": 16, "rope_theta": 7e5,
+        "rope_local_base_freq": 300.0, "sliding_window_pattern": 2});
+    let spec = read(older).unwrap();
+    assert_eq!(rope_of(&spec, 0), (Some(16), 300.0, RopeScaling::Default));
+    assert_eq!(rope_of(&spec, 1), (None, 7e5, RopeScaling::Default));
 }
 
 #[test]

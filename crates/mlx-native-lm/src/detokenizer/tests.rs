@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::folder::ModelFolder;
+use crate::token_text::byte_of;
 
 fn demo() -> Tokenizer {
     ModelFolder::from_files(mlx_native_demo::files())

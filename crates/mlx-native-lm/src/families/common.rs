@@ -251,6 +251,21 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// The rotation of a kind of layer where `rope_parameters` has an object for each kind, as transformers 5 writes them;
+    /// `theta` is the base where that names none.
+    pub fn nested_rope(&self, slides: bool, dims: usize, theta: f64) -> Result<Option<RopeConfig>> {
+        let Some(parameters) = self.rope_parameters(slides)? else {
+            return Ok(None);
+        };
+        let theta = parameters.positive("rope_theta")?.unwrap_or(theta);
+        RopeConfig::scaled(
+            RopeConfig::plain(dims, theta, false),
+            &self.fields,
+            Some(parameters),
+        )
+        .map(Some)
+    }
+
     /// The rotation of a kind of layer: the share, the base and the method that its parameters say.
     pub fn rope_of_kind(&self, slides: bool, head_dim: usize, default_share: f64) -> Result<RopeConfig> {
         let Some(parameters) = self.rope_parameters(slides)? else {
@@ -572,7 +587,10 @@ impl<'a> Config<'a> {
             layers,
             norm: Some(self.rms(&format!("{path}.{norm}"))),
             head,
-            dropped: vec!["*rotary_emb.inv_freq".to_owned()],
+            dropped: ["*attn", "*attention"]
+                .iter()
+                .flat_map(|at| [format!("{at}.rotary_emb.inv_freq"), format!("{at}.rope.inv_freq")])
+                .collect(),
         })
     }
 }

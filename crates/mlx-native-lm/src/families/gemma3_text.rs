@@ -21,12 +21,18 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 /// The decoder, with tensors under `prefix`.
 pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
     let inner = c.count("intermediate_size")?;
-    let global = c.rope_from(c.head_dim, 1e6)?;
-    let local = RopeConfig::plain(c.head_dim, c.positive("rope_local_base_freq", 10_000.0)?, false);
+    let local = c.positive("rope_local_base_freq", 10_000.0)?;
+    let local = c.nested_rope(true, c.head_dim, local)?.unwrap_or_else(|| RopeConfig::plain(c.head_dim, local, false));
+    let global = match c.nested_rope(false, c.head_dim, c.theta_or(1e6)?)? {
+        Some(rope) => rope,
+        None => c.rope_from(c.head_dim, 1e6)?,
+    };
     let scale = (1.0 / c.positive("query_pre_attn_scalar", 256.0)?.sqrt()) as f32;
     let (window, pattern) = (c.count_or("sliding_window", 512)?, c.count_or("sliding_window_pattern", 6)?);
+    // The same said layer by layer, in newer files.
+    let sliding = c.sliding_or_every(pattern)?;
     let mut spec = c.decoder(prefix, |i, path| {
-        let slides = !(i + 1).is_multiple_of(pattern);
+        let slides = sliding[i];
         let own = format!("{path}.self_attn");
         let mut attention = c
             .attention(&own)

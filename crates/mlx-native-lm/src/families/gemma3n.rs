@@ -63,11 +63,13 @@ fn attention(c: &Config<'_>, path: &str, slides: bool) -> Result<Attention> {
         true => c.positive("rope_local_base_freq", 10_000.0)?,
         false => c.positive("rope_theta", 1e6)?,
     };
+    let rope = c.nested_rope(slides, c.head_dim, theta)?;
+    let rope = rope.unwrap_or_else(|| RopeConfig::plain(c.head_dim, theta, false));
     let window = if slides { Some(c.count("sliding_window")?) } else { None };
     let mut attention = c
         .attention(path)
         .normed(path, c.eps, 0.0)
-        .turned(Some(RopeConfig::plain(c.head_dim, theta, false)))
+        .turned(Some(rope))
         .sliding(window);
     attention.v_norm = Some(Norm::rms_plain(c.head_dim, c.eps));
     attention.scale = 1.0;

@@ -22,10 +22,12 @@ pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
     let (bias, mlp_bias) = (c.flag("attention_bias", false)?, c.flag("mlp_bias", false)?);
     let inner = c.count("intermediate_size")?;
     let activation = c.silu()?;
-    let of_all = c.fields.get("layer_types").is_none() && c.fields.str("model_type")? == Some("mistral");
-    let windows = match of_all {
-        true => vec![c.fields.count("sliding_window", u32::MAX as usize)?; c.layers],
-        false => c.windows()?,
+    let by_layer = c.fields.get("layer_types").is_some();
+    let windows = match c.fields.str("model_type")? {
+        _ if by_layer => c.windows()?,
+        Some("mistral") => vec![c.fields.count("sliding_window", u32::MAX as usize)?; c.layers],
+        // Neither transformers nor mlx-lm looks at a window here: it is told as a field without effect.
+        _ => vec![None; c.layers],
     };
     c.decoder(prefix, |i, path| {
         let attention = c

@@ -4,6 +4,7 @@ use super::Family;
 use super::common::{Config, post_norm_layer};
 use crate::config::FamilyInput;
 use crate::error::Result;
+use crate::rope::RopeConfig;
 use crate::spec::DecoderSpec;
 
 pub(super) const FAMILY: Family = Family {
@@ -14,7 +15,13 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read(input)?;
-    let (full, local) = (c.rope(c.head_dim)?, c.plain_rope(c.head_dim, false)?);
+    let theta = c.theta_or(500_000.0)?;
+    let of = |slides: bool, plain: Result<RopeConfig>| match c.nested_rope(slides, c.head_dim, theta)? {
+        Some(rope) => Ok(rope),
+        None => plain,
+    };
+    let full = of(false, c.rope(c.head_dim))?;
+    let local = of(true, c.plain_rope(c.head_dim, false))?;
     let (inner, activation, bias) = (c.count("intermediate_size")?, c.silu()?, c.flag("attention_bias", false)?);
     let sliding = match c.fields.get("layer_types") {
         Some(_) => c.sliding()?,

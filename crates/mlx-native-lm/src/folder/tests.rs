@@ -89,11 +89,34 @@ fn files_that_only_recommend_may_be_missing_or_damaged() {
     assert_eq!(model.generation_config(), &GenerationConfig::default());
     assert_eq!(model.eos_token_ids(None).unwrap(), [0]);
     model.tokenizer().unwrap();
-    let damaged = folder(&[("generation_config.json", Some(b"{"))]);
-    assert_eq!(
-        ModelFolder::open(damaged.path()).unwrap().generation_config(),
-        &GenerationConfig::default()
-    );
+    // What cannot be taken is told; what ends a text must be right.
+    for (text, ends, word) in [
+        (&b"{"[..], None, "EOF while parsing"),
+        (
+            br#"{"top_p": "most", "eos_token_id": [2]}"#,
+            Some(vec![2]),
+            "top_p: found",
+        ),
+    ] {
+        let damaged = folder(&[("generation_config.json", Some(text))]);
+        let model = ModelFolder::open(damaged.path()).unwrap();
+        assert_eq!(model.generation_config().eos_token_ids, ends);
+        let told = model.unknown_fields();
+        let told = told.iter().find(|t| t.starts_with("generation_config.json: "));
+        assert!(told.unwrap().contains(word), "{told:?}");
+    }
+    for text in [
+        r#"{"eos_token_id": "2"}"#,
+        r#"{"eos_token_id": [1.5]}"#,
+        r#"{"eos_token_id": true}"#,
+    ] {
+        let damaged = folder(&[("generation_config.json", Some(text.as_bytes()))]);
+        let error = ModelFolder::open(damaged.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("generation_config.json: eos_token_id: found"),
+            "{error}"
+        );
+    }
     // Without a tokenizer there are still tokens to be fed.
     let model = folder(&[("tokenizer.json", None)]);
     let model = ModelFolder::open(model.path()).unwrap();

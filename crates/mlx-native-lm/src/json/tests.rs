@@ -85,3 +85,15 @@ fn ids_below_zero_stand_for_none() {
         assert!(fields.token_ids(key).is_err());
     }
 }
+
+#[test]
+fn other_encodings_are_named() {
+    for (text, word) in [
+        (&b"\xEF\xBB\xBF{}"[..], "byte order mark"),
+        (&b"\xFF\xFE{\0}\0"[..], "UTF-16"),
+        (&b"\xFE\xFF\0{\0}"[..], "UTF-16"),
+    ] {
+        let error = parse_object("config.json", text).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("config.json"), "{error}");
+    }
+}

@@ -266,20 +266,6 @@ pub(super) const CONFIG_FIELDS: Unread = &[
         ],
     ),
     (
-        "the weights have it in them, as MLX's checkpoints are written",
-        &[
-            "attention_in_multiplier",
-            "attention_out_multiplier",
-            "embedding_multiplier",
-            "key_multiplier",
-            "lm_head_multiplier",
-            "mlp_multipliers",
-            "ssm_in_multiplier",
-            "ssm_multipliers",
-            "ssm_out_multiplier",
-        ],
-    ),
-    (
         "mlx-lm does not look at it in the families that leave it unread here",
         &[
             "dim_model_base",
@@ -366,6 +352,7 @@ pub(super) const CONFIG_FIELDS: Unread = &[
         &[
             "vision_config",
             "audio_config",
+            "audio_soft_tokens_per_image",
             "num_nextn_predict_layers",
             "mtp_*",
             "num_mtp_*",

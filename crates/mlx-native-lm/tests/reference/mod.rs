@@ -59,12 +59,6 @@ pub fn options() -> ModelOptions {
 /// The reference prints five digits after the point; the rest is for sums in another order.
 pub const LOGITS: f32 = 2e-3;
 
-/// The logits and what follows from them.
-pub fn check(model: &mut Model, case: &Case, name: &str) {
-    logits(model, case, name);
-    greedy(model, case, name, case.greedy_ids.len());
-}
-
 /// The log-likelihoods of the prompt, and the logits behind it.
 pub fn logits(model: &mut Model, case: &Case, name: &str) {
     let mut cache = model.decoder().new_state(case.prompt_ids.len()).unwrap();

@@ -1,6 +1,6 @@
 //! The demo model, end to end.
 
-use mlx_native::{DeviceKind, MlxDevice};
+use mlx_native::{DType, DeviceKind, MlxDevice};
 use mlx_native_lm::engine::{Engine, EngineConfig};
 use mlx_native_lm::{Model, ModelOptions};
 use mlx_native_serve::{ModelSource, ServeConfig, ServedModel};
@@ -16,7 +16,12 @@ fn server() -> Running {
         load: Box::new(|| {
             let make = || {
                 let device = MlxDevice::open(DeviceKind::Cpu).map_err(mlx_native_lm::LmError::from)?;
-                let model = Model::from_files(&device, mlx_native_demo::files(), &ModelOptions::default())?;
+                // In f32, in which a text does not depend on how it was cut.
+                let options = ModelOptions {
+                    dtype: Some(DType::F32),
+                    ..ModelOptions::default()
+                };
+                let model = Model::from_files(&device, mlx_native_demo::files(), &options)?;
                 ServedModel::of_engine(
                     mlx_native_demo::NAME,
                     Engine::start(model, EngineConfig::default())?,

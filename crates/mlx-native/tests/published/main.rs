@@ -4,6 +4,7 @@
 mod basics;
 mod drawn;
 mod graph;
+mod in_place;
 mod literals;
 mod refusals;
 #[rustfmt::skip] // A line for each signature.

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use mlx_native::{DeviceKind, MlxDevice};
+use mlx_native::{DType, DeviceKind, MlxDevice};
 
 use super::super::{Begin, Engine, EngineConfig, EngineError, Event, Grammar, Request, StopReason, Usage};
 use crate::{Model, ModelOptions, SamplingParams};
 
 fn engine(config: EngineConfig) -> Engine {
     let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
-    let model = Model::from_files(&device, mlx_native_demo::files(), &ModelOptions::default()).unwrap();
+    // In f32, in which a text does not depend on how it was cut.
+    let options = ModelOptions {
+        dtype: Some(DType::F32),
+        ..ModelOptions::default()
+    };
+    let model = Model::from_files(&device, mlx_native_demo::files(), &options).unwrap();
     Engine::start(model, config).unwrap()
 }
 

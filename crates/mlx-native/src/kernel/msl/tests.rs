@@ -327,8 +327,9 @@ fn hostile_text_ends_soon() {
         let start = Instant::now();
         let result = parse(&text).map(|m| m.kernels.len());
         let head: String = text.chars().take(20).collect();
+        // Far beyond what a busy machine takes, far below what any growth faster than the text's would.
         assert!(
-            start.elapsed().as_secs() < 10,
+            start.elapsed().as_secs() < 120,
             "{head:?} took {:?}",
             start.elapsed()
         );

@@ -17,7 +17,7 @@ pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize,
     let factors = Factors {
         // What is not given is as in the plain norm.
         weight: launch.flag_or(HAS_WEIGHT, true).then(|| launch.input::<W>(1)),
-        factor: launch.flag(HAS_FACTOR).then(|| launch.input::<T>(5)),
+        factor: launch.flag(HAS_FACTOR).then(|| launch.output::<T>(5)),
         normed: launch.flag(HAS_NORMED).then(|| launch.output::<T>(6)),
         rounds_once: launch.flag(ROUNDS_ONCE),
     };
@@ -25,7 +25,7 @@ pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize,
     let dim = p.dim as usize;
     for row in part_range(p.rows as usize, (GRANULE / dim.max(1)).max(1), part, parts) {
         let start = row * dim;
-        // SAFETY: this row is only this part's, in `output` and in `x`, which may be `output`.
+        // SAFETY: this row is only this part's, in `output` and in `x` and the factor, which may be `output`.
         unsafe {
             let mean = sum_of_squares(launch, x, start, dim) / p.dim as f32;
             normalise(x, &factors, output, start, dim, 1.0 / (mean + eps).sqrt());
@@ -36,7 +36,8 @@ pub(super) fn rms_norm<T: Element, W: Element>(launch: &Launch<'_>, part: usize,
 /// What a normalised row is multiplied by.
 struct Factors<'a, T, W> {
     weight: Option<&'a [W]>,
-    factor: Option<&'a [T]>,
+    /// May be where the result goes.
+    factor: Option<Output<'a, T>>,
     /// Where the row before the factor is kept.
     normed: Option<Output<'a, T>>,
     rounds_once: bool,
@@ -62,7 +63,7 @@ unsafe fn sum_of_squares<T: Element>(launch: &Launch<'_>, x: Output<'_, T>, star
 }
 
 /// # Safety
-/// Only the caller may use these elements of `x`, of `output` and of `factors.normed`.
+/// Only the caller may use these elements of `x`, of `output`, of `factors.factor` and of `factors.normed`.
 unsafe fn normalise<T: Element, W: Element>(
     x: Output<'_, T>,
     factors: &Factors<'_, T, W>,
@@ -71,10 +72,15 @@ unsafe fn normalise<T: Element, W: Element>(
     dim: usize,
     inverse: f32,
 ) {
-    let (mut values, mut by) = ([0.0; CHUNK], [0.0; CHUNK]);
+    let (mut values, mut by, mut last) = ([0.0; CHUNK], [0.0; CHUNK], [0.0; CHUNK]);
     for done in (0..dim).step_by(CHUNK) {
         let len = CHUNK.min(dim - done);
-        let (values, by) = (&mut values[..len], &mut by[..len]);
+        let (values, by, last) = (&mut values[..len], &mut by[..len], &mut last[..len]);
+        if let Some(factor) = factors.factor {
+            // Before anything is written to what may be the same memory.
+            // SAFETY: by the caller's word.
+            unsafe { factor.load(start + done, last) };
+        }
         // Every product is rounded first, unless only the last one shall be.
         // SAFETY: by the caller's word.
         let round = |values: &mut [f32]| unsafe {
@@ -95,10 +101,9 @@ unsafe fn normalise<T: Element, W: Element>(
             // SAFETY: by the caller's word.
             unsafe { normed.store(start + done, values) };
         }
-        if let Some(factor) = factors.factor {
+        if factors.factor.is_some() {
             round(values);
-            T::widen(&factor[start + done..][..len], by);
-            values.iter_mut().zip(&*by).for_each(|(v, f)| *v *= *f);
+            values.iter_mut().zip(&*last).for_each(|(v, f)| *v *= *f);
         }
         // SAFETY: by the caller's word.
         unsafe { output.store(start + done, values) };

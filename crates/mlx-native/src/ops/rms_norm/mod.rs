@@ -102,7 +102,7 @@ pub fn rms_norm(
 pub struct RmsNormOptions<'a> {
     /// `[dim]`, of the dtype of `x` or f32; none = ones.
     pub weight: Option<&'a MlxBuffer>,
-    /// `[rows, dim]`, of the dtype of `x`: another factor, behind the weight; none = ones.
+    /// `[rows, dim]`, of the dtype of `x`: another factor, behind the weight; none = ones. `output` may be the same buffer.
     pub factor: Option<&'a MlxBuffer>,
     /// An f32 buffer whose first element counts instead of `params.eps`, read when the work runs.
     pub eps: Option<&'a MlxBuffer>,
@@ -194,7 +194,9 @@ fn check_arguments(
     }
     if let Some(factor) = options.factor {
         check::holds(OP, "factor", factor, len)?;
-        check::disjoint(OP, ("output", output), &[("factor", factor)])?;
+        if output.mem_range() != factor.mem_range() {
+            check::disjoint(OP, ("output", output), &[("factor", factor)])?;
+        }
     }
     if let Some(normed) = options.normed {
         if options.factor.is_none() {

@@ -29,8 +29,8 @@ constant bool has_factor = is_function_constant_defined(has_factor_given) ? has_
 constant bool has_eps_buffer = is_function_constant_defined(has_eps_buffer_given) ? has_eps_buffer_given : false;
 constant bool has_normed = is_function_constant_defined(has_normed_given) ? has_normed_given : false;
 
-// in place: rms_norm(output = x)
-// in place: rms_norm_rows(output = x)
+// in place: rms_norm(output = x, output = factor)
+// in place: rms_norm_rows(output = x, output = factor)
 template <typename T>
 float sum_of_squares(device const T *x, uint first, uint step, uint dim) {
     float sum = 0.0f;

@@ -299,6 +299,26 @@ fn the_encoder_reports_misuse_when_it_is_waited_for() {
     assert!(gelu::dispatch_gelu(&mut e, &mut b.registry, b.device.metal_device(), &x, &y).is_err());
 }
 
+/// Two buffers over one allocation gave two mutable slices in 0.1, and slices while work wrote it.
+#[test]
+fn buffers_that_share_memory_lend_it_to_one_at_a_time() {
+    let mut b = Bench::cpu();
+    let (mut x, y) = (b.floats(DType::F32, &[1.0; 8]), b.zeros(DType::F32, 8));
+    let mut alias = mlx_native::MlxBuffer::from_raw(x.metal_buffer().clone(), DType::F32, vec![8]);
+    assert_eq!(values(&alias), vec![1.0; 8]);
+    let lent = x.as_mut_slice::<f32>().unwrap();
+    assert!(alias.as_mut_slice::<f32>().is_err() && alias.read::<f32>().is_err());
+    lent[0] = 5.0;
+    assert_eq!(x.as_slice::<f32>().unwrap()[0], 5.0);
+    alias.as_mut_slice::<f32>().unwrap()[1] = 6.0;
+    assert_eq!(alias.dtype(), DType::F32);
+    let before = alias.as_slice::<f32>().unwrap();
+    b.run(|e, r, d| elementwise::scalar_mul_f32(e, r, d.metal_device(), &x, &x, 8, 2.0));
+    b.run(|e, r, d| elementwise::elementwise_add(e, r, d.metal_device(), &x, &alias, &y, 8, DType::F32));
+    assert_eq!(before[..3], [5.0, 6.0, 1.0], "what was seen stays");
+    assert_eq!(values(&y)[..3], [20.0, 24.0, 4.0]);
+}
+
 #[test]
 fn work_that_was_dropped_or_refused_leaves_no_trace() {
     let mut b = Bench::cpu();

@@ -1,7 +1,7 @@
 //! What the parts of a launch claim.
 
 use super::dots::{self, Block, CLAIM, Format, Scratch};
-use super::integer::{self, Activations, Few, FewScratch, ROW_CHUNK, Tiles, TilesScratch, padded_rows};
+use super::integer::{self, Few, FewScratch, ROW_CHUNK, TileRows, Tiles, TilesScratch};
 use super::{Args, Group, panels, product};
 use crate::backend::cpu::IsaToken;
 
@@ -36,10 +36,11 @@ pub(super) struct Kept<'a> {
     block: Option<Block>,
     few: Option<Few<'a>>,
     /// A chunk of rows, by its number.
-    rows: Option<(usize, Activations)>,
+    rows: Option<(usize, TileRows)>,
     scratch: Scratch,
-    few_scratch: FewScratch,
-    tiles_scratch: TilesScratch,
+    /// Room that only its way of multiplying needs, made when it is.
+    few_scratch: Option<FewScratch>,
+    tiles_scratch: Option<TilesScratch>,
 }
 
 impl Kept<'_> {
@@ -124,17 +125,12 @@ impl<'a> Work<'a> {
         let (args, rows) = (self.args, &self.group.rows);
         let few = kept.few.get_or_insert_with(|| {
             let integer = self.format.integer.as_ref().expect("the way says so");
-            let (count, span) = (padded_rows(rows.len()), args.source.span());
-            let x = Activations::new(self.isa, count, args.k(), span, integer.middle, |i, values| match rows.get(i) {
-                Some(row) => args.x_row(*row, 0, values),
-                None => values.fill(0.0),
-            });
-            Few::new(integer, self.isa, x, &args.source)
+            Few::new(integer, self.isa, rows.len(), args.k(), &args.source, |i, values| args.x_row(rows[i], 0, values))
         });
         let columns = task * CLAIM..args.n().min((task + 1) * CLAIM);
         let mut sums = [[0.0; CLAIM]; dots::MAX_ROWS];
         let first = self.group.expert as usize * args.n();
-        few.times(first + columns.start..first + columns.end, &mut kept.few_scratch, &mut sums);
+        few.times(first + columns.start..first + columns.end, kept.few_scratch.get_or_insert_default(), &mut sums);
         self.store_few(columns, &mut sums);
     }
 
@@ -151,15 +147,11 @@ impl<'a> Work<'a> {
         let (number, column) = (task / groups, task % groups * columns);
         let rows = &rows[number * chunk..rows.len().min((number + 1) * chunk)];
         if kept.rows.as_ref().is_none_or(|(kept, _)| *kept != number) {
-            let middle = self.format.integer.as_ref().map_or(0.0, |integer| integer.middle);
-            let x = Activations::new(self.isa, rows.len(), args.k(), args.source.span(), middle, |i, values| {
-                args.x_row(rows[i], 0, values);
-            });
-            kept.rows = Some((number, x));
+            kept.rows = Some((number, tiles.rows(rows.len(), |i, values| args.x_row(rows[i], 0, values))));
         }
         let Some((_, x)) = &kept.rows else { return };
         let columns = column..args.n().min(column + columns);
-        tiles.run(x, columns, &mut kept.tiles_scratch, |i, values| {
+        tiles.run(x, columns, kept.tiles_scratch.get_or_insert_default(), |i, values| {
             // SAFETY: this part claimed these rows and columns.
             unsafe { args.store(self.group.expert, rows[i], column, values) };
         });

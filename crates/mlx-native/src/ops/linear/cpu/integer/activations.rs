@@ -4,10 +4,21 @@ use super::RUN;
 use crate::isa::IsaToken;
 use crate::vector::Vectorised;
 
-/// A run of integers: those at even places, then those at odd ones, as codes come.
+/// A run of integers: those at even places, then those at odd ones, as codes come. Of [`Layout::Bytes`] the memory is that of
+/// bytes.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Run(pub [i16; RUN]);
+
+/// How the integers of a span stand in its runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In 16 bits, run by run.
+    Words,
+    /// An integer is `256 * high + low`, both of 8 bits and with a sign. Two runs together have the low bytes of even places, those
+    /// of odd places, then the high bytes in the same way; so has a run by itself where a span is one.
+    Bytes,
+}
 
 /// Rows of `x`: integers, and for each span the power of two that they count, the sum of its values, and what all codes being
 /// the middle one would add for what rounding took away. Behind the last span
@@ -30,12 +41,13 @@ pub(super) const EIGHT: usize = 8;
 
 impl Activations {
     /// Takes `rows` rows of `k` values, `row(i, values)` being asked for the values of row `i`, all finite.
-    pub(in crate::ops::linear::cpu) fn new(
+    pub(super) fn new(
         isa: IsaToken,
         rows: usize,
         k: usize,
         span: usize,
         middle: f32,
+        layout: Layout,
         mut row: impl FnMut(usize, &mut [f32]),
     ) -> Self {
         assert!(span.is_multiple_of(RUN) && k.is_multiple_of(span) && k > 0);
@@ -59,6 +71,7 @@ impl Activations {
                 values: &values,
                 span,
                 middle,
+                layout,
                 runs: &mut all.runs[i * pitch..],
                 powers: &mut all.powers[i * padded..],
                 sums: &mut all.sums[i * padded..],
@@ -68,39 +81,47 @@ impl Activations {
         all
     }
 
+    #[inline(always)]
     pub(super) fn rows(&self) -> usize {
         self.runs.len() / self.pitch
     }
 
+    #[inline(always)]
     pub(super) fn span(&self) -> usize {
         self.span
     }
 
     /// Spans of a row, without those that fill it up.
+    #[inline(always)]
     pub(super) fn spans(&self) -> usize {
         self.spans
     }
 
+    #[inline(always)]
     pub(super) fn padded(&self) -> usize {
         self.spans.next_multiple_of(EIGHT)
     }
 
     /// The runs of a row.
+    #[inline(always)]
     pub(super) fn row(&self, i: usize) -> &[Run] {
         &self.runs[i * self.pitch..(i + 1) * self.pitch]
     }
 
     /// The powers of a row's spans.
+    #[inline(always)]
     pub(super) fn powers(&self, i: usize) -> &[f32] {
         &self.powers[i * self.padded()..(i + 1) * self.padded()]
     }
 
     /// The sums of a row's spans.
+    #[inline(always)]
     pub(super) fn sums(&self, i: usize) -> &[f32] {
         &self.sums[i * self.padded()..(i + 1) * self.padded()]
     }
 
     /// What stands for the rests of a row's spans.
+    #[inline(always)]
     pub(super) fn rests(&self, i: usize) -> &[f32] {
         &self.rests[i * self.padded()..(i + 1) * self.padded()]
     }
@@ -111,6 +132,7 @@ struct Take<'a> {
     values: &'a [f32],
     span: usize,
     middle: f32,
+    layout: Layout,
     runs: &'a mut [Run],
     powers: &'a mut [f32],
     sums: &'a mut [f32],
@@ -132,16 +154,39 @@ pub(super) fn powers(most: f32) -> (f32, f32) {
 /// Parts of a unit in which what rounding took away is counted.
 const PARTS: f32 = 32768.0;
 
-/// The integer nearest to `value`, of which `inverse` is the unit's, and what rounding took away, in parts of a unit; never
-/// beyond 16 bits: a value within half a unit of 2¹⁵ is cut.
+/// The greatest integer: the greatest whose halves are bytes with a sign. The greatest of bf16 is 32,640.
+const MOST: f32 = 32_639.0;
+
+/// The integer nearest to `value`, of which `inverse` is the unit's, and what rounding or [`MOST`] took away, in parts of a unit.
 #[inline(always)]
 pub(super) fn integer(value: f32, inverse: f32) -> (i16, i32) {
     let scaled = value * inverse;
-    let cut = if scaled > 32767.0 { 32767.0 } else { scaled };
-    let cut = if cut < -32767.0 { -32767.0 } else { cut };
+    let cut = if scaled > MOST { MOST } else { scaled };
+    let cut = if cut < -MOST { -MOST } else { cut };
     let shifted = cut + ROUNDER;
     let rest = (scaled - (shifted - ROUNDER)) * PARTS + ROUNDER;
     (shifted.to_bits() as i16, rest.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32)
+}
+
+/// Makes one or two runs of [`Layout::Words`] such of [`Layout::Bytes`].
+#[inline(always)]
+fn to_bytes(runs: &mut [Run]) {
+    const HALF: usize = RUN / 2;
+    // Low bytes of even places, of odd ones, high bytes of even places, of odd ones; of each, those of both runs.
+    let mut bytes = [[0u8; 2 * HALF]; 4];
+    for (run, words) in runs.iter().enumerate() {
+        for i in 0..RUN {
+            let [low, _] = words.0[i].to_le_bytes();
+            let high = (i32::from(words.0[i]) - i32::from(low as i8)) >> 8;
+            bytes[i / HALF][run * HALF + i % HALF] = low;
+            bytes[2 + i / HALF][run * HALF + i % HALF] = high as u8;
+        }
+    }
+    let each = runs.len() * HALF;
+    for at in 0..runs.len() * RUN {
+        let byte = |at: usize| bytes[at / each][at % each];
+        runs[at / RUN].0[at % RUN] = i16::from_le_bytes([byte(2 * at), byte(2 * at + 1)]);
+    }
 }
 
 impl Vectorised for Take<'_> {
@@ -171,6 +216,9 @@ impl Vectorised for Take<'_> {
                     run.0[i] = integers[2 * i];
                     run.0[RUN / 2 + i] = integers[2 * i + 1];
                 }
+            }
+            if self.layout == Layout::Bytes {
+                self.runs[s * runs..(s + 1) * runs].chunks_mut(2).for_each(to_bytes);
             }
             self.powers[s] = power;
             // At most 128 · 2¹⁵ of either: exact.

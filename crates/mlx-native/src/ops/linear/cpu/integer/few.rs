@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::activations::EIGHT;
+use super::activations::{EIGHT, Layout, Run};
 use super::level::{Integers, Level};
 use super::{Activations, CLAIM, FewOf, MAX_ROWS, RUN, Scale, Words, on_level};
 use crate::backend::cpu::prefetch::prefetch;
-use crate::isa::IsaToken;
+use crate::isa::{Isa, IsaToken};
 use crate::ops::coding::{IntegerScales, Source};
 use crate::ops::linear::cpu::dots::Sums;
 
@@ -42,31 +42,55 @@ pub(in crate::ops::linear::cpu) struct Few<'a> {
 }
 
 /// What differs between codes and scales.
-pub(super) type Functions = unsafe fn(IsaToken, &Claim<'_>, &mut FewScratch, &mut Sums);
+#[derive(Clone, Copy)]
+pub(super) struct Functions {
+    claim: unsafe fn(IsaToken, &Claim<'_>, &mut FewScratch, &mut Sums),
+    layout: fn(IsaToken) -> Layout,
+}
 
 pub(super) const fn functions<C: Words, E: Scale>() -> Functions {
-    claim_on::<C, E>
+    Functions { claim: claim_on::<C, E>, layout: layout_on::<C> }
+}
+
+/// How rows of `x` meet codes of a kind.
+fn layout_on<C: Words>(isa: IsaToken) -> Layout {
+    let split = match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => <<super::x86::Avx2 as Level>::Few as Integers>::SPLIT,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => <<super::x86::Avx512 as Level>::Few as Integers>::SPLIT,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => <<super::x86::Vnni as Level>::Few as Integers>::SPLIT,
+        _ => false,
+    };
+    if split && C::NIBBLES { Layout::Bytes } else { Layout::Words }
 }
 
 /// Rows of `x` that are taken for `rows`; those too many are zeros.
-pub(in crate::ops::linear::cpu) fn padded_rows(rows: usize) -> usize {
+fn padded_rows(rows: usize) -> usize {
     assert!(0 < rows && rows <= MAX_ROWS);
     if rows <= 4 { rows.next_power_of_two() } else { MAX_ROWS }
 }
 
 impl<'a> Few<'a> {
-    /// `x` has [`padded_rows`]; the format is one of integers.
+    /// Takes `rows` rows of `k` values, `row(i, values)` being asked for the values of row `i`, all finite.
     pub(in crate::ops::linear::cpu) fn new(
         integer: &super::Integer,
         isa: IsaToken,
-        x: Activations,
+        rows: usize,
+        k: usize,
         source: &'a Source<'a>,
+        mut row: impl FnMut(usize, &mut [f32]),
     ) -> Self {
         let (functions, scales, biases) = match (&integer.few, source.integer_scales()) {
             (FewOf::Affine(functions), IntegerScales::Affine { dtype, scales, biases }) => (functions[dtype], scales, biases),
             (FewOf::Powers(functions), IntegerScales::Powers(scales)) => (*functions, scales, scales),
             _ => unreachable!("a coding has one kind of scales"),
         };
+        let layout = (functions.layout)(isa);
+        let x = Activations::new(isa, padded_rows(rows), k, source.span(), integer.middle, layout, |i, values| {
+            if i < rows { row(i, values) } else { values.fill(0.0) }
+        });
         Few { functions, isa, x, source, scales, biases }
     }
 
@@ -81,7 +105,7 @@ impl<'a> Few<'a> {
             rows,
         };
         // SAFETY: `isa` is a level of this machine; codes and scales reach as far as `Source` has checked.
-        unsafe { (self.functions)(self.isa, &claim, scratch, sums) };
+        unsafe { (self.functions.claim)(self.isa, &claim, scratch, sums) };
     }
 }
 
@@ -248,24 +272,27 @@ unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usi
         for line in (0..EIGHT * span_bytes).step_by(LINE) {
             prefetch(codes.wrapping_add(AHEAD + line));
         }
-        let rows: [_; M] = std::array::from_fn(|i| x.row(first_x + i).as_ptr().add(first * RUNS));
+        let mut rows = [std::ptr::null::<Run>(); M];
+        for i in 0..M {
+            rows[i] = x.row(first_x + i).as_ptr().add(first * RUNS);
+        }
         // One after the other and written out, so that all stays in registers.
-        let one = |s: usize| {
-            let mut sums = [V::zero(); M];
-            for run in 0..RUNS {
-                let codes = C::codes::<V>(codes.add(s * span_bytes + run * C::BYTES));
-                for i in 0..M {
-                    sums[i] = V::dot(sums[i], codes, &*rows[i].add(s * RUNS + run));
-                }
-            }
-            sums
-        };
-        let sums = [one(0), one(1), one(2), one(3), one(4), one(5), one(6), one(7)];
+        let sums = [
+            one_span::<V, C, RUNS, M>(&rows, codes, 0),
+            one_span::<V, C, RUNS, M>(&rows, codes, 1),
+            one_span::<V, C, RUNS, M>(&rows, codes, 2),
+            one_span::<V, C, RUNS, M>(&rows, codes, 3),
+            one_span::<V, C, RUNS, M>(&rows, codes, 4),
+            one_span::<V, C, RUNS, M>(&rows, codes, 5),
+            one_span::<V, C, RUNS, M>(&rows, codes, 6),
+            one_span::<V, C, RUNS, M>(&rows, codes, 7),
+        ];
         let scale = E::eight::<V>(scales);
         for i in 0..M {
             let power = V::load_f32(x.powers(first_x + i).as_ptr().add(first));
             let rest = V::load_f32(x.rests(first_x + i).as_ptr().add(first));
-            let total = V::add(V::totals(sums.map(|of_span| of_span[i])), rest);
+            let [a, b, c, d, e, f, g, h] = sums;
+            let total = V::add(V::totals([a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]]), rest);
             let scaled = V::mul(scale, power);
             let product = if E::BIASED {
                 let sum = V::load_f32(x.sums(first_x + i).as_ptr().add(first));
@@ -275,5 +302,32 @@ unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usi
             };
             V::store_f32(product, to.add(i * PITCH));
         }
+    }
+}
+
+/// The sums of span `s` of eight with `M` rows of `x`. A function and no closure: a closure cannot be told to be inlined, and out of
+/// line it is compiled without the instructions of the level, each intrinsic a call.
+///
+/// # Safety
+/// As [`one_eight`].
+#[inline(always)]
+unsafe fn one_span<V: Integers, C: Words, const RUNS: usize, const M: usize>(
+    rows: &[*const Run; M],
+    codes: *const u8,
+    s: usize,
+) -> [V::Sums; M] {
+    // SAFETY: the caller's word.
+    unsafe {
+        if V::SPLIT && C::NIBBLES {
+            return V::split::<RUNS, M>(codes.add(s * RUNS * C::BYTES), rows, s * RUNS);
+        }
+        let mut sums = [V::zero(); M];
+        for run in 0..RUNS {
+            let codes = C::codes::<V>(codes.add((s * RUNS + run) * C::BYTES));
+            for i in 0..M {
+                sums[i] = V::dot(sums[i], codes, &*rows[i].add(s * RUNS + run));
+            }
+        }
+        sums
     }
 }

@@ -27,6 +27,14 @@ pub(super) trait Integers: Copy {
     unsafe fn zero() -> Self::Sums;
     /// Adds the products of codes and integers of a run.
     unsafe fn dot(sums: Self::Sums, codes: Self::Codes, x: &Run) -> Self::Sums;
+    /// Whether 4-bit codes are multiplied by [`Layout::Bytes`](super::activations::Layout::Bytes).
+    const SPLIT: bool = false;
+    /// The sums of the products of a span of 4-bit codes with the runs from `x[i] + at` on, of
+    /// [`Layout::Bytes`](super::activations::Layout::Bytes).
+    unsafe fn split<const RUNS: usize, const M: usize>(codes: *const u8, x: &[*const Run; M], at: usize) -> [Self::Sums; M] {
+        let _ = (codes, x, at);
+        unreachable!("only where SPLIT says so")
+    }
     /// Eight sums as f32.
     unsafe fn totals(sums: [Self::Sums; 8]) -> Self::Eight;
     unsafe fn load_f32(p: *const f32) -> Self::Eight;

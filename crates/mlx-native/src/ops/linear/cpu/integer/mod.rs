@@ -25,11 +25,12 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use activations::Activations;
-pub(super) use few::{Few, FewScratch, padded_rows};
+pub(super) use activations::Activations as TileRows;
+pub(super) use few::{Few, FewScratch};
 pub(super) use tiles::{ROW_CHUNK, Scratch as TilesScratch, Tiles};
 
 use half::{bf16, f16};
+use activations::Activations;
 use level::{Integers, on_level};
 
 use super::dots::{CLAIM, MAX_ROWS};
@@ -43,6 +44,8 @@ use crate::ops::coding::{self, Coding, FLOAT4_DOUBLED, Floats, RUN, Source, powe
 trait Words {
     /// Bytes of a run.
     const BYTES: usize;
+    /// Whether they are those of [`Integers::split`].
+    const NIBBLES: bool = false;
     unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes;
 }
 
@@ -55,6 +58,7 @@ struct Floats4;
 
 impl Words for Nibbles {
     const BYTES: usize = RUN / 2;
+    const NIBBLES: bool = true;
     #[inline(always)]
     unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes {
         // SAFETY: the caller's word.

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::activations::Run;
+use super::activations::{Layout, Run};
 use super::level::{Integers, Level, Pairs};
 use super::{Activations, Integer, RUN, Words, on_level};
 use crate::backend::cpu::simd::Vector;
@@ -52,6 +52,7 @@ unsafe fn unpack_body<L: Level, C: Words>(p: *const u8, out: &mut [Run]) {
 /// A product of many rows, cut into tasks.
 pub(in crate::ops::linear::cpu) struct Tiles<'a> {
     unpack: Unpack,
+    middle: f32,
     isa: IsaToken,
     source: &'a Source<'a>,
     /// The row of the source that is the first column.
@@ -104,7 +105,12 @@ impl<'a> Tiles<'a> {
         columns: usize,
         k: usize,
     ) -> Self {
-        Tiles { unpack: integer.unpack, isa, source, first_row, columns, k }
+        Tiles { unpack: integer.unpack, middle: integer.middle, isa, source, first_row, columns, k }
+    }
+
+    /// Takes `rows` rows of `x` for [`run`](Self::run), `row(i, values)` being asked for the values of row `i`, all finite.
+    pub(in crate::ops::linear::cpu) fn rows(&self, rows: usize, row: impl FnMut(usize, &mut [f32])) -> Activations {
+        Activations::new(self.isa, rows, self.k, self.source.span(), self.middle, Layout::Words, row)
     }
 
     /// Columns of a task for `parts` parts, if there are `chunks` chunks of rows.

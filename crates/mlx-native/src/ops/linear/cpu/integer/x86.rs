@@ -59,6 +59,43 @@ unsafe fn fours(a: __m256i, b: __m256i) -> __m256i {
     intrinsics! { _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)) }
 }
 
+/// Adds products of codes below 16 and bytes with a sign: of four neighbours in 32 bits, or of two in 16, which hold the sums of
+/// eight such: 8 · 2 · 15 · 128 < 2¹⁵.
+///
+/// # Safety
+/// AVX2 is there, and VNNI where it is said.
+#[inline(always)]
+unsafe fn add_products<const VNNI: bool>(sums: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    intrinsics! {
+        if VNNI {
+            _mm256_dpbusd_epi32(sums, codes, x)
+        } else {
+            _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x))
+        }
+    }
+}
+
+/// Four rows of eight, `pitch` apart: in vector `i`, column `i` in the lower half and column `i + 4` in the upper one. No closures: they
+/// would not be inlined.
+///
+/// # Safety
+/// AVX2 is there; `p` is valid for the rows.
+#[inline(always)]
+unsafe fn transpose4(p: *const f32, pitch: usize) -> [__m256; 4] {
+    intrinsics! {
+        let (a, b) = (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(pitch)));
+        let (c, d) = (_mm256_loadu_ps(p.add(2 * pitch)), _mm256_loadu_ps(p.add(3 * pitch)));
+        let (low_ab, high_ab) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (low_cd, high_cd) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0xEE>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0x44>(high_ab, high_cd),
+            _mm256_shuffle_ps::<0xEE>(high_ab, high_cd),
+        ]
+    }
+}
+
 impl<const VNNI: bool> Integers for Rows<VNNI> {
     type Codes = [__m256i; 2];
     type Sums = __m256i;
@@ -118,6 +155,49 @@ impl<const VNNI: bool> Integers for Rows<VNNI> {
         }
     }
 
+    const SPLIT: bool = true;
+
+    #[inline(always)]
+    unsafe fn split<const RUNS: usize, const M: usize>(codes: *const u8, x: &[*const Run; M], at: usize) -> [__m256i; M] {
+        intrinsics! {
+            let mask = _mm256_set1_epi8(15);
+            let (mut low, mut high) = ([_mm256_setzero_si256(); M], [_mm256_setzero_si256(); M]);
+            if RUNS == 1 {
+                let bytes = _mm_loadu_si128(codes.cast());
+                let both = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes), mask);
+                for i in 0..M {
+                    let p = x[i].add(at).cast::<__m256i>();
+                    low[i] = add_products::<VNNI>(low[i], both, _mm256_loadu_si256(p));
+                    high[i] = add_products::<VNNI>(high[i], both, _mm256_loadu_si256(p.add(1)));
+                }
+            } else {
+                for pair in 0..RUNS / 2 {
+                    let bytes = _mm256_loadu_si256(codes.cast::<__m256i>().add(pair));
+                    let even = _mm256_and_si256(bytes, mask);
+                    let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
+                    for i in 0..M {
+                        let p = x[i].add(at + 2 * pair).cast::<__m256i>();
+                        low[i] = add_products::<VNNI>(low[i], even, _mm256_loadu_si256(p));
+                        low[i] = add_products::<VNNI>(low[i], odd, _mm256_loadu_si256(p.add(1)));
+                        high[i] = add_products::<VNNI>(high[i], even, _mm256_loadu_si256(p.add(2)));
+                        high[i] = add_products::<VNNI>(high[i], odd, _mm256_loadu_si256(p.add(3)));
+                    }
+                }
+            }
+            let mut sums = low;
+            for i in 0..M {
+                sums[i] = if VNNI {
+                    _mm256_add_epi32(low[i], _mm256_slli_epi32::<8>(high[i]))
+                } else {
+                    // Pairs of 16 bits become 32.
+                    let low = _mm256_madd_epi16(low[i], _mm256_set1_epi16(1));
+                    _mm256_add_epi32(low, _mm256_madd_epi16(high[i], _mm256_set1_epi16(256)))
+                };
+            }
+            sums
+        }
+    }
+
     #[inline(always)]
     unsafe fn totals(s: [__m256i; 8]) -> __m256 {
         intrinsics! {
@@ -173,22 +253,9 @@ impl<const VNNI: bool> Integers for Rows<VNNI> {
     unsafe fn in_order(p: *const f32, pitch: usize, eights: usize, mut totals: __m256) -> __m256 {
         intrinsics! {
             for eight in 0..eights {
-                let row = |i: usize| _mm256_loadu_ps(p.add(i * pitch + 8 * eight));
                 // The transpose of eight by eight; its rows are added.
-                let two = |i: usize| {
-                    let (a, b) = (row(i), row(i + 1));
-                    (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b))
-                };
-                let four = |i: usize| {
-                    let ((a, b), (c, d)) = (two(i), two(i + 2));
-                    [
-                        _mm256_shuffle_ps::<0x44>(a, c),
-                        _mm256_shuffle_ps::<0xEE>(a, c),
-                        _mm256_shuffle_ps::<0x44>(b, d),
-                        _mm256_shuffle_ps::<0xEE>(b, d),
-                    ]
-                };
-                let (low, high) = (four(0), four(4));
+                let p = p.add(8 * eight);
+                let (low, high) = (transpose4(p, pitch), transpose4(p.add(4 * pitch), pitch));
                 for i in 0..4 {
                     totals = _mm256_add_ps(totals, _mm256_permute2f128_ps::<0x20>(low[i], high[i]));
                 }

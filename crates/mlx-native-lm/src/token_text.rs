@@ -6,8 +6,6 @@
 
 use serde_json::Value;
 
-use super::{is_byte_token, push_bytes, take_text};
-
 /// What changes one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum TokenStep {
@@ -69,10 +67,10 @@ pub(crate) struct Chain {
 
 /// How far a [`Chain`] is in a text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ChainState {
+pub(crate) struct ChainState {
     begun: bool,
     /// Bytes that are no whole character yet.
-    pub(super) pending: Vec<u8>,
+    pub(crate) pending: Vec<u8>,
     /// The last token, where it matters whether it is the last one.
     last: Option<String>,
     strips: Vec<StripState>,
@@ -159,7 +157,7 @@ impl Chain {
     }
 
     /// The state at the beginning of a text.
-    pub(super) fn start(&self) -> ChainState {
+    pub(crate) fn start(&self) -> ChainState {
         let strips = self.text.iter().filter(|s| matches!(s, TextStep::Strip { .. }));
         ChainState {
             begun: false,
@@ -170,7 +168,7 @@ impl Chain {
     }
 
     /// The text that a further token makes certain.
-    pub(super) fn push(&self, state: &mut ChainState, token: String) -> String {
+    pub(crate) fn push(&self, state: &mut ChainState, token: String) -> String {
         let Some(suffix) = &self.suffix else {
             return self.take(state, token);
         };
@@ -227,7 +225,7 @@ impl Chain {
     }
 
     /// The rest of the text; the state is then that of a beginning.
-    pub(super) fn finish(&self, state: &mut ChainState) -> String {
+    pub(crate) fn finish(&self, state: &mut ChainState) -> String {
         let mut text = String::new();
         if let (Some(last), Some(suffix)) = (state.last.take(), &self.suffix) {
             text = self.take(state, last.replace(suffix, ""));
@@ -364,4 +362,66 @@ fn clean_up(mut token: String) -> String {
         }
     }
     token
+}
+
+/// The byte of `<0x..>`: one that the vocabulary has no other token for.
+fn is_byte_token(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let digits = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    digits.then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+}
+
+/// The bytes of a token of a byte-level vocabulary. A token with a character outside the table, such as an added one with
+/// a space, stands for itself.
+fn push_bytes(token: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    for c in token.chars() {
+        match byte_of(c) {
+            Some(byte) => out.push(byte),
+            None => {
+                out.truncate(start);
+                out.extend_from_slice(token.as_bytes());
+                return;
+            }
+        }
+    }
+}
+
+/// The byte that a character of a byte-level vocabulary stands for. Bytes that are visible characters of Latin-1 stand
+/// for themselves; the others were moved, in order, to the characters from 256 on.
+pub(crate) fn byte_of(c: char) -> Option<u8> {
+    match u32::from(c) {
+        code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => u8::try_from(code).ok(),
+        // 0x00..=0x20, then 0x7F..=0xA0, then 0xAD.
+        code @ 0x100..=0x120 => u8::try_from(code - 0x100).ok(),
+        code @ 0x121..=0x142 => u8::try_from(code - 0x121 + 0x7F).ok(),
+        0x143 => Some(0xAD),
+        _ => None,
+    }
+}
+
+/// Takes the text off the front of `bytes`, leaving a character that is not whole unless this is the end. What is no
+/// character becomes U+FFFD: one for each byte, or for as many as could have begun one.
+fn take_text(bytes: &mut Vec<u8>, end: bool, each: bool) -> String {
+    let mut text = String::new();
+    let mut done = 0;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        done += chunk.valid().len();
+        let invalid = chunk.invalid();
+        if invalid.is_empty() {
+            continue;
+        }
+        // Only at the very end can what is invalid so far still become a character.
+        let last = done + invalid.len() == bytes.len();
+        let open = std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
+        if last && open && !end {
+            break;
+        }
+        let count = if each { invalid.len() } else { 1 };
+        text.extend(std::iter::repeat_n(char::REPLACEMENT_CHARACTER, count));
+        done += invalid.len();
+    }
+    bytes.drain(..done);
+    text
 }
