@@ -8,7 +8,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use mlx_native::quant::WeightFormat;
 use mlx_native::{DType, DeviceKind, KernelRegistry, MlxDevice, ops};
-use mlx_native_lm::{Decoder, DecoderSpec, Plan, QuantMode, QuantSpec, RandomFormat, RandomModel};
+use mlx_native_lm::{
+    Batch, Decoder, DecoderSpec, NewSequence, Plan, QuantMode, QuantSpec, RandomFormat, RandomModel, Sampler,
+    SamplingParams,
+};
 use serde_json::{Value, json};
 
 use crate::convert::Mode;
@@ -245,11 +248,23 @@ fn measure(decoder: &mut Decoder, test: Test, options: &Bench) -> Result<Vec<f64
                 }
             }
         } else {
-            let mut next = token(test.depth, vocab);
-            for _ in 0..test.generated {
-                let logits = decoder.forward(&[next], &mut state)?;
-                let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-                next = best.map_or(0, |(id, _)| id as u32);
+            // As texts are written: the likeliest token, chosen on the device, the host one step behind.
+            let params = SamplingParams {
+                temperature: 0.0,
+                ..SamplingParams::default()
+            };
+            let sampler = Sampler::new(&params)?;
+            let mut batch = Batch::new(decoder)?;
+            let new = NewSequence {
+                state,
+                history: Vec::new(),
+                sampling: sampler.on_device(),
+                max_tokens: test.generated,
+            };
+            let id = batch.add(decoder, new)?;
+            batch.append(id, &[token(test.depth, vocab)])?;
+            while batch.has_work() {
+                batch.step(decoder)?;
             }
         }
         // The first one warms up.

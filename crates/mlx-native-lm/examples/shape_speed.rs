@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mlx_native::{Config, DeviceKind, MlxDevice};
-use mlx_native_lm::{Decoder, ModelOptions, SequenceState, open_decoder};
+use mlx_native_lm::{
+    Batch, Decoder, ModelOptions, NewSequence, Output, Sampler, SamplingParams, SequenceState, open_decoder,
+};
 use serde_json::{Map, Value, json};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -218,8 +220,17 @@ struct Options {
     device: DeviceKind,
     shape: Shape,
     prompt: Vec<usize>,
+    /// Sequences that are decoded together, behind prompts of 128 tokens.
+    batch: Vec<usize>,
     decode: usize,
     graphs: Option<bool>,
+}
+
+fn numbers(list: &str) -> Result<Vec<usize>> {
+    Ok(list
+        .split(',')
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?)
 }
 
 fn options() -> Result<Options> {
@@ -228,6 +239,7 @@ fn options() -> Result<Options> {
         device: DeviceKind::Cpu,
         shape: QWEN3_8B,
         prompt: vec![2048],
+        batch: Vec::new(),
         decode: 64,
         graphs: None,
     };
@@ -248,12 +260,8 @@ fn options() -> Result<Options> {
             }
             "--layers" => o.shape.layers = value.parse()?,
             "--vocab" => o.shape.vocab = value.parse()?,
-            "--prompt" => {
-                o.prompt = value
-                    .split(',')
-                    .map(str::parse)
-                    .collect::<std::result::Result<_, _>>()?
-            }
+            "--prompt" => o.prompt = numbers(&value)?,
+            "--batch" => o.batch = numbers(&value)?,
             "--decode" => o.decode = value.parse()?,
             "--graphs" => o.graphs = Some(value.parse()?),
             _ => return Err(format!("no flag {flag}").into()),
@@ -316,22 +324,91 @@ fn main() -> Result<()> {
         let start = Instant::now();
         let mut token = best(&feed(&mut decoder, &ids, &mut state)?);
         let prompt = start.elapsed().as_secs_f64();
-        for _ in 0..o.decode.min(8) {
-            token = best(&decoder.forward(&[token], &mut state)?);
-        }
+        // The host chooses some, and waits for the logits of each; the device the others, one step ahead of the host.
         let start = Instant::now();
-        for _ in 0..o.decode {
+        let few = o.decode.min(8);
+        for _ in 0..few {
             token = best(&decoder.forward(&[token], &mut state)?);
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let by_host = start.elapsed().as_secs_f64() / few as f64;
+        let mut batch = Batch::new(&decoder)?;
+        add(&mut batch, &decoder, state, &[token], o.decode + 9)?;
+        let seconds = steps(&mut batch, &mut decoder, 1, o.decode)?;
         println!(
-            "prompt {n}: {:.1} tokens/s ({:.1} ms); decode {}: {:.2} tokens/s ({:.3} ms); last {token}",
+            "prompt {n}: {:.1} tokens/s ({:.1} ms); decode {}: {:.2} tokens/s ({:.3} ms); the host choosing: {:.3} ms",
             n as f64 / prompt,
             prompt * 1e3,
             o.decode,
             o.decode as f64 / seconds,
+            seconds * 1e3 / o.decode as f64,
+            by_host * 1e3
+        );
+    }
+    for &n in &o.batch {
+        let mut batch = Batch::new(&decoder)?;
+        for s in 0..n as u32 {
+            let prompt: Vec<u32> = (0..128)
+                .map(|i: u32| (s + i).wrapping_mul(7919) % vocab)
+                .collect();
+            let state = decoder.new_state(128 + o.decode + 16)?;
+            // All begin to decode together: those whose prompts come first wait with a token that is not counted.
+            add(
+                &mut batch,
+                &decoder,
+                state,
+                &prompt,
+                128 / n.max(1) + n + o.decode + 9,
+            )?;
+        }
+        let seconds = steps(&mut batch, &mut decoder, n, o.decode)?;
+        println!(
+            "{n} sequences: {:.1} tokens/s ({:.3} ms a step)",
+            (n * o.decode) as f64 / seconds,
             seconds * 1e3 / o.decode as f64
         );
     }
     Ok(())
+}
+
+fn add(
+    batch: &mut Batch,
+    decoder: &Decoder,
+    state: SequenceState,
+    tokens: &[u32],
+    max_tokens: usize,
+) -> Result<()> {
+    let params = SamplingParams {
+        temperature: 0.0,
+        ..SamplingParams::default()
+    };
+    let new = NewSequence {
+        state,
+        history: Vec::new(),
+        sampling: Sampler::new(&params)?.on_device(),
+        max_tokens,
+    };
+    let id = batch.add(decoder, new)?;
+    batch.append(id, tokens)?;
+    Ok(())
+}
+
+/// Seconds of `steps` steps that give a token of each of `n` sequences, behind some that are not counted.
+fn steps(batch: &mut Batch, decoder: &mut Decoder, n: usize, steps: usize) -> Result<f64> {
+    let mut full = 0;
+    let mut start = Instant::now();
+    loop {
+        let outputs = batch.step(decoder)?;
+        let tokens = outputs.iter().filter(|(_, o)| matches!(o, Output::Token(_)));
+        if tokens.count() == n {
+            full += 1;
+            if full == 8 {
+                start = Instant::now();
+            }
+            if full == 8 + steps {
+                return Ok(start.elapsed().as_secs_f64());
+            }
+        } else if !batch.has_work() {
+            return Err("a sequence ended early".into());
+        }
+    }
 }

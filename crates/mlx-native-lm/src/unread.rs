@@ -93,6 +93,15 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         {
             return Meaning::Unknown;
         }
+        // mlx-lm turns by 10000 whatever this family's file says; named in the log where the file says something else.
+        "rope_theta"
+            if model_type(fields) == "recurrent_gemma"
+                && value
+                    .as_f64()
+                    .is_some_and(|theta| theta > 0.0 && theta != 10_000.0) =>
+        {
+            return Meaning::Unknown;
+        }
         "use_sliding_window" => value.as_bool() == Some(false) || !slides(fields),
         "sliding_window" => !slides(fields) || off("use_sliding_window"),
         "max_window_layers" => true,

@@ -9,10 +9,13 @@ use mlx_native::testing::{Offline, compile_offline};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let [nvrtc, ptxas, folder, capabilities @ ..] = &args[..] else {
-        eprintln!("usage: cuda_offline NVRTC PTXAS FOLDER CAPABILITY...");
+    let [nvrtc, ptxas, folder, rest @ ..] = &args[..] else {
+        eprintln!("usage: cuda_offline NVRTC PTXAS FOLDER CAPABILITY... [OPERATOR...]");
         return ExitCode::FAILURE;
     };
+    let (capabilities, operators): (Vec<&String>, Vec<&String>) = rest
+        .iter()
+        .partition(|a| a.starts_with(|c: char| c.is_ascii_digit()));
     let Ok(capabilities) = capabilities
         .iter()
         .map(|c| c.parse())
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         ptxas: ptxas.into(),
         folder: folder.into(),
         capabilities,
+        operators: operators.into_iter().cloned().collect(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     let report = match compile_offline(&options) {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlx_native::weights::ModelWeights;
-use mlx_native::{DType, KernelRegistry, MlxBuffer, MlxDevice, PreparedGraph};
+use mlx_native::{DType, KernelRegistry, MatrixUnits, MlxBuffer, MlxDevice, PreparedGraph};
 
 use build::Built;
 pub(crate) use choose::{Choice, Chooser, Wish};
@@ -39,6 +39,8 @@ use crate::tensors::{MlxSource, Source};
 
 /// Activations of one chunk of a prompt stay below this many bytes; a longer prompt is fed in more chunks.
 const ACTIVATION_BUDGET: usize = 32 << 20;
+/// Devices whose tensor cores need many rows to be busy may take this share of their memory instead.
+const ACTIVATION_SHARE: usize = 64;
 
 /// A model on a device: mapped weights, the states of all sequences, and room for the activations of one chunk.
 ///
@@ -91,7 +93,8 @@ pub struct Rows<'a> {
 
 impl Decoder {
     /// Builds a model on `device` from `weights`, with activations of `dtype`. Weights stay where they are mapped.
-    /// Chunks of a prompt have `prefill_step` tokens at most, fewer where activations would take more than 32 MiB.
+    /// Chunks of a prompt have `prefill_step` tokens at most, fewer where activations would take more than 32 MiB (on devices
+    /// with tensor cores, a 64th of their memory).
     ///
     /// # Errors
     /// [`LmError`] naming the field, tensor or operator at fault.
@@ -125,7 +128,7 @@ impl Decoder {
         let mut built = build::build(&mut loader, &spec)?;
         loader.encoder.commit_and_wait()?;
         drop(loader);
-        let affordable = ACTIVATION_BUDGET / built.body.bytes_per_row.max(1);
+        let affordable = activation_budget(device) / built.body.bytes_per_row.max(1);
         let rows = prefill_step.clamp(1, affordable.max(1));
         built.body.allocate(device, rows)?;
         built.head.allocate(device, 1)?;
@@ -348,6 +351,15 @@ impl Decoder {
             first * vocab,
             n * vocab,
         )
+    }
+}
+
+/// Bytes that the activations of one chunk may take.
+fn activation_budget(device: &MlxDevice) -> usize {
+    let limits = device.limits();
+    match (limits.profile.matrix_units, limits.max_working_set) {
+        (MatrixUnits::Tensor, Some(bytes)) => ACTIVATION_BUDGET.max(bytes / ACTIVATION_SHARE),
+        _ => ACTIVATION_BUDGET,
     }
 }
 

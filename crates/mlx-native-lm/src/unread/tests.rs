@@ -135,3 +135,30 @@ fn no_field_of_real_configurations_is_passed_over() {
     let (_, unknown) = GenerationConfig::parse_all(&text).unwrap();
     assert!(unknown.is_empty(), "generation_config.json: {unknown:?}");
 }
+
+/// mlx-lm does not look at the base of this family: any is taken, and named; what is none is refused.
+#[test]
+fn the_base_of_recurrent_gemma_is_named_where_it_is_not_built_in() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families/golden");
+    let text = std::fs::read(folder.join("recurrent_gemma.json")).unwrap();
+    let golden = Value::Object(parse_object("golden file", &text).unwrap());
+    let tensors: Vec<&str> = golden["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|t| t[0].as_str())
+        .collect();
+    let has = |name: &str| tensors.contains(&name);
+    let of = |theta: Value| {
+        let mut config = golden["config"].clone();
+        config["rope_theta"] = theta;
+        walk(&config, &has)
+    };
+    assert!(matches!(of(10_000.0.into()), Walk::Read(unknown) if unknown.is_empty()));
+    for theta in [1000.0, 5e5] {
+        assert!(matches!(of(theta.into()), Walk::Read(unknown) if unknown == ["rope_theta"]));
+    }
+    for theta in [Value::from(0), Value::from(-1.0), Value::from("10000")] {
+        assert!(matches!(of(theta), Walk::Refused(error) if error.contains("rope_theta")));
+    }
+}

@@ -98,10 +98,18 @@ impl Writer {
 }
 
 /// The case's configuration, but for what GGUF has no key for: scores of Gemma are scaled by the width of a head, YaRN's
-/// two factors are one. `None` where GGUF has no such model.
+/// two factors are one, Qwen's weights of experts have the sum 1, every other layer of GPT-OSS has the window. `None`
+/// where GGUF has no such model.
 pub fn config(case: &Golden) -> Option<Value> {
     ARCHITECTURES.iter().find(|(name, _)| *name == case.case)?;
     let mut config = case.config.clone();
+    match case.case.as_str() {
+        "qwen3_moe" => config["norm_topk_prob"] = Value::Bool(true),
+        "gpt_oss" => {
+            config.as_object_mut()?.remove("layer_types");
+        }
+        _ => {}
+    }
     if config.get("query_pre_attn_scalar").is_some() {
         config["query_pre_attn_scalar"] = config["head_dim"].clone();
     }

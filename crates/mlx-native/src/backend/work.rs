@@ -17,6 +17,8 @@ pub struct Work {
     pub bindings: Vec<Binding>,
     /// Inline bytes of all dispatches, each piece at a multiple of 16.
     pub bytes: Vec<u8>,
+    /// Whether this very list will be submitted again: what a backend makes of it is worth keeping.
+    pub repeats: bool,
 }
 
 impl Work {

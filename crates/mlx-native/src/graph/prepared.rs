@@ -61,7 +61,8 @@ impl ComputeGraph {
         let mut encoder = device.command_encoder()?;
         self.encode(&mut encoder)?;
         let (dispatches, barriers) = (encoder.recorded_dispatches(), encoder.recorded_barriers());
-        let (backend, work) = encoder.into_work()?;
+        let (backend, mut work) = encoder.into_work()?;
+        work.repeats = true;
         Ok(PreparedGraph {
             uses: merged(&work),
             backend,

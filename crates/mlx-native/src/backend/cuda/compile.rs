@@ -31,6 +31,16 @@ pub(super) struct Compiled<G: Gpu> {
     pub function: G::Function,
     pub entry: Entry,
     pub facts: FunctionFacts,
+    /// The stages that take its place where there is much to do; none where the GPU or the body has none.
+    pub stages: Vec<G::Function>,
+    pub multiprocessors: u32,
+}
+
+/// What a loaded image has.
+struct Loaded<G: Gpu> {
+    function: G::Function,
+    facts: FunctionFacts,
+    stages: Vec<G::Function>,
 }
 
 /// A kernel with its constants: functions in the forms that were wanted so far.
@@ -155,34 +165,59 @@ impl<G: Gpu> Compiler<G> {
             form,
             max_threads,
             body,
+            many: body
+                .and_then(|b| b.many)
+                .is_some_and(|m| m.capability == self.gpu.facts().capability),
         };
         let mut unit = text::unit(text, constants, &[wanted]).map_err(|e| e.to_string())?;
         let entry = unit.entries.remove(0);
-        let (function, facts) = self.load(&unit.text, &entry)?;
+        let Loaded {
+            function,
+            facts,
+            stages,
+        } = self.load(&unit.text, &entry)?;
         Ok(Compiled {
             function,
             entry,
             facts,
+            stages,
+            multiprocessors: self.gpu.facts().multiprocessors,
         })
     }
 
-    fn load(&self, text: &str, entry: &Entry) -> std::result::Result<(G::Function, FunctionFacts), String> {
+    fn load_image(&self, image: &[u8], entry: &Entry) -> std::result::Result<Loaded<G>, String> {
         let variables: Vec<&str> = entry
             .arguments
             .iter()
             .filter_map(|a| a.copied.as_deref())
             .collect();
         let shared_memory = entry.body.map_or(0, |b| b.shared_memory);
-        let load = |image: &[u8]| {
+        let load = |symbol: &str, variables: &[&str], shared_memory| {
             self.gpu
-                .load(image, &entry.symbol, &variables, shared_memory)
+                .load(image, symbol, variables, shared_memory)
                 .map_err(|e| e.to_string())
         };
+        let (function, facts) = load(&entry.symbol, &variables, shared_memory)?;
+        let stages = entry.many.iter().flat_map(|many| many.0.stages);
+        let stages = stages.map(|s| Ok(load(&entry.stage(s.function), &[], s.shared_memory)?.0));
+        Ok(Loaded {
+            function,
+            facts,
+            stages: stages.collect::<std::result::Result<_, String>>()?,
+        })
+    }
+
+    fn load(&self, text: &str, entry: &Entry) -> std::result::Result<Loaded<G>, String> {
+        let load = |image: &[u8]| self.load_image(image, entry);
         let compiler = self.compiler();
         let version = compiler.as_ref().ok().map(|c| c.version());
         let output = compiler
             .as_ref()
             .map_or(Output::Cubin(self.gpu.facts().capability), |c| self.output(*c));
+        let output = match output {
+            Output::Cubin(n) if entry.many.is_some() => Output::Exact(n),
+            other => other,
+        };
         let cached = self
             .cache
             .as_ref()

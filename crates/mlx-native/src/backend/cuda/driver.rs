@@ -82,7 +82,32 @@ functions! {
             parameters: *mut *mut c_void,
             extra: *mut *mut c_void,
         ) -> Status;
+        fn cuLaunchKernelEx(
+            config: *const LaunchConfig,
+            function: FunctionHandle,
+            parameters: *mut *mut c_void,
+            extra: *mut *mut c_void,
+        ) -> Status;
     }
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub(super) struct LaunchConfig {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_memory: c_uint,
+    stream: Stream,
+    attributes: *mut LaunchAttribute,
+    n_attributes: c_uint,
+}
+
+/// `CUlaunchAttribute` with a value of one number.
+#[repr(C, align(8))]
+pub(super) struct LaunchAttribute {
+    id: c_int,
+    padding: c_int,
+    value: [c_int; 16],
 }
 
 /// `CUgraphExecUpdateResultInfo`.
@@ -103,6 +128,7 @@ const POOL_RESERVED: c_int = 5;
 const POOL_USED: c_int = 7;
 const MAX_THREADS_PER_BLOCK: c_int = 1;
 const MAX_SHARED_MEMORY_PER_BLOCK: c_int = 8;
+const MULTIPROCESSORS: c_int = 16;
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
 const HOST_REGISTER_SUPPORTED: c_int = 99;
@@ -111,6 +137,9 @@ const MEMORY_POOLS_SUPPORTED: c_int = 115;
 const FUNCTION_MAX_THREADS: c_int = 0;
 const FUNCTION_SHARED_MEMORY: c_int = 1;
 const FUNCTION_MAX_DYNAMIC_SHARED_MEMORY: c_int = 8;
+const LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION: c_int = 6;
+/// The first drivers that keep early starts in graphs, and the first GPUs that have them.
+const EARLY_STARTS_FROM: ((u32, u32), u32) = ((12, 3), 90);
 /// Bytes of shared memory that a launch may ask for without leave.
 const USUAL_SHARED_MEMORY: u32 = 48 << 10;
 
@@ -218,6 +247,7 @@ impl Driver {
             driver: self.version,
             memory,
             max_threads: self.attribute(device, MAX_THREADS_PER_BLOCK)?,
+            multiprocessors: self.attribute(device, MULTIPROCESSORS)?,
             max_shared_memory: self.attribute(device, MAX_SHARED_MEMORY_PER_BLOCK)?,
         })
     }
@@ -680,6 +710,34 @@ impl Gpu for CudaGpu {
             std::ptr::eq(&*launch.function.module.context, &*self.context)
                 || launch.function.module.context.device == self.context.device
         );
+        let can_be_early =
+            self.facts.driver >= EARLY_STARTS_FROM.0 && self.facts.capability >= EARLY_STARTS_FROM.1;
+        if launch.early && can_be_early {
+            let mut value = [0; 16];
+            value[0] = 1;
+            let mut attribute = LaunchAttribute {
+                id: LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION,
+                padding: 0,
+                value,
+            };
+            let config = LaunchConfig {
+                grid: launch.blocks,
+                block: launch.threads,
+                shared_memory: launch.shared_memory,
+                stream: self.work.stream,
+                attributes: &mut attribute,
+                n_attributes: 1,
+            };
+            // SAFETY: as below; the configuration and its attribute live until the return.
+            return self.check(unsafe {
+                functions.cuLaunchKernelEx(
+                    &config,
+                    launch.function.function,
+                    pointers.as_mut_ptr(),
+                    null_mut(),
+                )
+            });
+        }
         // SAFETY: a function of a loaded module, and for each of its parameters a pointer to as many bytes as it has or
         // more: the caller's duty. They are copied before the return.
         self.check(unsafe {
@@ -757,6 +815,12 @@ impl Gpu for CudaGpu {
             self.check(unsafe { functions.cuGraphLaunch(graph.executable, self.work.stream) })?;
         }
         Ok(made)
+    }
+
+    fn run_again(&self, graph: &Graph) -> Result<(), Failure> {
+        let functions = self.context.enter()?;
+        // SAFETY: a graph and a stream of this context.
+        self.check(unsafe { functions.cuGraphLaunch(graph.executable, self.work.stream) })
     }
 
     fn record(&self) -> Result<Event, Failure> {

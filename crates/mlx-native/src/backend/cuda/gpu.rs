@@ -18,6 +18,7 @@ pub(super) struct Facts {
     /// Bytes of memory.
     pub memory: usize,
     pub max_threads: u32,
+    pub multiprocessors: u32,
     /// Bytes of shared memory of a block that need no leave.
     pub max_shared_memory: u32,
 }
@@ -46,6 +47,9 @@ pub(super) struct Launch<'a, F> {
     pub shared_memory: u32,
     /// The parameters' bytes, each as long as the function wants it or longer.
     pub parameters: &'a [&'a [u8]],
+    /// Whether it may start while the launch before it in the stream still runs: its text waits, before it touches memory
+    /// that others write. A device that cannot do this starts it when that one has ended.
+    pub early: bool,
 }
 
 /// Why a call failed.
@@ -147,6 +151,9 @@ pub(super) trait Gpu: Send + Sync + Sized + 'static {
         put: Result<(), Failure>,
         known: Option<&Self::Graph>,
     ) -> Result<Option<Self::Graph>, Failure>;
+
+    /// Runs a graph once more, as it is.
+    fn run_again(&self, graph: &Self::Graph) -> Result<(), Failure>;
 
     /// Marks the stream's present end.
     fn record(&self) -> Result<Self::Event, Failure>;

@@ -62,8 +62,13 @@ pub(super) trait TextCompiler: Send + Sync + 'static {
 pub(super) enum Output {
     /// Machine code of one architecture: 90 is sm_90.
     Cubin(u32),
+    /// The same, with what is this architecture's alone: 90 is sm_90a.
+    Exact(u32),
     /// NVIDIA's intermediate language, which the driver compiles.
     Ptx(u32),
+    /// The same, with what is one architecture's alone.
+    #[cfg(any(test, feature = "testing"))]
+    ExactPtx(u32),
 }
 
 impl Output {
@@ -71,7 +76,10 @@ impl Output {
     pub fn architecture(self) -> String {
         match self {
             Output::Cubin(n) => format!("sm_{n}"),
+            Output::Exact(n) => format!("sm_{n}a"),
             Output::Ptx(n) => format!("compute_{n}"),
+            #[cfg(any(test, feature = "testing"))]
+            Output::ExactPtx(n) => format!("compute_{n}a"),
         }
     }
 }
@@ -175,8 +183,10 @@ impl TextCompiler for Nvrtc {
             return Err(program.complaint(status));
         }
         match output {
-            Output::Cubin(_) => program.bytes(Functions::nvrtcGetCUBINSize, Functions::nvrtcGetCUBIN),
-            Output::Ptx(_) => program.bytes(Functions::nvrtcGetPTXSize, Functions::nvrtcGetPTX),
+            Output::Cubin(_) | Output::Exact(_) => {
+                program.bytes(Functions::nvrtcGetCUBINSize, Functions::nvrtcGetCUBIN)
+            }
+            _ => program.bytes(Functions::nvrtcGetPTXSize, Functions::nvrtcGetPTX),
         }
     }
 }

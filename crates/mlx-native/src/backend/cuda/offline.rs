@@ -38,6 +38,8 @@ pub struct Offline {
     pub threads: usize,
     /// Folder for what is made: the intermediate code of each text stays there.
     pub folder: PathBuf,
+    /// Only these operators; all where none is named.
+    pub operators: Vec<String>,
 }
 
 /// What became of it.
@@ -69,7 +71,9 @@ pub fn compile_offline(options: &Offline) -> std::result::Result<OfflineReport, 
     let nvrtc = Nvrtc::load(Some(&options.nvrtc))?;
     std::fs::create_dir_all(&options.folder).map_err(|e| format!("{}: {e}", options.folder.display()))?;
     let mut report = OfflineReport::default();
-    let jobs = jobs(&mut report);
+    let is_asked = |op: &str| options.operators.is_empty() || options.operators.iter().any(|o| o == op);
+    let mut jobs = jobs(&mut report);
+    jobs.retain(|j| is_asked(j.op));
     let (next, report) = (AtomicUsize::new(0), Mutex::new(report));
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
@@ -94,7 +98,7 @@ pub fn compile_offline(options: &Offline) -> std::result::Result<OfflineReport, 
         }
     });
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for suite in suites() {
+    for suite in suites().iter().filter(|s| is_asked(s.op_name())) {
         for kernel in suite
             .kernel_names()
             .filter(|k| !report.compiled.contains(*k))
@@ -118,6 +122,7 @@ fn run(job: &Job, nvrtc: &Nvrtc, options: &Offline) -> std::result::Result<Strin
             max_threads: None,
             body: bodies::find(kernel, &job.constants)
                 .filter(|_| (job.form)(&job.source, kernel) == Form::default()),
+            many: false,
         })
         .collect();
     let unit = text::unit(&job.source, &job.constants, &wanted).map_err(|e| e.to_string())?;
@@ -136,10 +141,45 @@ fn run(job: &Job, nvrtc: &Nvrtc, options: &Offline) -> std::result::Result<Strin
     std::fs::write(&path, &ptx).map_err(|e| e.to_string())?;
     let mut facts = format!("{} KB of intermediate code", ptx.len() / 1024);
     for capability in &options.capabilities {
-        let assembled = assemble(&options.ptxas, &path, *capability)?;
+        let assembled = assemble(&options.ptxas, &path, &capability.to_string())?;
         let _ = write!(facts, "; sm_{capability}: {assembled}");
     }
+    for capability in &options.capabilities {
+        if let Some(assembled) = many(job, &wanted, *capability, nvrtc, options)? {
+            let _ = write!(facts, "; sm_{capability}a: {assembled}");
+        }
+    }
     Ok(facts)
+}
+
+/// The functions for much work of bodies that have such for this architecture alone.
+fn many(
+    job: &Job,
+    wanted: &[Wanted<'_>],
+    capability: u32,
+    nvrtc: &Nvrtc,
+    options: &Offline,
+) -> std::result::Result<Option<String>, String> {
+    let has = |w: &&Wanted<'_>| {
+        w.body
+            .and_then(|b| b.many)
+            .is_some_and(|m| m.capability == capability)
+    };
+    let wanted: Vec<Wanted<'_>> = (wanted.iter().filter(has))
+        .map(|w| Wanted { many: true, ..*w })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let unit = text::unit(&job.source, &job.constants, &wanted).map_err(|e| e.to_string())?;
+    let mut ptx = nvrtc.compile(&unit.text, Output::ExactPtx(capability))?;
+    while ptx.last() == Some(&0) {
+        ptx.pop();
+    }
+    let name = format!("{}-{}-many", job.op, constants_name(&job.constants));
+    let path = options.folder.join(format!("{name}.ptx"));
+    std::fs::write(&path, &ptx).map_err(|e| e.to_string())?;
+    assemble(&options.ptxas, &path, &format!("{capability}a")).map(Some)
 }
 
 fn constants_name(constants: &[(u32, ConstantValue)]) -> String {
@@ -155,7 +195,7 @@ fn constants_name(constants: &[(u32, ConstantValue)]) -> String {
 }
 
 /// Runs the assembler; says how many registers the hungriest kernel has, and whether any spills.
-fn assemble(ptxas: &Path, ptx: &Path, capability: u32) -> std::result::Result<String, String> {
+fn assemble(ptxas: &Path, ptx: &Path, capability: &str) -> std::result::Result<String, String> {
     let output = Command::new(ptxas)
         .args([format!("-arch=sm_{capability}"), "-v".to_owned(), "-o".to_owned()])
         .arg(ptx.with_extension(format!("sm_{capability}.cubin")))
@@ -222,7 +262,16 @@ fn jobs(report: &mut OfflineReport) -> Vec<Job> {
 fn add(jobs: &mut Vec<Job>, op: &'static str, asked: Vec<(Kernel, Constants)>, report: &mut OfflineReport) {
     // A kernel is compiled with the first set of constants that asks for it: more sets would take minutes, and show little.
     let mut first: BTreeMap<String, (Kernel, Constants)> = BTreeMap::new();
+    // Of bodies, one for each text.
+    let mut with_body: BTreeMap<String, (Kernel, Constants)> = BTreeMap::new();
     for (kernel, constants) in asked {
+        if let Some(body) = bodies::find(&kernel.name, &constants) {
+            let texts = body.texts.iter().chain(body.many.iter().flat_map(|m| m.texts));
+            let names: String = texts.map(|(name, _)| *name).collect();
+            with_body
+                .entry(names)
+                .or_insert_with(|| (kernel.clone(), constants.clone()));
+        }
         first
             .entry(kernel.name.to_string())
             .or_insert((kernel, constants));
@@ -280,6 +329,18 @@ fn add(jobs: &mut Vec<Job>, op: &'static str, asked: Vec<(Kernel, Constants)>, r
         jobs.extend([mapped, pointers]);
     }
     jobs.extend(groups);
+    for (_, (kernel, constants)) in with_body {
+        if let Ok(source) = kernel.source.flat() {
+            jobs.push(Job {
+                op,
+                kernels: BTreeSet::from([kernel.name.to_string()]),
+                constants,
+                source: source.to_owned(),
+                form: text::usual_form,
+                what: "body",
+            });
+        }
+    }
 }
 
 fn record(case: &dyn crate::testing::Case, device: &MlxDevice, registry: &mut KernelRegistry) -> Result<()> {

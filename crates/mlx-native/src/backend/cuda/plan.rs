@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::bodies::ManyLaunches;
 use super::compile::{Compiled, CudaPipeline};
 use super::gpu::{Address, Gpu, Launch};
 use super::memory::CudaMemory;
@@ -39,6 +40,8 @@ pub(super) enum Step<G: Gpu> {
 /// A launch, its parameters in the plan.
 pub(super) struct LaunchStep<G: Gpu> {
     pub compiled: Arc<Compiled<G>>,
+    /// Which of its stages is launched; none: the function itself.
+    stage: Option<usize>,
     /// Which of the list's commands it is.
     pub command: usize,
     blocks: [u32; 3],
@@ -54,6 +57,8 @@ enum Parameter {
     Inline(Range<usize>),
     /// In the plan's own.
     Own(Range<usize>),
+    /// The address of scratch memory.
+    Scratch,
 }
 
 /// A list of work, ready to be told to the driver.
@@ -63,6 +68,23 @@ pub(super) struct Plan<G: Gpu> {
     bytes: Vec<u8>,
     /// Inline bytes that a kernel wants by address: the list's inline bytes must be on the device, from here on.
     inline: Option<Address>,
+    /// Bytes of scratch memory that all launches share, one after the other.
+    scratch_len: usize,
+    scratch: [u8; size_of::<Address>()],
+}
+
+/// What is in the scratch memory besides a launch's own: a stage that need not run again for the same input, until something
+/// that was before may be written.
+struct Left<G: Gpu> {
+    compiled: Arc<Compiled<G>>,
+    input: Address,
+    shape: [u32; 3],
+}
+
+impl<G: Gpu> Left<G> {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.compiled, &other.compiled) && self.input == other.input && self.shape == other.shape
+    }
 }
 
 impl<G: Gpu> Plan<G> {
@@ -78,12 +100,14 @@ impl<G: Gpu> Plan<G> {
             parameters: Vec::new(),
             bytes: Vec::new(),
             inline: None,
+            scratch_len: 0,
+            scratch: [0; size_of::<Address>()],
         };
-        let mut inline = Some(inline);
+        let (mut inline, mut left) = (Some(inline), None);
         for (command, what) in work.commands.iter().enumerate() {
             match what {
                 // One stream runs everything in order.
-                Command::Barrier => {}
+                Command::Barrier => left = None,
                 Command::Copy(copy) => plan.steps.push(Step::Copy {
                     from: place::<G>("copy", &copy.from)?,
                     to: place::<G>("copy", &copy.to)?,
@@ -103,7 +127,7 @@ impl<G: Gpu> Plan<G> {
                     {
                         plan.inline = Some(put(&work.bytes)?);
                     }
-                    plan.launch(work, dispatch, compiled, command, limits)?;
+                    plan.launch(work, dispatch, compiled, command, limits, &mut left)?;
                 }
             }
         }
@@ -117,6 +141,7 @@ impl<G: Gpu> Plan<G> {
         compiled: Arc<Compiled<G>>,
         command: usize,
         limits: &Limits,
+        left: &mut Option<Left<G>>,
     ) -> Result<()> {
         let name = dispatch.pipeline.label();
         let start = self.parameters.len();
@@ -126,6 +151,10 @@ impl<G: Gpu> Plan<G> {
             let length = argument.copied.as_ref().map(|_| compiled.facts.lengths[n_copied]);
             n_copied += usize::from(length.is_some());
             self.argument(name, argument.index, bound.map(|b| &b.arg), length, work)?;
+        }
+        if let Some(launches) = many_of(work, dispatch, &compiled) {
+            self.stages(work, dispatch, &compiled, command, &launches, start, left);
+            return Ok(());
         }
         let shared_memory = self.threadgroup_memory(dispatch, &compiled, limits)?;
         let groups = dispatch.grid.threadgroups(dispatch.group);
@@ -164,6 +193,7 @@ impl<G: Gpu> Plan<G> {
         }
         self.steps.push(Step::Launch(LaunchStep {
             compiled,
+            stage: None,
             command,
             blocks,
             threads,
@@ -171,6 +201,53 @@ impl<G: Gpu> Plan<G> {
             parameters: start..self.parameters.len(),
         }));
         Ok(())
+    }
+
+    /// Launches the stages that take the place of a function, whose arguments are the parameters from `start` on.
+    fn stages(
+        &mut self,
+        work: &Work,
+        dispatch: &Dispatch,
+        compiled: &Arc<Compiled<G>>,
+        command: usize,
+        launches: &ManyLaunches,
+        start: usize,
+        left: &mut Option<Left<G>>,
+    ) {
+        let Some(many) = compiled.entry.many else { return };
+        self.parameters.push(Parameter::Scratch);
+        self.scratch_len = self.scratch_len.max(launches.scratch);
+        let now = input_of::<G>(work, dispatch).map(|input| Left {
+            compiled: compiled.clone(),
+            input,
+            shape: launches.shape,
+        });
+        let is_there = left.as_ref().zip(now.as_ref()).is_some_and(|(l, n)| l.is(n));
+        *left = now;
+        for (i, (stage, blocks)) in many.0.stages.iter().zip(launches.blocks).enumerate() {
+            if i == many.0.shared && is_there {
+                continue;
+            }
+            self.steps.push(Step::Launch(LaunchStep {
+                compiled: compiled.clone(),
+                stage: Some(i),
+                command,
+                blocks: [blocks[0], blocks[1], 1],
+                threads: [stage.threads, 1, 1],
+                shared_memory: stage.shared_memory,
+                parameters: start..self.parameters.len(),
+            }));
+        }
+    }
+
+    /// Bytes of scratch memory that must be given before anything is told.
+    pub fn scratch_len(&self) -> usize {
+        self.scratch_len
+    }
+
+    /// Where they are.
+    pub fn set_scratch(&mut self, address: Address) {
+        self.scratch = address.to_ne_bytes();
     }
 
     fn argument(
@@ -269,6 +346,11 @@ impl<G: Gpu> Plan<G> {
         Ok(at)
     }
 
+    /// Whether the list's inline bytes are on the device as long as it runs.
+    pub fn has_inline(&self) -> bool {
+        self.inline.is_some()
+    }
+
     /// The functions of the launches.
     pub fn functions(&self) -> impl Iterator<Item = &Arc<Compiled<G>>> {
         self.steps.iter().filter_map(|step| match step {
@@ -282,7 +364,9 @@ impl<G: Gpu> Plan<G> {
         let mut hasher = std::hash::DefaultHasher::new();
         for step in &self.steps {
             match step {
-                Step::Launch(launch) => Arc::as_ptr(&launch.compiled).hash(&mut hasher),
+                Step::Launch(launch) => {
+                    (Arc::as_ptr(&launch.compiled), launch.stage).hash(&mut hasher);
+                }
                 Step::Copy { .. } => 1u8.hash(&mut hasher),
                 Step::Fill { .. } => 2u8.hash(&mut hasher),
             }
@@ -296,6 +380,7 @@ impl<G: Gpu> Plan<G> {
         &self,
         step: &LaunchStep<G>,
         work: &Work,
+        early: bool,
         tell: impl FnOnce(Launch<'_, G::Function>) -> R,
     ) -> R {
         let parameters: SmallVec<[&[u8]; 16]> = self.parameters[step.parameters.clone()]
@@ -303,16 +388,48 @@ impl<G: Gpu> Plan<G> {
             .map(|p| match p {
                 Parameter::Inline(range) => &work.bytes[range.clone()],
                 Parameter::Own(range) => &self.bytes[range.clone()],
+                Parameter::Scratch => &self.scratch[..],
             })
             .collect();
         tell(Launch {
-            function: &step.compiled.function,
+            function: step
+                .stage
+                .map_or(&step.compiled.function, |i| &step.compiled.stages[i]),
             blocks: step.blocks,
             threads: step.threads,
             shared_memory: step.shared_memory,
             parameters: &parameters,
+            early,
         })
     }
+}
+
+/// The stages that take the place of a function, where it has them and the sizes are such.
+fn many_of<G: Gpu>(work: &Work, dispatch: &Dispatch, compiled: &Compiled<G>) -> Option<ManyLaunches> {
+    let many = compiled.entry.many.filter(|_| !compiled.stages.is_empty())?;
+    let bindings = work.bindings(dispatch);
+    let Arg::Bytes { start, byte_len } = bindings.iter().find(|b| b.index == many.0.sizes)?.arg else {
+        return None;
+    };
+    let bytes = work.bytes.get(start as usize..(start + byte_len) as usize)?;
+    let words: SmallVec<[u32; 8]> = bytes
+        .chunks_exact(4)
+        .map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))
+        .collect();
+    (many.0.launches)(&words, compiled.multiprocessors)
+}
+
+/// Where argument 0 is.
+fn input_of<G: Gpu>(work: &Work, dispatch: &Dispatch) -> Option<Address> {
+    let binding = work.bindings(dispatch).iter().find(|b| b.index == 0)?;
+    let Arg::Buffer {
+        allocation, offset, ..
+    } = &binding.arg
+    else {
+        return None;
+    };
+    let memory = allocation.memory().as_any().downcast_ref::<CudaMemory<G>>()?;
+    Some(memory.address() + *offset as u64)
 }
 
 /// The function in the form that a dispatch needs.

@@ -1,7 +1,7 @@
 //! Submitting: a list of work goes into the stream, and a thread waits for its end.
 
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,10 +32,14 @@ struct State<G: Gpu> {
     flights: Sender<Flight<G>>,
     /// Graphs of the shapes that ran last, the latest at the end.
     graphs: Vec<KeptGraph<G>>,
+    /// Memory that lists use one after the other: address and bytes.
+    scratch: Option<(Address, usize)>,
 }
 
 struct KeptGraph<G: Gpu> {
     shape: u64,
+    /// The list that it is for, where that one comes again; otherwise lists of its shape share it.
+    list: Option<Weak<Work>>,
     graph: G::Graph,
     /// Loaded as long as the graph may run; also, the shape is made of their addresses.
     _functions: Vec<Arc<Compiled<G>>>,
@@ -43,6 +47,20 @@ struct KeptGraph<G: Gpu> {
 
 /// Graphs that are kept: a model has a few shapes of lists.
 const KEPT_GRAPHS: usize = 16;
+
+impl<G: Gpu> KeptGraph<G> {
+    /// Whether it was made of this very list.
+    fn is_of(&self, work: &Arc<Work>) -> bool {
+        self.list
+            .as_ref()
+            .is_some_and(|w| w.as_ptr() == Arc::as_ptr(work))
+    }
+
+    /// Whether its list is gone, and nothing can ask for it any more.
+    fn is_over(&self) -> bool {
+        self.list.as_ref().is_some_and(|w| w.strong_count() == 0)
+    }
+}
 
 /// A list of work in the stream.
 struct Flight<G: Gpu> {
@@ -87,6 +105,7 @@ impl<G: Gpu> Queue<G> {
             state: Mutex::new(Some(State {
                 flights,
                 graphs: Vec::new(),
+                scratch: None,
             })),
             waiter: Some(waiter),
         })
@@ -107,7 +126,7 @@ impl<G: Gpu> Queue<G> {
         };
         let unsent = match &mut *state {
             Some(state) => {
-                flight.error = self.launch(&mut flight, &mut state.graphs).err();
+                flight.error = self.launch(&mut flight, state).err();
                 state.flights.send(flight).err().map(|e| e.0)
             }
             None => Some(flight),
@@ -120,19 +139,41 @@ impl<G: Gpu> Queue<G> {
         }
     }
 
-    fn launch(&self, flight: &mut Flight<G>, graphs: &mut Vec<KeptGraph<G>>) -> Result<()> {
+    fn launch(&self, flight: &mut Flight<G>, state: &mut State<G>) -> Result<()> {
         self.health.check()?;
         let work = flight.work.clone();
-        let inline = &mut flight.inline;
-        let plan = Plan::new(&work, &self.limits, |bytes| self.put(bytes, inline))?;
-        let plan = flight.plan.insert(plan);
         let queue_error = |e: Failure| self.health.error("the queue", &e);
-        let start = self.gpu.record().map_err(queue_error)?;
-        let result = if !plan.steps.is_empty() && plan.steps.len() >= self.graphs_from {
-            self.run_as_graph(&work, plan, graphs, &mut flight.retired)
-        } else {
-            self.steps(&work, plan)
-                .map_err(|(name, e)| self.health.error(&name, &e))
+        let State { graphs, scratch, .. } = state;
+        let (start, result) = match graphs.iter().position(|g| g.is_of(&work)) {
+            Some(at) => {
+                let start = self.gpu.record().map_err(queue_error)?;
+                let kept = graphs.remove(at);
+                let result = self.gpu.run_again(&kept.graph);
+                let kept_in = if result.is_ok() {
+                    graphs
+                } else {
+                    &mut flight.retired
+                };
+                kept_in.push(kept);
+                (start, result.map_err(|e| self.health.error(&names(&work), &e)))
+            }
+            None => {
+                let inline = &mut flight.inline;
+                let plan = Plan::new(&work, &self.limits, |bytes| self.put(bytes, inline))?;
+                let plan = flight.plan.insert(plan);
+                if plan.scratch_len() > 0 {
+                    let address = self.scratch(plan.scratch_len(), scratch, graphs, &mut flight.retired)?;
+                    plan.set_scratch(address);
+                }
+                let start = self.gpu.record().map_err(queue_error)?;
+                let result = if !plan.steps.is_empty() && plan.steps.len() >= self.graphs_from {
+                    self.run_as_graph(&work, plan, graphs, &mut flight.retired)
+                } else {
+                    self.steps(&work, plan, work.repeats)
+                        .map_err(|(name, e)| self.health.error(&name, &e))
+                };
+                (start, result)
+            }
         };
         // Also when a step failed: those before it are in the stream, and use the memory of the list.
         let end = self.gpu.record().map_err(queue_error);
@@ -144,6 +185,28 @@ impl<G: Gpu> Queue<G> {
             }
         }
         result
+    }
+
+    /// Scratch memory of `len` bytes at least. Where it must grow, graphs that know the old one are kept no more.
+    fn scratch(
+        &self,
+        len: usize,
+        scratch: &mut Option<(Address, usize)>,
+        graphs: &mut Vec<KeptGraph<G>>,
+        retired: &mut Vec<KeptGraph<G>>,
+    ) -> Result<Address> {
+        if let Some((address, _)) = scratch.filter(|s| s.1 >= len) {
+            return Ok(address);
+        }
+        let error = |e: Failure| self.health.error("scratch memory", &e);
+        if let Some((address, _)) = scratch.take() {
+            retired.append(graphs);
+            self.gpu.wait_for_all().map_err(error)?;
+            self.gpu.free(address);
+        }
+        let address = self.gpu.allocate(len, false).map_err(error)?;
+        *scratch = Some((address, len));
+        Ok(address)
     }
 
     /// Puts inline bytes on the device.
@@ -159,19 +222,23 @@ impl<G: Gpu> Queue<G> {
     /// changed since the last list of this shape. Graphs that are not kept any more go to `retired`.
     fn run_as_graph(
         &self,
-        work: &Work,
+        work: &Arc<Work>,
         plan: &Plan<G>,
         graphs: &mut Vec<KeptGraph<G>>,
         retired: &mut Vec<KeptGraph<G>>,
     ) -> Result<()> {
         let shape = plan.shape();
+        // Inline bytes on the device are given back with the list's end.
+        let list = (work.repeats && !plan.has_inline()).then(|| Arc::downgrade(work));
+        retired.extend(graphs.extract_if(.., |g| g.is_over()));
+        // A list that comes again has a graph of its own, whose launches may start early.
         let known = graphs
             .iter()
-            .position(|g| g.shape == shape)
+            .position(|g| list.is_none() && g.list.is_none() && g.shape == shape)
             .map(|i| graphs.remove(i));
         let queue_error = |e: Failure| self.health.error("the queue", &e);
         self.gpu.begin_graph().map_err(queue_error)?;
-        let put = self.steps(work, plan);
+        let put = self.steps(work, plan, list.is_some());
         let names = put
             .as_ref()
             .err()
@@ -188,6 +255,7 @@ impl<G: Gpu> Queue<G> {
                 functions.dedup_by_key(|f| Arc::as_ptr(f));
                 Some(KeptGraph {
                     shape,
+                    list,
                     graph,
                     _functions: functions,
                 })
@@ -204,10 +272,12 @@ impl<G: Gpu> Queue<G> {
         Ok(())
     }
 
-    /// Tells the driver every step; of one that fails, what it is.
-    fn steps(&self, work: &Work, plan: &Plan<G>) -> std::result::Result<(), (String, Failure)> {
+    /// Tells the driver every step; of one that fails, what it is. `early`: launches behind launches may start early.
+    fn steps(&self, work: &Work, plan: &Plan<G>, early: bool) -> std::result::Result<(), (String, Failure)> {
+        let mut is_behind_launch = false;
         for step in &plan.steps {
-            let (name, done) = self.step(work, plan, step);
+            let (name, done) = self.step(work, plan, step, early && is_behind_launch);
+            is_behind_launch = matches!(step, Step::Launch(_));
             let done = if self.synchronous {
                 done.and_then(|()| self.gpu.wait_for_all())
             } else {
@@ -223,6 +293,7 @@ impl<G: Gpu> Queue<G> {
         work: &'w Work,
         plan: &Plan<G>,
         step: &Step<G>,
+        early: bool,
     ) -> (&'w str, std::result::Result<(), Failure>) {
         match step {
             Step::Launch(launch) => {
@@ -230,7 +301,7 @@ impl<G: Gpu> Queue<G> {
                     Command::Dispatch(dispatch) => dispatch.pipeline.label(),
                     _ => "launch",
                 };
-                (name, plan.tell(launch, work, |l| self.gpu.launch(l)))
+                (name, plan.tell(launch, work, early, |l| self.gpu.launch(l)))
             }
             Step::Copy { from, to, byte_len } => ("copy", self.gpu.copy(*from, *to, *byte_len)),
             Step::Fill { to, byte_len, value } => ("fill", self.gpu.fill(*to, *byte_len, *value)),
@@ -243,7 +314,12 @@ impl<G: Gpu> Drop for Queue<G> {
     /// which drops the device, with the last list that knew it.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(State { flights, graphs }) = state.take() else {
+        let Some(State {
+            flights,
+            graphs,
+            scratch,
+        }) = state.take()
+        else {
             return;
         };
         drop(flights);
@@ -256,6 +332,9 @@ impl<G: Gpu> Drop for Queue<G> {
         // Their last runs must have ended, also where the thread was not waited for.
         let _ = self.gpu.wait_for_all();
         drop(graphs);
+        if let Some((address, _)) = scratch {
+            self.gpu.free(address);
+        }
     }
 }
 

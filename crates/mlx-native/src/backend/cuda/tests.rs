@@ -2,6 +2,7 @@
 
 mod compiling;
 mod memory;
+mod stages;
 mod text;
 mod work;
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use super::bodies::{Body, BodyLaunch};
+use super::bodies::{Body, BodyLaunch, Many};
 use crate::kernel::ConstantValue;
 use crate::kernel::msl::rewrite::{self, Options, Target};
 use crate::kernel::msl::{self, MslError, ParameterKind, Space};
@@ -50,6 +50,27 @@ pub(super) struct Entry {
     pub mapped: bool,
     /// How it is launched where it is a body.
     pub body: Option<BodyLaunch>,
+    /// What takes its place where there is much to do; [`Entry::stage`] names the functions.
+    pub many: Option<ManyOf>,
+}
+
+/// A body's functions for much work. Two are equal that have the same functions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ManyOf(pub &'static Many);
+
+impl PartialEq for ManyOf {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ManyOf {}
+
+impl Entry {
+    /// The name of the function of a stage in the compiled module.
+    pub fn stage(&self, function: &str) -> String {
+        format!("{}_{function}", self.symbol)
+    }
 }
 
 /// A buffer argument as a parameter of an entry.
@@ -76,6 +97,14 @@ pub(super) struct Wanted<'a> {
     pub max_threads: Option<u32>,
     /// What runs in the place of the Metal text's function.
     pub body: Option<&'a Body>,
+    /// Whether the functions are wanted that take the body's place where there is much to do.
+    pub many: bool,
+}
+
+impl Wanted<'_> {
+    fn many(&self) -> Option<&'static Many> {
+        self.body.and_then(|b| b.many).filter(|_| self.many)
+    }
 }
 
 /// Makes the text of `wanted`, kernels of the MSL text `source`.
@@ -108,7 +137,9 @@ pub(super) fn unit(
     text.push_str(&rewritten.text);
     // Bodies share texts: each goes in once.
     let mut texts: Vec<&(&str, &str)> = Vec::new();
-    for body_text in wanted.iter().filter_map(|w| w.body).flat_map(|b| b.texts) {
+    let of_many = wanted.iter().filter_map(|w| w.many()).flat_map(|m| m.texts);
+    let of_bodies = wanted.iter().filter_map(|w| w.body).flat_map(|b| b.texts);
+    for body_text in of_bodies.chain(of_many) {
         if !texts.contains(&body_text) {
             texts.push(body_text);
         }
@@ -170,9 +201,11 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         threadgroup: Vec::new(),
         mapped: wanted.form.mapped,
         body: wanted.body.map(|b| b.launch),
+        many: wanted.many().map(ManyOf),
     };
     let (mut buffers, mut memory, mut call, mut lengths) =
         (Vec::new(), Vec::new(), Vec::new(), String::new());
+    let mut stages: Vec<String> = Vec::new();
     for (i, p) in entry.parameters.iter().enumerate() {
         let ty = format!("on_cuda::parameter<{i}, {symbol}_type>");
         match p.kind {
@@ -217,6 +250,20 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
             }
         }
     }
+    if let (Some(many), Some(body)) = (wanted.many(), wanted.body) {
+        for stage in many.stages {
+            let function = entry.expression.replacen(body.replaces, stage.function, 1);
+            stages.push(format!(
+                "extern \"C\" __global__ void __launch_bounds__({}, {}) {}({}, uchar* scratch) {{\n  \
+                 on_cuda::let_next_start();\n  on_cuda::wait_for_earlier();\n  {function}({});\n}}\n",
+                stage.threads,
+                stage.blocks,
+                made.stage(stage.function),
+                buffers.join(", "),
+                stage.call
+            ));
+        }
+    }
     buffers.append(&mut memory);
     let launch = if wanted.form.mapped {
         buffers.push("const __grid_constant__ on_cuda::shape shape".to_owned());
@@ -235,12 +282,18 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         (None, Some(n)) => format!("__launch_bounds__({n}) "),
         (None, None) => String::new(),
     };
+    // A launch may start while those before it run; see `Launch::early`.
+    let wait = match wanted.body {
+        Some(body) if body.waits => "",
+        _ => "on_cuda::let_next_start();\n  on_cuda::wait_for_earlier();\n  ",
+    };
     let _ = write!(
         text,
         "typedef decltype({function}) {symbol}_type;\n{lengths}extern \"C\" __global__ void {bounds}{symbol}({}) {{\n  \
-         {launch}\n  if (launch.is_beyond()) return;\n  {function}({});\n}}\n",
+         {wait}{launch}\n  if (launch.is_beyond()) return;\n  {function}({});\n}}\n",
         buffers.join(", "),
         call.join(", ")
     );
+    stages.iter().for_each(|stage| text.push_str(stage));
     made
 }

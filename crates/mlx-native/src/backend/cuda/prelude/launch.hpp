@@ -116,6 +116,21 @@ template <class L> MSL_INLINE triple quadgroups_per_threadgroup(const L& l) {
   return triple{(l.group.x * l.group.y * l.group.z + 3u) / 4u, 0, 0};
 }
 
+// Lets the next launch start as soon as every block of this one has come here, if it is one that may.
+MSL_INLINE void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the launches before this one have ended, and what they wrote is there; nothing to wait for, unless this one may
+// start before.
+MSL_INLINE void wait_for_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Threadgroup memory whose size the launch gives; arguments are places in it.
 extern __shared__ __align__(256) uchar threadgroup_memory[];
 

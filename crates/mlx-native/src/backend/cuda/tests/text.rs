@@ -9,6 +9,7 @@ fn text_of(kernel: &str, form: Form) -> (String, super::super::text::Entry) {
         form,
         max_threads: None,
         body: None,
+        many: false,
     };
     let mut unit = unit(TEXT, &[], &[wanted]).unwrap();
     (unit.text, unit.entries.remove(0))
@@ -87,6 +88,7 @@ fn threadgroup_variables_are_shared_and_odd_names_are_bytes() {
         form: Form::default(),
         max_threads: Some(64),
         body: None,
+        many: false,
     };
     let unit = unit(source, &[], &[wanted]).unwrap();
     let squeezed = unit.text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -112,6 +114,7 @@ fn every_kernel_of_the_library_becomes_text() {
                 form: usual_form(flat, &k.name),
                 max_threads: k.max_threads,
                 body: None,
+                many: false,
             })
             .collect();
         let unit = unit(flat, &[], &wanted).unwrap_or_else(|e| panic!("{}: {e}", op.name));

@@ -31,6 +31,7 @@ fn a_dispatch_becomes_a_launch() {
         blocks: [2, 1, 1],
         threads: [32, 1, 1],
         shared_memory: 0,
+        early: false,
         parameters: vec![
             bases[1].to_ne_bytes().to_vec(),
             (bases[0] + 12).to_ne_bytes().to_vec(),
@@ -338,6 +339,53 @@ fn long_lists_run_as_graphs_that_are_kept_by_shape() {
     let y = b.floats(1);
     submit(&mut b, &y, 10).unwrap();
     assert!(graphs(&b).is_empty());
+}
+
+#[test]
+fn a_list_that_comes_again_keeps_a_graph_of_its_own() {
+    use crate::ComputeGraph;
+    let mut b = Bench::with(facts(), |c| c.cuda.graphs_from = Some(8));
+    let y = b.floats(1);
+    let prepared = |b: &mut Bench, n: usize| {
+        let mut encoder = b.encoder();
+        encoder.start_capture();
+        for _ in 0..n {
+            let bytes = params(1, 1.0);
+            let args = [(1, KernelArg::Buffer(&y)), (0, KernelArg::Bytes(&bytes))];
+            b.groups(&mut encoder, "rows", &args, [1, 1, 1], [32, 1, 1])
+                .unwrap();
+        }
+        let nodes = encoder.take_capture().unwrap();
+        ComputeGraph::from_nodes(nodes).prepare(&b.device).unwrap()
+    };
+    let (first, second) = (prepared(&mut b, 10), prepared(&mut b, 10));
+    // Of one shape, in turn: each is put together once, and none takes the other's graph.
+    for graph in [&first, &second, &first, &second, &first] {
+        graph.replay().unwrap().wait().unwrap();
+    }
+    let graphs: Vec<usize> = (b.log().calls.iter())
+        .filter_map(|c| if let Call::Graph(n) = c { Some(*n) } else { None })
+        .collect();
+    assert_eq!(graphs, [1, 2, 1, 2, 1]);
+    let early: Vec<bool> = (b.launches().iter())
+        .map(|c| matches!(c, Call::Launch { early: true, .. }))
+        .collect();
+    assert_eq!(early.len(), 20);
+    let expected: Vec<bool> = (0..20).map(|i| i % 10 != 0).collect();
+    assert_eq!(early, expected, "the first of a list waits for what is before it");
+    // A graph that fails is not asked again; the list is put together anew.
+    b.log().failures.insert("graph", Failure::new(2, "out of memory"));
+    assert!(first.replay().unwrap().wait().is_err());
+    b.log().failures.clear();
+    first.replay().unwrap().wait().unwrap();
+    assert_eq!(b.launches().len(), 30);
+    // Lists that come once share graphs by shape, and start nothing early.
+    submit(&mut b, &y, 10).unwrap();
+    assert!(
+        b.launches()[30..]
+            .iter()
+            .all(|c| matches!(c, Call::Launch { early: false, .. }))
+    );
 }
 
 #[test]

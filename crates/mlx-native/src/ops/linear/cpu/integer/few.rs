@@ -1,12 +1,13 @@
 //! Few rows of `x`: each packed row is read once, in place.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{EIGHT, Layout, Run};
 use super::level::{Integers, Level};
-use super::{Activations, CLAIM, FewOf, MAX_ROWS, RUN, Scale, Words, on_level};
+use super::{Activations, CLAIM, MAX_ROWS, RUN, ScaleType, Words, on_level};
 use crate::backend::cpu::prefetch::prefetch;
-use crate::isa::{Isa, IsaToken};
+use crate::isa::IsaToken;
 use crate::ops::coding::{IntegerScales, Source};
 use crate::ops::linear::cpu::dots::Sums;
 
@@ -37,30 +38,31 @@ pub(in crate::ops::linear::cpu) struct Few<'a> {
     isa: IsaToken,
     x: Activations,
     source: &'a Source<'a>,
+    scale_type: ScaleType,
     scales: &'a [u8],
     biases: &'a [u8],
 }
 
-/// What differs between codes and scales.
+/// What differs between kinds of codes.
 #[derive(Clone, Copy)]
 pub(super) struct Functions {
     claim: unsafe fn(IsaToken, &Claim<'_>, &mut FewScratch, &mut Sums),
     layout: fn(IsaToken) -> Layout,
 }
 
-pub(super) const fn functions<C: Words, E: Scale>() -> Functions {
-    Functions { claim: claim_on::<C, E>, layout: layout_on::<C> }
+pub(super) const fn functions<C: Words>() -> Functions {
+    Functions { claim: claim_on::<C>, layout: layout_on::<C> }
 }
 
 /// How rows of `x` meet codes of a kind.
 fn layout_on<C: Words>(isa: IsaToken) -> Layout {
     let split = match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => <<super::x86::Avx2 as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx2 => <<super::x86::Avx2 as Level>::Few as Integers>::SPLIT,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => <<super::x86::Avx512 as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx512 => <<super::x86::Avx512 as Level>::Few as Integers>::SPLIT,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => <<super::x86::Vnni as Level>::Few as Integers>::SPLIT,
+        crate::isa::Isa::Avx512Bf16 => <<super::x86::Vnni as Level>::Few as Integers>::SPLIT,
         _ => false,
     };
     if split && C::NIBBLES { Layout::Bytes } else { Layout::Words }
@@ -82,16 +84,19 @@ impl<'a> Few<'a> {
         source: &'a Source<'a>,
         mut row: impl FnMut(usize, &mut [f32]),
     ) -> Self {
-        let (functions, scales, biases) = match (&integer.few, source.integer_scales()) {
-            (FewOf::Affine(functions), IntegerScales::Affine { dtype, scales, biases }) => (functions[dtype], scales, biases),
-            (FewOf::Powers(functions), IntegerScales::Powers(scales)) => (*functions, scales, scales),
-            _ => unreachable!("a coding has one kind of scales"),
+        let (scale_type, scales, biases) = match source.integer_scales() {
+            IntegerScales::Affine { dtype, scales, biases } => {
+                ([ScaleType::F32, ScaleType::F16, ScaleType::Bf16][dtype], scales, biases)
+            }
+            IntegerScales::Powers(scales) => (ScaleType::Power, scales, scales),
+            IntegerScales::Others => unreachable!("a coding of integers has scales that they know"),
         };
+        let functions = integer.few;
         let layout = (functions.layout)(isa);
         let x = Activations::new(isa, padded_rows(rows), k, source.span(), integer.middle, layout, |i, values| {
             if i < rows { row(i, values) } else { values.fill(0.0) }
         });
-        Few { functions, isa, x, source, scales, biases }
+        Few { functions, isa, x, source, scale_type, scales, biases }
     }
 
     /// `sums[i][j]` = row `i` of `x` times row `rows.start + j` of the weight.
@@ -100,6 +105,7 @@ impl<'a> Few<'a> {
         let claim = Claim {
             x: &self.x,
             source: self.source,
+            scale_type: self.scale_type,
             scales: self.scales,
             biases: self.biases,
             rows,
@@ -113,6 +119,7 @@ impl<'a> Few<'a> {
 pub(super) struct Claim<'a> {
     x: &'a Activations,
     source: &'a Source<'a>,
+    scale_type: ScaleType,
     /// Of the whole weight.
     scales: &'a [u8],
     biases: &'a [u8],
@@ -121,24 +128,24 @@ pub(super) struct Claim<'a> {
 
 on_level! {
     /// # Safety
-    /// This machine has `isa`; scales are of `E`, and reach as far as the rows do.
-    unsafe fn claim_on<C: Words, E: Scale>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) = claim_body
+    /// This machine has `isa`; codes and scales reach as far as the rows do.
+    unsafe fn claim_on<C: Words>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) = claim_body
 }
 
 #[inline(always)]
-unsafe fn claim_body<L: Level, C: Words, E: Scale>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) {
+unsafe fn claim_body<L: Level, C: Words>(claim: &Claim<'_>, scratch: &mut FewScratch, sums: &mut Sums) {
     // SAFETY: the caller's word.
     unsafe {
         match claim.x.span() / RUN {
-            1 => span_body::<L::Few, C, E, 1>(claim, scratch, sums),
-            2 => span_body::<L::Few, C, E, 2>(claim, scratch, sums),
-            _ => span_body::<L::Few, C, E, 4>(claim, scratch, sums),
+            1 => span_body::<L::Few, C, 1>(claim, scratch, sums),
+            2 => span_body::<L::Few, C, 2>(claim, scratch, sums),
+            _ => span_body::<L::Few, C, 4>(claim, scratch, sums),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn span_body<V: Integers, C: Words, E: Scale, const RUNS: usize>(
+unsafe fn span_body<V: Integers, C: Words, const RUNS: usize>(
     claim: &Claim<'_>,
     scratch: &mut FewScratch,
     sums: &mut Sums,
@@ -146,12 +153,12 @@ unsafe fn span_body<V: Integers, C: Words, E: Scale, const RUNS: usize>(
     // SAFETY: the caller's word.
     unsafe {
         match claim.x.rows() {
-            1 => rows_body::<V, C, E, RUNS, 1>(claim, 0, scratch, sums),
-            2 => rows_body::<V, C, E, RUNS, 2>(claim, 0, scratch, sums),
+            1 => rows_body::<V, C, RUNS, 1>(claim, 0, scratch, sums),
+            2 => rows_body::<V, C, RUNS, 2>(claim, 0, scratch, sums),
             rows => {
                 // Four at a time: the codes of a claim are still in the cache when they are read again.
                 for first in (0..rows).step_by(4) {
-                    rows_body::<V, C, E, RUNS, 4>(claim, first, scratch, sums);
+                    rows_body::<V, C, RUNS, 4>(claim, first, scratch, sums);
                 }
             }
         }
@@ -159,7 +166,7 @@ unsafe fn span_body<V: Integers, C: Words, E: Scale, const RUNS: usize>(
 }
 
 #[inline(always)]
-unsafe fn rows_body<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
+unsafe fn rows_body<V: Integers, C: Words, const RUNS: usize, const M: usize>(
     claim: &Claim<'_>,
     first_x: usize,
     scratch: &mut FewScratch,
@@ -170,17 +177,18 @@ unsafe fn rows_body<V: Integers, C: Words, E: Scale, const RUNS: usize, const M:
     let block = (BLOCK_BYTES / (M * EIGHT * RUNS * size_of::<[i16; RUN]>())).max(1);
     let at_once = TOGETHER / M;
     let products = scratch.0.as_mut_ptr();
+    let mut rest = MaybeUninit::uninit();
     for start in (0..eights).step_by(block) {
         let count = block.min(eights - start);
         for first in (0..claim.rows.len()).step_by(at_once) {
             let rows = at_once.min(claim.rows.len() - first);
             for r in 0..rows {
-                let row = Row::<E>::new(claim, claim.rows.start + first + r, spans);
+                let row = Row::new(claim, claim.rows.start + first + r, spans, RUNS * C::BYTES);
                 for eight in 0..count {
                     // SAFETY: the caller's word; products have `PITCH` for each of `TOGETHER`.
                     unsafe {
                         let at = products.add(r * M * PITCH + eight * EIGHT);
-                        one_eight::<V, C, E, RUNS, M>(x, first_x, &row, start + eight, at);
+                        one_eight::<V, C, RUNS, M>(x, first_x, &row, start + eight, &mut rest, at);
                     }
                 }
             }
@@ -203,19 +211,55 @@ unsafe fn rows_body<V: Integers, C: Words, E: Scale, const RUNS: usize, const M:
 }
 
 /// A row of the weight.
-struct Row<'a, E> {
-    codes: &'a [u8],
-    scales: *const E,
-    biases: *const E,
+struct Row {
+    codes: *const u8,
+    scales: *const u8,
+    biases: *const u8,
+    scale_type: ScaleType,
     spans: usize,
 }
 
-impl<'a, E: Scale> Row<'a, E> {
+impl Row {
     #[inline(always)]
-    fn new(claim: &Claim<'a>, row: usize, spans: usize) -> Self {
-        let bytes = row * spans * size_of::<E>()..(row + 1) * spans * size_of::<E>();
-        let biases = if E::BIASED { claim.biases[bytes.clone()].as_ptr() } else { claim.biases.as_ptr() };
-        Row { codes: claim.source.row(row), scales: claim.scales[bytes].as_ptr().cast(), biases: biases.cast(), spans }
+    fn new(claim: &Claim<'_>, row: usize, spans: usize, span_bytes: usize) -> Self {
+        let scale_type = claim.scale_type;
+        let bytes = row * spans * scale_type.bytes()..(row + 1) * spans * scale_type.bytes();
+        let codes = claim.source.row(row);
+        assert!(codes.len() >= spans * span_bytes);
+        Row {
+            codes: codes.as_ptr(),
+            scales: claim.scales[bytes.clone()].as_ptr(),
+            biases: claim.biases[bytes].as_ptr(),
+            scale_type,
+            spans,
+        }
+    }
+}
+
+/// Codes and scales of fewer than eight spans, with zeros behind them.
+struct Rest {
+    codes: [u8; EIGHT * 4 * RUN],
+    scales: [u8; EIGHT * 4],
+    biases: [u8; EIGHT * 4],
+}
+
+impl Rest {
+    /// The spans of `row` from `first` on.
+    ///
+    /// # Safety
+    /// `row` is whole and has fewer than eight of them.
+    #[cold]
+    #[inline(never)]
+    unsafe fn new(row: &Row, first: usize, span_bytes: usize) -> Self {
+        let (rest, bytes) = (row.spans - first, row.scale_type.bytes());
+        let mut copy = Rest { codes: [0; EIGHT * 4 * RUN], scales: [0; EIGHT * 4], biases: [0; EIGHT * 4] };
+        // SAFETY: the caller's word.
+        unsafe {
+            row.codes.add(first * span_bytes).copy_to_nonoverlapping(copy.codes.as_mut_ptr(), rest * span_bytes);
+            row.scales.add(first * bytes).copy_to_nonoverlapping(copy.scales.as_mut_ptr(), rest * bytes);
+            row.biases.add(first * bytes).copy_to_nonoverlapping(copy.biases.as_mut_ptr(), rest * bytes);
+        }
+        copy
     }
 }
 
@@ -224,51 +268,27 @@ impl<'a, E: Scale> Row<'a, E> {
 /// # Safety
 /// The processor has the instructions; `row` and `x` are of the same sizes; `to` is valid for the products.
 #[inline(always)]
-unsafe fn one_eight<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
+unsafe fn one_eight<V: Integers, C: Words, const RUNS: usize, const M: usize>(
     x: &Activations,
     first_x: usize,
-    row: &Row<'_, E>,
+    row: &Row,
     eight: usize,
+    rest: &mut MaybeUninit<Rest>,
     to: *mut f32,
 ) {
     let span_bytes = RUNS * C::BYTES;
     let first = eight * EIGHT;
-    // SAFETY: the caller's word. Where fewer than eight spans are left, a copy has zeros behind them.
+    // SAFETY: the caller's word. Each row of `x` has the runs of these eight spans; where fewer are left of the weight, a copy
+    // has zeros behind them.
     unsafe {
-        if first + EIGHT <= row.spans {
-            let codes = row.codes.as_ptr().add(first * span_bytes);
-            let biases = if E::BIASED { row.biases.add(first) } else { row.biases };
-            spans::<V, C, E, RUNS, M>(x, first_x, first, codes, row.scales.add(first), biases, to);
-        } else {
-            let rest = row.spans - first;
-            let mut codes = [0u8; EIGHT * 4 * RUN];
-            let (mut scales, mut biases) = ([E::default(); EIGHT], [E::default(); EIGHT]);
-            codes[..rest * span_bytes].copy_from_slice(&row.codes[first * span_bytes..row.spans * span_bytes]);
-            for i in 0..rest {
-                scales[i] = row.scales.add(first + i).read();
-                if E::BIASED {
-                    biases[i] = row.biases.add(first + i).read();
-                }
-            }
-            spans::<V, C, E, RUNS, M>(x, first_x, first, codes.as_ptr(), scales.as_ptr(), biases.as_ptr(), to);
+        let bytes = row.scale_type.bytes();
+        let mut codes = row.codes.wrapping_add(first * span_bytes);
+        let mut scales = row.scales.wrapping_add(first * bytes);
+        let mut biases = row.biases.wrapping_add(first * bytes);
+        if first + EIGHT > row.spans {
+            let rest = rest.write(Rest::new(row, first, span_bytes));
+            (codes, scales, biases) = (rest.codes.as_ptr(), rest.scales.as_ptr(), rest.biases.as_ptr());
         }
-    }
-}
-
-/// As [`one_eight`], for codes and scales of eight spans.
-#[inline(always)]
-unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usize>(
-    x: &Activations,
-    first_x: usize,
-    first: usize,
-    codes: *const u8,
-    scales: *const E,
-    biases: *const E,
-    to: *mut f32,
-) {
-    let span_bytes = RUNS * C::BYTES;
-    // SAFETY: the caller's word; each row of `x` has the runs of these eight spans.
-    unsafe {
         for line in (0..EIGHT * span_bytes).step_by(LINE) {
             prefetch(codes.wrapping_add(AHEAD + line));
         }
@@ -287,16 +307,17 @@ unsafe fn spans<V: Integers, C: Words, E: Scale, const RUNS: usize, const M: usi
             one_span::<V, C, RUNS, M>(&rows, codes, 6),
             one_span::<V, C, RUNS, M>(&rows, codes, 7),
         ];
-        let scale = E::eight::<V>(scales);
+        let scale = C::eight::<V>(row.scale_type, scales);
+        let bias = if C::BIASED { C::eight::<V>(row.scale_type, biases) } else { scale };
         for i in 0..M {
             let power = V::load_f32(x.powers(first_x + i).as_ptr().add(first));
             let rest = V::load_f32(x.rests(first_x + i).as_ptr().add(first));
             let [a, b, c, d, e, f, g, h] = sums;
             let total = V::add(V::totals([a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]]), rest);
             let scaled = V::mul(scale, power);
-            let product = if E::BIASED {
+            let product = if C::BIASED {
                 let sum = V::load_f32(x.sums(first_x + i).as_ptr().add(first));
-                V::mul_add(total, scaled, V::mul(E::eight::<V>(biases), sum))
+                V::mul_add(total, scaled, V::mul(bias, sum))
             } else {
                 V::mul(total, scaled)
             };

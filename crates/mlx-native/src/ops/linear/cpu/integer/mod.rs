@@ -29,7 +29,6 @@ pub(super) use activations::Activations as TileRows;
 pub(super) use few::{Few, FewScratch};
 pub(super) use tiles::{ROW_CHUNK, Scratch as TilesScratch, Tiles};
 
-use half::{bf16, f16};
 use activations::Activations;
 use level::{Integers, on_level};
 
@@ -46,7 +45,22 @@ trait Words {
     const BYTES: usize;
     /// Whether they are those of [`Integers::split`].
     const NIBBLES: bool = false;
+    /// Whether there are biases beside the scales, of the same type.
+    const BIASED: bool = true;
     unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes;
+    /// Eight scales or biases; `p` is valid for them.
+    #[inline(always)]
+    unsafe fn eight<V: Integers>(scale_type: ScaleType, p: *const u8) -> V::Eight {
+        // SAFETY: the caller's word. The branch is the same for a whole product: a generic function for each type would be
+        // three times the code, and no faster.
+        unsafe {
+            match scale_type {
+                ScaleType::F32 => V::load_f32(p.cast()),
+                ScaleType::F16 => V::load_f16(p.cast()),
+                _ => V::load_bf16(p.cast()),
+            }
+        }
+    }
 }
 
 /// MLX's codes of 4 bits.
@@ -77,49 +91,38 @@ impl Words for Bytes {
 
 impl Words for Floats4 {
     const BYTES: usize = RUN / 2;
+    const BIASED: bool = false;
     #[inline(always)]
     unsafe fn codes<V: Integers>(p: *const u8) -> V::Codes {
         // SAFETY: the caller's word.
         unsafe { V::looked_up(p, &FLOAT4_DOUBLED) }
     }
-}
-
-/// A dtype of scales.
-trait Scale: Copy + Default + 'static {
-    /// Whether there are biases of the same dtype beside them.
-    const BIASED: bool;
-    /// Eight scales.
-    ///
-    /// # Safety
-    /// `p` is valid for eight; the processor has the instructions of `V`.
-    unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight;
-}
-
-macro_rules! scale {
-    ($ty:ty, $load:ident) => {
-        impl Scale for $ty {
-            const BIASED: bool = true;
-            #[inline(always)]
-            unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight {
-                // SAFETY: the caller's word.
-                unsafe { V::$load(p) }
-            }
-        }
-    };
-}
-scale!(f32, load_f32);
-scale!(f16, load_f16);
-scale!(bf16, load_bf16);
-
-/// Powers of two, for codes that are doubled.
-impl Scale for u8 {
-    const BIASED: bool = false;
     #[inline(always)]
-    unsafe fn eight<V: Integers>(p: *const Self) -> V::Eight {
-        // SAFETY: the caller's word.
+    unsafe fn eight<V: Integers>(_: ScaleType, p: *const u8) -> V::Eight {
+        // SAFETY: the caller's word. Half of them, as the codes are doubled.
         unsafe {
             let codes = p.cast::<[u8; 8]>().read();
             V::load_f32(codes.map(|code| power8(code) * 0.5).as_ptr())
+        }
+    }
+}
+
+/// What scales are.
+#[derive(Clone, Copy)]
+enum ScaleType {
+    F32,
+    F16,
+    Bf16,
+    /// Powers of two, without biases.
+    Power,
+}
+
+impl ScaleType {
+    fn bytes(self) -> usize {
+        match self {
+            ScaleType::F32 => 4,
+            ScaleType::F16 | ScaleType::Bf16 => 2,
+            ScaleType::Power => 1,
         }
     }
 }
@@ -128,15 +131,8 @@ impl Scale for u8 {
 pub(super) struct Integer {
     /// The code in the middle.
     pub middle: f32,
-    few: FewOf,
+    few: few::Functions,
     unpack: tiles::Unpack,
-}
-
-/// By kind of scales.
-enum FewOf {
-    /// In f32, f16, bf16.
-    Affine([few::Functions; 3]),
-    Powers(few::Functions),
 }
 
 impl Integer {
@@ -144,22 +140,14 @@ impl Integer {
     pub(super) const fn of<C: Coding>() -> Option<Self> {
         match C::INTEGER {
             None => None,
-            Some(coding::Integer::Nibbles) => Some(Self::affine::<Nibbles>(7.5)),
-            Some(coding::Integer::Bytes) => Some(Self::affine::<Bytes>(127.5)),
-            Some(coding::Integer::Floats4) => {
-                let few = FewOf::Powers(few::functions::<Floats4, u8>());
-                Some(Integer {
-                    middle: 0.0,
-                    few, unpack: tiles::unpack::<Floats4> })
-            }
+            Some(coding::Integer::Nibbles) => Some(Self::words::<Nibbles>(7.5)),
+            Some(coding::Integer::Bytes) => Some(Self::words::<Bytes>(127.5)),
+            Some(coding::Integer::Floats4) => Some(Self::words::<Floats4>(0.0)),
         }
     }
 
-    const fn affine<C: Words>(middle: f32) -> Self {
-        let few = [few::functions::<C, f32>(), few::functions::<C, f16>(), few::functions::<C, bf16>()];
-        Integer {
-            middle,
-            few: FewOf::Affine(few), unpack: tiles::unpack::<C> }
+    const fn words<C: Words>(middle: f32) -> Self {
+        Integer { middle, few: few::functions::<C>(), unpack: tiles::unpack::<C> }
     }
 }
 
