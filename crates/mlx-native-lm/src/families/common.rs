@@ -477,6 +477,7 @@ impl<'a> Config<'a> {
             short_ring: false,
             blocks: None,
             grid: None,
+            index: None,
         }
     }
 

@@ -115,6 +115,7 @@ pub(super) fn latent_with(c: &Config<'_>, sizes: &LatentSizes, bias: bool) -> Re
         latent_factor: 1.0,
         temperature: None,
         gate: None,
+        index: None,
     })
 }
 
@@ -130,6 +131,11 @@ pub(super) fn placed(c: &Config<'_>, template: &Latent, path: &str) -> Latent {
         place(&mut matrix.path);
     }
     a.kv_norm.weight.iter_mut().for_each(place);
+    if let Some(index) = &mut a.index {
+        let matrices = [&mut index.q, &mut index.k].into_iter().chain(&mut index.weights);
+        matrices.for_each(|matrix| place(&mut matrix.path));
+        index.k_norm.weight.iter_mut().chain(&mut index.k_norm.bias).for_each(place);
+    }
     a.gate.iter_mut().for_each(|gate| place(&mut gate.matrix.path));
     if c.input.has(&format!("{path}.kv_b_proj.weight")) {
         a.embed_q = "kv_b_proj".to_owned();

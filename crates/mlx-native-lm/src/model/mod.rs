@@ -146,6 +146,7 @@ impl Decoder {
         let gathered = head_input.view(0, dtype, head_input.shape().to_vec())?;
         let is_fixed = built.body.steps.iter().all(|step| match step {
             Step::Attend(s) => s.is_maskless(),
+            Step::NgramIds { .. } | Step::NgramKeep { .. } => false,
             Step::Rope(s) => s.rotation.table.is_fixed(),
             _ => true,
         });

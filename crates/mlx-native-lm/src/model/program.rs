@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use mlx_native::ops::linear_scan::{Decay, Rule};
+use mlx_native::ops::ngram_ids::NgramParams;
 use mlx_native::ops::route::RouteParams;
 use mlx_native::ops::rowwise::Function;
 use mlx_native::{DType, MlxBuffer, MlxDevice};
@@ -116,6 +117,19 @@ pub(super) enum Step {
     },
     Conv(ConvStep),
     Scan(Box<ScanStep>),
+    /// Row numbers of a table by a token and those before it, the last of which are in a plane of a state.
+    NgramIds {
+        params: NgramParams,
+        output: Value,
+        state: usize,
+        plane: usize,
+    },
+    /// Puts the last tokens of a pass into that plane.
+    NgramKeep {
+        params: NgramParams,
+        state: usize,
+        plane: usize,
+    },
     /// Softmax of each row.
     Softmax {
         x: Value,
@@ -184,6 +198,21 @@ pub(super) struct AttendStep {
     pub short_ring: bool,
     pub blocks: Option<BlockSparse>,
     pub sinks: Option<Arc<MlxBuffer>>,
+    pub index: Option<Box<IndexStep>>,
+}
+
+/// What chooses the keys of an attention.
+#[derive(Debug)]
+pub(super) struct IndexStep {
+    pub q: Value,
+    pub weights: Option<Value>,
+    /// The state that has its keys.
+    pub state: usize,
+    pub n_heads: usize,
+    pub head_dim: usize,
+    pub group: usize,
+    pub top: usize,
+    pub local: usize,
 }
 
 /// Which matrix of a stack a slot takes.
@@ -244,7 +273,7 @@ pub(super) struct ScanStep {
 impl AttendStep {
     /// Whether causality and a window alone say which keys are seen, whatever the pass.
     pub fn is_maskless(&self) -> bool {
-        self.chunk.is_none() && !self.short_ring && self.blocks.is_none()
+        self.chunk.is_none() && !self.short_ring && self.blocks.is_none() && self.index.is_none()
     }
 }
 
@@ -297,13 +326,18 @@ impl Step {
             Step::WeightedSum { x, weights, y, .. } => [*x, *weights, *y].into_iter().for_each(f),
             Step::Cast { x, y } | Step::Softmax { x, y } => [*x, *y].into_iter().for_each(f),
             Step::Hadamard { x, .. } => f(*x),
+            Step::NgramIds { output, .. } => f(*output),
+            Step::NgramKeep { .. } => {}
             Step::Embed { output, .. } | Step::Positions { output, .. } => f(*output),
             Step::Linear { x, y, .. } | Step::TiedHead { x, y, .. } => [*x, *y].into_iter().for_each(f),
             Step::Norm(s) => [s.x, s.y].into_iter().for_each(f),
             Step::Rope(s) => f(s.x),
             Step::Temperature { x, .. } => f(*x),
             Step::Append { k, v, .. } => [*k, *v].into_iter().for_each(f),
-            Step::Attend(s) => [s.q, s.output].into_iter().for_each(f),
+            Step::Attend(s) => {
+                let index = s.index.iter().flat_map(|i| [Some(i.q), i.weights]).flatten();
+                [s.q, s.output].into_iter().chain(index).for_each(f);
+            }
         }
     }
 }

@@ -3,10 +3,12 @@
 use mlx_native::ops::attention::{AttentionParams, Extras, Family, Mask, attention};
 use mlx_native::ops::copy::{CopyParams, copy};
 use mlx_native::ops::hadamard::{HadamardParams, hadamard};
+use mlx_native::ops::index_mask::{IndexMaskParams, index_mask};
 use mlx_native::ops::kv_append::{PagedAppendParams, kv_append_paged};
 use mlx_native::ops::layer_norm::{LayerNormParams, layer_norm};
 use mlx_native::ops::linear::{GatherParams, gather_linear};
 use mlx_native::ops::linear_scan::{LinearScanParams, ScanInputs, linear_scan};
+use mlx_native::ops::ngram_ids::{NgramParams, ngram_ids, ngram_keep};
 use mlx_native::ops::rms_norm::{RmsNormParams, rms_norm};
 use mlx_native::ops::rope::{RopeParams, rope_at};
 use mlx_native::ops::route::{RouteParams, route};
@@ -21,8 +23,8 @@ use super::inputs::{Inputs, Layout, Segment};
 use super::linear::{Linear, Recorder};
 use super::number::u32_of;
 use super::program::{
-    AttendStep, ConvStep, Ids, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep, ScanStep,
-    Source, Step, Value,
+    AttendStep, ConvStep, Ids, IndexStep, NormStep, Operand, Program, RopeStep, RouteStep, RowwiseStep,
+    ScanStep, Source, Step, Value,
 };
 use super::state::{BLOCK, Blocks, Place};
 use crate::error::{LmError, Result};
@@ -151,6 +153,27 @@ impl Pass<'_> {
                     &params,
                 )?)
             }
+            Step::NgramIds {
+                params,
+                output,
+                state,
+                plane,
+            } => {
+                let (history, params) = (self.plane(*state, *plane, 0)?, self.ngrams(params)?);
+                let (ids, output) = (&self.inputs.ids, view(*output));
+                let r = &mut self.r;
+                Ok(ngram_ids(
+                    r.encoder, r.registry, r.device, ids, &history, output, &params,
+                )?)
+            }
+            Step::NgramKeep { params, state, plane } => {
+                let (history, params) = (self.plane(*state, *plane, 0)?, self.ngrams(params)?);
+                let ids = &self.inputs.ids;
+                let r = &mut self.r;
+                Ok(ngram_keep(
+                    r.encoder, r.registry, r.device, ids, &history, &params,
+                )?)
+            }
             Step::Hadamard { x, block } => {
                 let blocks = self.program.values[x.0].width / block;
                 let params = HadamardParams::orthogonal(u32_of(rows * blocks)?, u32_of(*block)?);
@@ -165,6 +188,14 @@ impl Pass<'_> {
                 )?)
             }
         }
+    }
+
+    /// The rule for the rows of this pass.
+    fn ngrams(&self, params: &NgramParams) -> Result<NgramParams> {
+        Ok(NgramParams {
+            rows: u32_of(self.rows)?,
+            ..*params
+        })
     }
 
     fn norm(&mut self, s: &NormStep) -> Result<()> {
@@ -551,8 +582,54 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// The mask of an indexer; none where all blocks of keys stay.
+    fn chosen_keys(
+        &mut self,
+        index: &IndexStep,
+        n_heads: usize,
+        len: usize,
+    ) -> Result<Option<(MlxBuffer, u32)>> {
+        let end = len + self.rows;
+        if end.div_ceil(index.group) <= index.top {
+            return Ok(None);
+        }
+        let choosers = if index.weights.is_some() { 1 } else { index.n_heads };
+        let heads = if index.weights.is_some() { 1 } else { n_heads };
+        let Kv {
+            keys, group, pool, ..
+        } = self.kv(index.state)?;
+        let keys = view_of(keys)?;
+        let params = IndexMaskParams {
+            pool,
+            n_rows: u32_of(self.rows)?,
+            n_heads: u32_of(index.n_heads)?,
+            head_dim: u32_of(index.head_dim)?,
+            group: u32_of(index.group)?,
+            top: u32_of(index.top)?,
+            local: u32_of(index.local)?,
+            max_rows_per_seq: u32_of(self.rows)?,
+            max_kv_len: u32_of(end)?,
+            weighted: index.weights.is_some().into(),
+            repeat: u32_of(heads / choosers)?,
+        };
+        let device = self.r.device;
+        let scores = device.alloc_tensor(DType::F32, &[params.scores()?])?;
+        let mask = device.alloc_tensor(DType::U8, &[params.mask()?])?;
+        let views = &self.program.views;
+        let (q, weights) = (&views[index.q.0], index.weights.map(|w| &views[w.0]));
+        let step = self.inputs.step(group);
+        let r = &mut self.r;
+        index_mask(
+            r.encoder, r.registry, device, q, &keys, weights, &scores, &mask, &step, &params,
+        )?;
+        Ok(Some((mask, u32_of(heads)?)))
+    }
+
     /// A mask of what causality and a window alone do not hide, with its number of heads.
-    fn hidden_keys(&self, s: &AttendStep, len: usize, window: usize) -> Result<Option<(MlxBuffer, u32)>> {
+    fn hidden_keys(&mut self, s: &AttendStep, len: usize, window: usize) -> Result<Option<(MlxBuffer, u32)>> {
+        if let Some(index) = &s.index {
+            return self.chosen_keys(index, s.n_heads, len);
+        }
         let (device, rows) = (self.r.device, self.rows);
         let end = len + rows;
         if let Some(b) = s.blocks {

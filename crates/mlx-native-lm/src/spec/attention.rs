@@ -68,6 +68,36 @@ pub struct Attention {
     pub blocks: Option<BlockSparse>,
     /// Keys and values are rounded to a grid of 8 bits: names of the two steps.
     pub grid: Option<(String, String)>,
+    /// Chooses the keys that are seen.
+    pub index: Option<Index>,
+}
+
+/// An indexer: small queries and keys that choose which keys attention sees.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Index {
+    /// Heads of the queries; the keys have one.
+    pub n_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// To queries: from the block's input, or, in latent attention, from what its queries come from.
+    pub q: Matrix,
+    /// To keys.
+    pub k: Matrix,
+    /// Norm of each head of queries.
+    pub q_norm: Option<Norm>,
+    /// Norm of keys.
+    pub k_norm: Norm,
+    /// Turns queries and keys, from the first element on.
+    pub rope: RopeConfig,
+    /// To one weight a head: all heads choose together then, by weighted sums of what is above zero. Without, each chooses for
+    /// its share of attention's heads.
+    pub weights: Option<Matrix>,
+    /// Keys of a block; 1 chooses keys.
+    pub group: usize,
+    /// Blocks that stay.
+    pub top: usize,
+    /// The last blocks that stay always.
+    pub local: usize,
 }
 
 /// Keys in blocks of `size`: a query sees the last `local` blocks, its own included, and of those before each `stride`-th,
@@ -184,6 +214,8 @@ pub struct Latent {
     pub temperature: Option<Temperature>,
     /// Multiplies what comes out.
     pub gate: Option<OutputGate>,
+    /// Chooses the keys that are seen.
+    pub index: Option<Index>,
 }
 
 /// One matrix, or two with a norm between.

@@ -13,8 +13,8 @@ mod recurrent;
 
 pub use alternating::{AltLayer, AltStreams};
 pub use attention::{
-    Attention, BlockSparse, GateShape, HeadNorm, Latent, LatentProjection, Mixed, OutputGate, Temperature,
-    Values,
+    Attention, BlockSparse, GateShape, HeadNorm, Index, Latent, LatentProjection, Mixed, OutputGate,
+    Temperature, Values,
 };
 pub use feed_forward::{Experts, GroupLimit, Mlp, MlpActivation, Moe, Router, Score, SharedExpert, Stack};
 pub use mixers::{ChannelMix, ConvMixer, Fading, GatedUnit, LayerInput, LayerInputs, TimeMix};
@@ -84,6 +84,30 @@ pub struct Embedding {
     pub positions: Option<(String, usize)>,
     /// A norm of each row.
     pub norm: Option<Norm>,
+    /// Rows of further tables, by a token and those before it.
+    pub ngrams: Option<Ngrams>,
+}
+
+/// Tables that are looked up by several tokens: the embedding is the mean of a token's row and of projections of theirs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ngrams {
+    /// The tables.
+    pub tables: Vec<NgramTable>,
+    /// Tokens that are remembered from pass to pass.
+    pub history: usize,
+}
+
+/// A table whose row is `(Σ_c token[t - c] · multipliers[c]) mod rows`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NgramTable {
+    /// Its path, `[rows, dim]`.
+    pub table: String,
+    /// Its rows.
+    pub rows: usize,
+    /// A factor for each token, the token's own first.
+    pub multipliers: Vec<u32>,
+    /// From a row to the stream.
+    pub projection: Matrix,
 }
 
 /// From the residual stream to logits.
@@ -516,6 +540,7 @@ impl Embedding {
             scale: 1.0,
             positions: None,
             norm: None,
+            ngrams: None,
         }
     }
 }

@@ -5,10 +5,10 @@ use mlx_native::ops::rowwise::Function;
 
 use super::{Builder, part_of, vector, whole};
 use crate::error::{LmError, Result};
-use crate::model::program::{AttendStep, RopeStep, Step, Value};
+use crate::model::program::{AttendStep, IndexStep, RopeStep, Step, Value};
 use crate::model::state::StateSpec;
 use crate::rope::RopeConfig;
-use crate::spec::{Attention, GateShape, HeadNorm, Mixed, OutputGate, Values};
+use crate::spec::{Attention, GateShape, HeadNorm, Index, Mixed, OutputGate, Values};
 
 impl Builder<'_, '_> {
     pub(super) fn attention(&mut self, a: &Attention, x: Value) -> Result<Value> {
@@ -37,7 +37,11 @@ impl Builder<'_, '_> {
             self.push(Step::Temperature { x: q, index });
         }
         let state = self.keys_and_values(a, x)?;
-        let mut y = self.attend(a, q, state, scale)?;
+        let index = match &a.index {
+            Some(index) => Some(self.index(index, x, x, a.n_heads)?),
+            None => None,
+        };
+        let mut y = self.attend(a, q, state, scale, index)?;
         if let Some(mixed) = &a.mixed {
             y = self.mixed(a, mixed, q, y, scale)?;
         }
@@ -115,7 +119,14 @@ impl Builder<'_, '_> {
         Ok(state)
     }
 
-    fn attend(&mut self, a: &Attention, q: Value, state: usize, scale: f32) -> Result<Value> {
+    fn attend(
+        &mut self,
+        a: &Attention,
+        q: Value,
+        state: usize,
+        scale: f32,
+        index: Option<Box<IndexStep>>,
+    ) -> Result<Value> {
         let output = self.value(a.n_heads * a.v_dim);
         let sinks = match &a.sinks {
             Some(name) => Some(self.l.vector_as(name, &[a.n_heads], DType::F32, 0.0)?),
@@ -136,8 +147,57 @@ impl Builder<'_, '_> {
             short_ring: a.short_ring,
             blocks: a.blocks,
             sinks,
+            index,
         }));
         Ok(output)
+    }
+
+    /// The queries and weights of an indexer, whose keys are stored; `from` is what its queries come from.
+    pub(super) fn index(
+        &mut self,
+        i: &Index,
+        from: Value,
+        x: Value,
+        n_heads: usize,
+    ) -> Result<Box<IndexStep>> {
+        if i.weights.is_none() && !n_heads.is_multiple_of(i.n_heads) {
+            return Err(LmError::Config(format!(
+                "{}: {} heads choose for {n_heads}",
+                i.q.path, i.n_heads
+            )));
+        }
+        let (q, k) = (self.linear(&i.q, from)?, self.linear(&i.k, x)?);
+        if let Some(norm) = &i.q_norm {
+            self.norm_in_place(norm, q)?;
+        }
+        self.norm_in_place(&i.k_norm, k)?;
+        for (value, heads) in [(q, i.n_heads), (k, 1)] {
+            let factor = self.rotate(&i.rope, value, heads, i.head_dim, 0, i.head_dim)?;
+            self.scale_heads(value, heads, i.head_dim, i.rope.dims, factor);
+        }
+        let weights = match &i.weights {
+            Some(matrix) => Some(self.linear(matrix, x)?),
+            None => None,
+        };
+        let state = self.state(StateSpec::Kv {
+            n_heads: 1,
+            k_dim: i.head_dim,
+            v_dim: 1,
+            window: None,
+        });
+        // Such keys have no values.
+        let v = self.constant(&[0.0], self.l.dtype)?;
+        self.push(Step::Append { k, v, state });
+        Ok(Box::new(IndexStep {
+            q,
+            weights,
+            state,
+            n_heads: i.n_heads,
+            head_dim: i.head_dim,
+            group: i.group,
+            top: i.top,
+            local: i.local,
+        }))
     }
 
     /// Keys and values, each `w₀·(the token before) + w₁·(this one)` with two factors a head.
@@ -173,7 +233,7 @@ impl Builder<'_, '_> {
                 m.weight
             )));
         }
-        let other = self.attend(a, q, m.state, scale)?;
+        let other = self.attend(a, q, m.state, scale, None)?;
         if let Some(Step::Attend(step)) = self.last_step() {
             (step.window, step.short_ring) = (None, false);
         }

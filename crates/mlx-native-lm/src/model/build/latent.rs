@@ -4,7 +4,7 @@ use mlx_native::ops::rowwise::Function;
 
 use super::{Builder, part_of};
 use crate::error::Result;
-use crate::model::program::{AttendStep, Ids, Step, Value};
+use crate::model::program::{AttendStep, Ids, IndexStep, Step, Value};
 use crate::model::state::StateSpec;
 use crate::spec::{Latent, Matrix, Run, Stack};
 
@@ -17,6 +17,10 @@ impl Builder<'_, '_> {
             q = self.linear(first, q)?;
             self.norm_in_place(norm, q)?;
         }
+        let index = match &a.index {
+            Some(index) => Some(self.index(index, q, x, a.n_heads)?),
+            None => None,
+        };
         let q = self.linear(&a.q.last, q)?;
         let q_dim = a.nope_dim + a.rope_dim;
         if let Some(rope) = &a.rope {
@@ -33,8 +37,8 @@ impl Builder<'_, '_> {
             self.map_in_place(Function::Scale, latent, [a.latent_factor, 0.0, 0.0, 0.0]);
         }
         let y = match &a.unembed_out {
-            Some(unembed) => self.absorbed(a, x, q, latent, unembed)?,
-            None => self.expanded(a, x, q, latent)?,
+            Some(unembed) => self.absorbed(a, x, [q, latent], unembed, index)?,
+            None => self.expanded(a, x, [q, latent], index)?,
         };
         if let Some(gate) = &a.gate {
             self.output_gate(gate, x, y, a.n_heads, a.v_dim)?;
@@ -106,7 +110,14 @@ impl Builder<'_, '_> {
     }
 
     /// Queries taken to the latent: keys and values of all heads are the latent itself.
-    fn absorbed(&mut self, a: &Latent, x: Value, q: Value, latent: Value, unembed: &str) -> Result<Value> {
+    fn absorbed(
+        &mut self,
+        a: &Latent,
+        x: Value,
+        [q, latent]: [Value; 2],
+        unembed: &str,
+        index: Option<Box<IndexStep>>,
+    ) -> Result<Value> {
         let (n, q_dim, wide) = (a.n_heads, a.nope_dim + a.rope_dim, a.rank + a.rope_dim);
         self.own_ids(n);
         let k_rope = self.rope_key(a, x, 1)?;
@@ -119,12 +130,18 @@ impl Builder<'_, '_> {
         let query = self.value(n * wide);
         self.copy_parts((taken, 0, a.rank), (query, 0, wide), n, a.rank);
         self.copy_parts((q, a.nope_dim, q_dim), (query, a.rank, wide), n, a.rope_dim);
-        let seen = self.attend_latent(a, query, key, latent, [1, wide, a.rank])?;
+        let seen = self.attend_latent(a, [query, key, latent], [1, wide, a.rank], index)?;
         self.head_product(unembed, n, a.v_dim, a.rank, seen)
     }
 
     /// Keys and values of each head, from the latent.
-    fn expanded(&mut self, a: &Latent, x: Value, q: Value, latent: Value) -> Result<Value> {
+    fn expanded(
+        &mut self,
+        a: &Latent,
+        x: Value,
+        [q, latent]: [Value; 2],
+        index: Option<Box<IndexStep>>,
+    ) -> Result<Value> {
         let (n, q_dim, both) = (a.n_heads, a.nope_dim + a.rope_dim, a.nope_dim + a.v_dim);
         let kv = self.linear(&Matrix::new(a.embed_q.clone(), n * both, a.rank), latent)?;
         let k_rope = self.rope_key(a, x, n)?;
@@ -132,16 +149,15 @@ impl Builder<'_, '_> {
         self.copy_parts((kv, 0, both), (key, 0, q_dim), n, a.nope_dim);
         self.copy_parts((k_rope, 0, a.rope_dim), (key, a.nope_dim, q_dim), n, a.rope_dim);
         self.copy_parts((kv, a.nope_dim, both), (value, 0, a.v_dim), n, a.v_dim);
-        self.attend_latent(a, q, key, value, [n, q_dim, a.v_dim])
+        self.attend_latent(a, [q, key, value], [n, q_dim, a.v_dim], index)
     }
 
     fn attend_latent(
         &mut self,
         a: &Latent,
-        q: Value,
-        k: Value,
-        v: Value,
+        [q, k, v]: [Value; 3],
         [n_kv_heads, k_dim, v_dim]: [usize; 3],
+        index: Option<Box<IndexStep>>,
     ) -> Result<Value> {
         let state = self.state(StateSpec::Kv {
             n_heads: n_kv_heads,
@@ -166,6 +182,7 @@ impl Builder<'_, '_> {
             short_ring: false,
             blocks: None,
             sinks: None,
+            index,
         }));
         Ok(output)
     }

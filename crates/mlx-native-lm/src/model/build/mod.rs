@@ -11,18 +11,20 @@ mod recurrent;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mlx_native::ops::ngram_ids::{MAX_ORDER, NgramParams};
 use mlx_native::ops::rowwise::Function;
 use mlx_native::quant::Weight;
 use mlx_native::{DType, MlxBuffer};
 
 use super::linear::{Embedding, Linear};
 use super::loader::Loader;
-use super::program::{NormStep, Operand, Program, RowwiseStep, Source, Step, Value, ValueInfo};
+use super::number::u32_of;
+use super::program::{Ids, NormStep, Operand, Program, RowwiseStep, Source, Step, Value, ValueInfo};
 use super::rotation::Rotation;
 use super::state::StateSpec;
 use crate::error::{LmError, Result};
 use crate::rope::RopeConfig;
-use crate::spec::{Block, Branch, DecoderSpec, Gather, Matrix, Norm, Part, Temperature};
+use crate::spec::{Block, Branch, DecoderSpec, Gather, Matrix, Ngrams, Norm, Part, Temperature};
 
 /// What a specification becomes.
 #[derive(Debug)]
@@ -507,7 +509,57 @@ impl Builder<'_, '_> {
         if let Some(norm) = &e.norm {
             self.norm_in_place(norm, stream)?;
         }
+        if let Some(ngrams) = &e.ngrams {
+            self.ngrams(ngrams, stream)?;
+        }
         Ok(stream)
+    }
+
+    /// `stream = mean of the stream and of what tables of several tokens give`
+    fn ngrams(&mut self, n: &Ngrams, stream: Value) -> Result<()> {
+        let mut planes = self.planes();
+        let (state, plane) = planes.add(n.history, DType::F32);
+        self.finish_planes(planes);
+        let mut params = NgramParams {
+            rows: 1,
+            order: 1,
+            history: u32_of(n.history)?,
+            modulus: 1,
+            multipliers: [0; MAX_ORDER as usize],
+        };
+        for t in &n.tables {
+            let Some(factors) = params.multipliers.get_mut(..t.multipliers.len()) else {
+                return Err(LmError::Unsupported(format!(
+                    "{}: rows by {} tokens, {MAX_ORDER} are possible",
+                    t.table,
+                    t.multipliers.len()
+                )));
+            };
+            factors.copy_from_slice(&t.multipliers);
+            (params.order, params.modulus) = (u32_of(t.multipliers.len())?, u32_of(t.rows)?);
+            let table = self.l.embedding(&t.table, t.rows, t.projection.inputs)?;
+            let ids = self.value_of(1, DType::U32);
+            self.push(Step::NgramIds {
+                params,
+                output: ids,
+                state,
+                plane,
+            });
+            let row = self.value(t.projection.inputs);
+            self.push(Step::LookUp {
+                table,
+                ids: Ids::Chosen(ids),
+                output: row,
+                slots: 1,
+            });
+            let projected = self.linear(&t.projection, row)?;
+            self.add(stream, projected, 1.0, 1.0);
+        }
+        params.order = 1;
+        self.push(Step::NgramKeep { params, state, plane });
+        let mean = 1.0 / (n.tables.len() + 1) as f32;
+        self.map_in_place(Function::Scale, stream, [mean, 0.0, 0.0, 0.0]);
+        Ok(())
     }
 
     /// `x = keep·x + factor·y`

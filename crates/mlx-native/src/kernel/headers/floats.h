@@ -62,6 +62,14 @@ inline void put_float(device uchar *p, uint type, size_t index, float value) {
     }
 }
 
+// A number, rounded to a dtype.
+inline float rounded_to(uint type, float value) {
+    if (type == 1) {
+        return float(half(value));
+    }
+    return type == 2 ? float(bfloat(value)) : value;
+}
+
 // Asked of the bits, since fast-math may take every number for finite.
 inline bool is_finite(float v) {
     return (as_type<uint>(v) & 0x7f800000u) != 0x7f800000u;

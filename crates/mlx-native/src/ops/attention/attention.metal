@@ -456,7 +456,7 @@ template <typename T>
     l = simd_sum(l);
     l += p.has_sinks != 0 ? exp2(sink - m) : 0.0f;
 
-    float o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float o[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     for (uint first = 0; first < n; first += MERGE_THREADS) {
         const uint parts = min(MERGE_THREADS, n - first);
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -465,7 +465,7 @@ template <typename T>
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint part = 0; part < parts; part++) {
-            for (uint e = 0; e < 4; e++) {
+            for (uint e = 0; e < 5; e++) {
                 const uint d = thread_index + MERGE_THREADS * e;
                 if (d < p.v_dim) {
                     o[e] += weights[part] * sums[ulong(first + part) * p.v_dim + d];
@@ -474,7 +474,7 @@ template <typename T>
         }
     }
     const ulong at = (seq.start + i) * p.out_row_stride + ulong(group.y) * p.out_head_stride;
-    for (uint e = 0; e < 4; e++) {
+    for (uint e = 0; e < 5; e++) {
         const uint d = thread_index + MERGE_THREADS * e;
         if (d < p.v_dim) {
             output[at + d] = T(l == 0.0f ? 0.0f : o[e] / l);
@@ -498,6 +498,9 @@ template [[host_name("attention_rows_d256_bf16")]] [[kernel]] decltype(attention
 template [[host_name("attention_rows_d512_f32")]] [[kernel]] decltype(attention_rows<float, 32, 16, 4, 2>) attention_rows<float, 32, 16, 4, 2>;
 template [[host_name("attention_rows_d512_f16")]] [[kernel]] decltype(attention_rows<half, 32, 16, 4, 2>) attention_rows<half, 32, 16, 4, 2>;
 template [[host_name("attention_rows_d512_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 32, 16, 4, 2>) attention_rows<bfloat, 32, 16, 4, 2>;
+template [[host_name("attention_rows_d576_f32")]] [[kernel]] decltype(attention_rows<float, 32, 24, 2, 2>) attention_rows<float, 32, 24, 2, 2>;
+template [[host_name("attention_rows_d576_f16")]] [[kernel]] decltype(attention_rows<half, 32, 24, 2, 2>) attention_rows<half, 32, 24, 2, 2>;
+template [[host_name("attention_rows_d576_bf16")]] [[kernel]] decltype(attention_rows<bfloat, 32, 24, 2, 2>) attention_rows<bfloat, 32, 24, 2, 2>;
 
 // ---- Tiles: many rows a sequence ------------------------------------------------------------------------------------
 //
@@ -823,3 +826,6 @@ template [[host_name("attention_tiles_d256_bf16")]] [[kernel]] decltype(attentio
 template [[host_name("attention_tiles_d512_f32")]] [[kernel]] decltype(attention_tiles<float, 512, 1, 4, 32, 64>) attention_tiles<float, 512, 1, 4, 32, 64>;
 template [[host_name("attention_tiles_d512_f16")]] [[kernel]] decltype(attention_tiles<half, 512, 1, 4, 32, 64>) attention_tiles<half, 512, 1, 4, 32, 64>;
 template [[host_name("attention_tiles_d512_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 512, 1, 4, 32, 64>) attention_tiles<bfloat, 512, 1, 4, 32, 64>;
+template [[host_name("attention_tiles_d576_f32")]] [[kernel]] decltype(attention_tiles<float, 576, 1, 4, 32, 64>) attention_tiles<float, 576, 1, 4, 32, 64>;
+template [[host_name("attention_tiles_d576_f16")]] [[kernel]] decltype(attention_tiles<half, 576, 1, 4, 32, 64>) attention_tiles<half, 576, 1, 4, 32, 64>;
+template [[host_name("attention_tiles_d576_bf16")]] [[kernel]] decltype(attention_tiles<bfloat, 576, 1, 4, 32, 64>) attention_tiles<bfloat, 576, 1, 4, 32, 64>;

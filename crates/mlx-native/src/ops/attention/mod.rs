@@ -51,8 +51,8 @@ pub(crate) static OP: Op = Op {
     name: "attention",
     source: ATTENTION_SHADER_SOURCE,
     kernels: kernels! {
-        rows 64 128 256 512;
-        tiles 64 72 80 96 192 256 512;
+        rows 64 128 256 512 576;
+        tiles 64 72 80 96 192 256 512 576;
     },
 };
 
@@ -61,8 +61,8 @@ pub fn register(registry: &mut KernelRegistry) {
     registry.register_op(&OP);
 }
 
-/// The greatest head dimension.
-pub const MAX_HEAD_DIM: u32 = 512;
+/// The greatest head dimension: a latent of 512 with 64 rotated features behind it.
+pub const MAX_HEAD_DIM: u32 = 576;
 
 /// The most keys of a sequence.
 pub const MAX_KV_LEN: u32 = 1 << 30;
@@ -79,9 +79,9 @@ pub struct AttentionParams {
     pub n_heads: u32,
     /// Heads of keys and values. Query head `h` attends to kv head `h / (n_heads / n_kv_heads)`.
     pub n_kv_heads: u32,
-    /// Features of a head of queries and keys, 1 to 512.
+    /// Features of a head of queries and keys, 1 to 576.
     pub head_dim: u32,
-    /// Features of a head of values and of the output, 1 to 512; 0 for `head_dim`.
+    /// Features of a head of values and of the output, 1 to 576; 0 for `head_dim`.
     pub v_dim: u32,
     /// What scores are multiplied by: `1 / sqrt(head_dim)` mostly.
     pub scale: f32,
@@ -142,7 +142,7 @@ pub struct Extras<'a> {
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a head dimension
-/// beyond 512, `n_heads` not divisible by `n_kv_heads`, a `block_size` that is no power of two from 8 on, a `max_kv_len`
+/// beyond 576, `n_heads` not divisible by `n_kv_heads`, a `block_size` that is no power of two from 8 on, a `max_kv_len`
 /// beyond the table's capacity (with a window: a capacity below `window + max_rows_per_seq - 1`), a window without
 /// causality, a `scale` or `softcap` that is not finite or a negative `softcap`; then for dtypes that are mixed or not
 /// floating-point, a buffer that is too small, or an `output` that shares memory with what is read.

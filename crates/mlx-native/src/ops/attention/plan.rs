@@ -27,7 +27,7 @@ pub fn rows_cut(group: u32) -> u32 {
 }
 
 /// Head dimensions with kernels of their own; others run padded to the next.
-pub const FUSED_HEAD_DIMS: &[u32] = &[64, 72, 80, 96, 128, 192, 256, 512];
+pub const FUSED_HEAD_DIMS: &[u32] = &[64, 72, 80, 96, 128, 192, 256, 512, 576];
 
 /// Bytes that the parts of one dispatch may take.
 pub(super) const MAX_SCRATCH: u64 = 64 << 20;
@@ -63,6 +63,7 @@ const ROWS: &[Variant] = &[
     variant!("rows" 128 8 256),
     variant!("rows" 256 4 256),
     variant!("rows" 512 2 256),
+    variant!("rows" 576 2 256),
 ];
 
 const TILES: &[Variant] = &[
@@ -75,10 +76,11 @@ const TILES: &[Variant] = &[
     variant!("tiles" 192 16 128),
     variant!("tiles" 256 16 128),
     variant!("tiles" 512 8 128),
+    variant!("tiles" 576 8 128),
 ];
 
 impl Variant {
-    /// The variant of `Rows` or of `Tiles` for heads of `dim`, which is at most 512.
+    /// The variant of `Rows` or of `Tiles` for heads of `dim`, which is at most 576.
     pub fn of(family: Family, dim: u32) -> &'static Variant {
         let all = if family == Family::Tiles { TILES } else { ROWS };
         all.iter().find(|v| v.head_dim >= dim).unwrap_or(&all[all.len() - 1])

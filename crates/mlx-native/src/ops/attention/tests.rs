@@ -326,13 +326,13 @@ impl Case for AttentionCase {
 fn cases() -> Vec<AttentionCase> {
     let mut all = Vec::new();
     // Every kernel: few rows in one part, in two, and many rows.
-    for head_dim in [7, 64, 80, 128, 192, 256, 512] {
+    for head_dim in [7, 64, 80, 128, 192, 256, 512, 576] {
         all.extend(case((2, 1), head_dim, &[(1, 33)]).in_each_dtype());
     }
-    for head_dim in [64, 128, 256, 512] {
+    for head_dim in [64, 128, 256, 512, 576] {
         all.extend(AttentionCase { spare: 250, ..case((1, 1), head_dim, &[(1, 20)]) }.in_each_dtype());
     }
-    for head_dim in [64, 72, 80, 96, 128, 192, 256, 512] {
+    for head_dim in [64, 72, 80, 96, 128, 192, 256, 512, 576] {
         all.extend(AttentionCase { block_size: 8, ..case((1, 1), head_dim, &[(9, 19)]) }.in_each_dtype());
     }
     // Decoding and chunks of prompts mixed, a sequence that rests, rows of nobody, a bucket larger than needed.

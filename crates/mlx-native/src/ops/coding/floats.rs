@@ -59,6 +59,15 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// A number, rounded to the dtype.
+    pub(crate) fn rounded(&self, value: f32) -> f32 {
+        match self {
+            Floats::F32(_) => value,
+            Floats::F16(_) => f16::from_f32(value).to_f32(),
+            Floats::Bf16(_) => bf16::from_f32(value).to_f32(),
+        }
+    }
+
     /// The numbers from `first` on, as many as `target` holds.
     pub(crate) fn widen(&self, first: usize, target: &mut [f32]) {
         let range = first..first + target.len();

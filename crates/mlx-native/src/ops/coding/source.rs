@@ -39,6 +39,8 @@ pub(crate) type ReadScales = fn(&[u8], Range<usize>, &mut [f32], &mut [f32]);
 /// Scales of rows, as they lie.
 enum Scales<'a> {
     None,
+    /// One everywhere: weights are the codes.
+    Ones,
     Affine {
         scales: Floats<'a>,
         biases: Floats<'a>,
@@ -203,6 +205,39 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// As [`unpack`](Self::unpack), to the bit as MLX's CPU dequantises affine codes: the product and the sum are each rounded to
+    /// the dtype of the scales.
+    pub(crate) fn dequantize(
+        &self,
+        isa: IsaToken,
+        row: usize,
+        columns: usize,
+        first: usize,
+        out: &mut [f32],
+    ) {
+        let Scales::Affine { scales, biases } = self.scales else {
+            return self.unpack(isa, row, columns, first, out);
+        };
+        let codes = Source {
+            scales: Scales::Ones,
+            ..*self
+        };
+        codes.unpack(isa, row, columns, first, out);
+        let of_row = row * (columns / self.span);
+        let mut done = 0;
+        while done < out.len() {
+            let span = (first + done) / self.span;
+            let count = ((span + 1) * self.span - first - done).min(out.len() - done);
+            let (mut scale, mut bias) = ([0.0], [0.0]);
+            scales.widen(of_row + span, &mut scale);
+            biases.widen(of_row + span, &mut bias);
+            for value in &mut out[done..done + count] {
+                *value = scales.rounded(scales.rounded(*value * scale[0]) + bias[0]);
+            }
+            done += count;
+        }
+    }
+
     /// Writes whole runs of a row from element `start` on, all of one stretch, to `out`; of the last run of a row, what is
     /// beyond the row is anything.
     fn unpack_runs(&self, isa: IsaToken, row: usize, columns: usize, start: usize, out: &mut [f32]) {
@@ -243,6 +278,10 @@ impl<'a> Source<'a> {
         let (scales, biases) = (&mut scales[..spans.len()], &mut biases[..spans.len()]);
         match &self.scales {
             Scales::None => {}
+            Scales::Ones => {
+                scales.fill(1.0);
+                biases.fill(0.0);
+            }
             Scales::Affine { scales: s, biases: b } => {
                 s.widen(at, scales);
                 b.widen(at, biases);

@@ -1,5 +1,6 @@
 // output[i] = row ids[i] of a table [vocab_size, dim] in any format, weight.h reads it; zeros where ids[i] is not below
-// vocab_size. Elements are code * scale + bias, rounded to the dtype X_TYPE.
+// vocab_size. Of affine formats product and sum are each rounded to the dtype of the scales, as MLX's
+// CPU does; then all to the dtype X_TYPE.
 //
 // Launch: one thread for each run of the rows asked for, grid (dim / 16 up, n_tokens); any group size.
 
@@ -18,6 +19,16 @@ struct EmbedShape {
     uint codes_stride;
     uint scales_stride;
 };
+
+template <typename F>
+inline float element(thread const F &w, uint i) {
+    return w.weight(i);
+}
+
+template <uint BITS>
+inline float element(thread const Affine<BITS> &w, uint i) {
+    return rounded_to(SCALE_TYPE, rounded_to(SCALE_TYPE, w.code(i) * w.scale) + w.bias);
+}
 
 template <typename F>
 [[kernel]] void embed(device const uint *ids [[buffer(0)]],
@@ -44,7 +55,7 @@ template <typename F>
     w.read(weight_row(codes, scales, biases, 0, p.vocab_size, id, p.codes_stride, p.scales_stride), column, count);
     for (uint i = 0; i < RUN; i++) {
         if (i < count) {
-            put_float(output, X_TYPE, target + i, w.weight(i));
+            put_float(output, X_TYPE, target + i, element(w, i));
         }
     }
 }

@@ -25,6 +25,32 @@ fn rows(ids: &[u32], values: &[f64], dim: usize) -> Vec<f64> {
     ids.iter().flat_map(row).collect()
 }
 
+/// The dtype of scales of 16 bits, to which products and sums are rounded.
+fn rounds_to(table: &WeightCase) -> Option<DType> {
+    match table.format {
+        WeightFormat::Affine { scales, .. } => Some(scales).filter(|dtype| *dtype != DType::F32),
+        _ => None,
+    }
+}
+
+/// Whether every bit follows from the inputs.
+fn is_exact(table: &WeightCase) -> bool {
+    matches!(table.format, WeightFormat::Dense(_)) || rounds_to(table).is_some()
+}
+
+/// What the planes of a table mean.
+fn values(table: &WeightCase, planes: &[Tensor]) -> Vec<f64> {
+    let Some(dtype) = rounds_to(table) else { return table.values(planes) };
+    let zeros = |plane: &Tensor| Tensor::from_f32(dtype, plane.shape(), &vec![0.0; plane.to_f64().len()]);
+    let products = table.values(&[planes[0].clone(), planes[1].clone(), zeros(&planes[2])]);
+    let biases = table.values(&[planes[0].clone(), zeros(&planes[1]), planes[2].clone()]);
+    let sum = |(product, bias): (f64, f64)| {
+        // The sum is an f32 before it is rounded.
+        rounded(dtype, f64::from((rounded(dtype, product) + bias) as f32))
+    };
+    products.into_iter().zip(biases).map(sum).collect()
+}
+
 impl Case for EmbedCase {
     fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
         // The first and the last row, then any; the fourth is just beyond, the fifth far beyond.
@@ -53,12 +79,12 @@ impl Case for EmbedCase {
     }
 
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
-        let values = self.table.values(&inputs[1..]);
+        let values = values(&self.table, &inputs[1..]);
         let rows = rows(&inputs[0].to_u32(), &values, self.table.columns as usize);
-        vec![match self.table.format {
-            WeightFormat::Dense(_) => rows.into_iter().map(|v| rounded(self.output, v)).collect(),
-            _ => rows,
-        }]
+        if is_exact(&self.table) {
+            return vec![rows.into_iter().map(|v| rounded(self.output, v)).collect()];
+        }
+        vec![rows]
     }
 
     fn encode(&self, c: &mut Context<'_>) -> Result<()> {
@@ -68,11 +94,11 @@ impl Case for EmbedCase {
     }
 
     fn tolerance(&self) -> Tolerance {
-        match self.table.format {
-            WeightFormat::Dense(_) => Tolerance::EXACT,
-            // A product and a sum in f32 of numbers of size 10 at most, then one rounding.
-            _ => Tolerance::accumulated(self.output, 2e-6),
+        if is_exact(&self.table) {
+            return Tolerance::EXACT;
         }
+        // A product and a sum in f32 of numbers of size 10 at most, then one rounding.
+        Tolerance::accumulated(self.output, 2e-6)
     }
 
     fn is_small(&self) -> bool {
@@ -106,7 +132,7 @@ impl Case for GoldenCase {
 
     fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
         let out = self.golden.tensor("out").to_f64();
-        let ours = rows(&inputs[0].to_u32(), &self.table.values(&inputs[1..]), self.table.columns as usize);
+        let ours = rows(&inputs[0].to_u32(), &values(&self.table, &inputs[1..]), self.table.columns as usize);
         for (mlx, ours) in out.iter().zip(ours) {
             assert!((mlx - ours).abs() < 1e-5, "MLX has {mlx}, the reference {ours}: {:?}", self.golden.params);
         }
@@ -120,7 +146,7 @@ impl Case for GoldenCase {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::accumulated(DType::F32, 2e-6)
+        if is_exact(&self.table) { Tolerance::EXACT } else { Tolerance::accumulated(DType::F32, 2e-6) }
     }
 
     fn is_small(&self) -> bool {

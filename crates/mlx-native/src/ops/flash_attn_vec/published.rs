@@ -26,7 +26,7 @@ pub struct FlashAttnVecParams {
     pub num_heads: u32,
     /// Heads of keys and values.
     pub num_kv_heads: u32,
-    /// Elements of a head. 0.1 took 256 and 512; here it is 1 to 512.
+    /// Elements of a head. 0.1 took 256 and 512; here it is 1 to 576.
     pub head_dim: u32,
     /// Keys that count.
     pub kv_seq_len: u32,
@@ -48,7 +48,7 @@ pub struct FlashAttnVecParams {
 /// way to f32.
 ///
 /// # Errors
-/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a `head_dim` beyond 512,
+/// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a `head_dim` beyond 576,
 /// heads that do not divide, more keys than the capacity, another `mask_type`, a `scale` or `softcap` that is not finite, buffers of
 /// too few bytes, or buffers that overlap.
 pub fn flash_attn_vec(

@@ -32,7 +32,7 @@ pub struct SdpaParams {
     pub n_heads: u32,
     /// Heads of keys and values. Query head `h` attends to kv head `h / (n_heads / n_kv_heads)`.
     pub n_kv_heads: u32,
-    /// Elements of a head's row, 1 to 512.
+    /// Elements of a head's row, 1 to 576.
     pub head_dim: u32,
     /// Queries of a head.
     pub seq_len: u32,
@@ -57,7 +57,7 @@ pub struct SdpaParams {
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for a zero size, a `head_dim`
-/// beyond 512, `n_heads` not divisible by `n_kv_heads`, `seq_len > kv_seq_len`, a `kv_capacity` that is less than
+/// beyond 576, `n_heads` not divisible by `n_kv_heads`, `seq_len > kv_seq_len`, a `kv_capacity` that is less than
 /// `kv_seq_len` and not 0, sizes that overflow, a `scale` that is not finite; then for dtypes that are mixed or not
 /// floating-point, a buffer that is too small, or an `output` that shares memory with an input.
 pub fn sdpa(

@@ -287,7 +287,7 @@ mod refusals {
             assert_invalid(run(&mut b, [&x; 4], params, batch), words);
         };
         refused(SdpaParams { head_dim: 0, ..OK }, 1, &["head_dim"]);
-        refused(SdpaParams { head_dim: 513, ..OK }, 1, &["head_dim", "512"]);
+        refused(SdpaParams { head_dim: 577, ..OK }, 1, &["head_dim", "576"]);
         refused(SdpaParams { n_heads: 0, ..OK }, 1, &["n_heads"]);
         refused(SdpaParams { n_kv_heads: 0, ..OK }, 1, &["n_kv_heads"]);
         refused(SdpaParams { n_heads: 5, ..OK }, 1, &["n_heads", "n_kv_heads", "divisible"]);

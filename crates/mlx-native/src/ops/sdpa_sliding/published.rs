@@ -22,7 +22,7 @@ pub struct SdpaSlidingParams {
     pub n_heads: u32,
     /// Heads of keys and values.
     pub n_kv_heads: u32,
-    /// Elements of a head's row, 1 to 512.
+    /// Elements of a head's row, 1 to 576.
     pub head_dim: u32,
     /// Queries of a head.
     pub seq_len: u32,

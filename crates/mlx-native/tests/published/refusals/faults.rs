@@ -92,7 +92,7 @@ fn attention_refuses_what_0_1_computed_wrongly() {
     };
     run(ok, 1).unwrap();
     invalid(run(sdpa::SdpaParams { seq_len: 4, ..ok }, 1), "seq_len");
-    invalid(run(sdpa::SdpaParams { head_dim: 513, ..ok }, 1), "head_dim");
+    invalid(run(sdpa::SdpaParams { head_dim: 577, ..ok }, 1), "head_dim");
     invalid(run(sdpa::SdpaParams { kv_capacity: 2, ..ok }, 1), "kv_capacity");
     invalid(
         run(

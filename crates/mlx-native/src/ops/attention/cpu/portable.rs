@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::group::Group;
 use super::softmax::Softmax;
 use crate::backend::cpu::simd::Widen;
+use crate::ops::attention::MAX_HEAD_DIM;
 
 /// Attention of the queries `rows`, which `row_of` turns into heads and rows of the sequence, over those of the keys `keys`
 /// that they see: `o` gets the weighted sums of value rows, `v_dim` for each query, not yet divided by the sums of
@@ -17,7 +18,7 @@ pub(super) fn attend<T: Widen>(
     o: &mut [f32],
     state: &mut [Softmax],
 ) {
-    let (mut query, mut other) = ([0f32; 512], [0f32; 512]);
+    let (mut query, mut other) = ([0f32; MAX_HEAD_DIM as usize], [0f32; MAX_HEAD_DIM as usize]);
     let mut space = Vec::new();
     o.fill(0.0);
     for ((r, o), state) in rows.zip(o.chunks_exact_mut(g.v_dim)).zip(state) {

@@ -35,8 +35,8 @@ fn parameters_are_named_and_come_before_buffers() {
         assert_invalid(result, words);
     };
     refused(AttentionParams { head_dim: 0, ..OK }, &["head_dim"]);
-    refused(AttentionParams { head_dim: 513, ..OK }, &["head_dim", "512"]);
-    refused(AttentionParams { v_dim: 513, ..OK }, &["v_dim", "512"]);
+    refused(AttentionParams { head_dim: 577, ..OK }, &["head_dim", "576"]);
+    refused(AttentionParams { v_dim: 577, ..OK }, &["v_dim", "576"]);
     refused(AttentionParams { n_heads: 5, ..OK }, &["n_heads", "n_kv_heads", "divisible"]);
     refused(AttentionParams { n_kv_heads: 0, ..OK }, &["n_kv_heads"]);
     refused(AttentionParams { n_rows: 0, ..OK }, &["n_rows"]);
