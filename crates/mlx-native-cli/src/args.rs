@@ -25,6 +25,8 @@ pub enum Command {
     Inspect(crate::inspect::Inspect),
     /// Write a model as a folder in MLX's format, packed or unpacked.
     Convert(crate::convert::Convert),
+    /// Write a model with an adapter added to its matrices.
+    Fuse(crate::fuse::Fuse),
     /// Measure how fast prompts are read and texts are written.
     #[command(visible_alias = "benchmark")]
     Bench(crate::bench::Bench),

@@ -367,6 +367,9 @@ impl Talk {
         };
         let (decoder, tokenizer) = self.model.parts();
         let rest = &ids[known..];
+        if let Some(draft) = &mut self.draft {
+            draft.set_before(&ids[..known]);
+        }
         let result = match &mut self.draft {
             None => generate(decoder, tokenizer, &mut self.cache, rest, &settings, on_event),
             Some(draft) => generate_with_draft(decoder, draft, tokenizer, &mut self.cache, rest, &settings, on_event),

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod converse;
 mod convert;
+mod fuse;
 mod generate;
 mod inspect;
 mod perplexity;
@@ -52,6 +53,7 @@ fn run() -> ExitCode {
         Command::Chat(options) => converse::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Convert(options) => convert::run(&options),
+        Command::Fuse(options) => fuse::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Perplexity(options) => perplexity::run(&options),
         Command::Serve(options) => serve::run(&options),

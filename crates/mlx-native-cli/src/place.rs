@@ -98,6 +98,10 @@ pub struct Drafting {
     /// Tokens that the draft model guesses at a time.
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub num_draft_tokens: usize,
+
+    /// Without a draft model: guess so many tokens at a time by looking back to where the last ones stood before; the text stays the same.
+    #[arg(long, default_value_t = 0, value_name = "N", conflicts_with = "draft_model")]
+    pub prompt_lookup: usize,
 }
 
 impl Drafting {
@@ -109,7 +113,10 @@ impl Drafting {
     /// The same with settings of its own.
     pub fn open_with(&self, options: &ModelOptions, device: &MlxDevice, target: &Model) -> Result<Option<Draft>> {
         let Some(folder) = &self.draft_model else {
-            return Ok(None);
+            return match self.prompt_lookup {
+                0 => Ok(None),
+                n => Ok(Some(Draft::look_back(n, target)?)),
+            };
         };
         let draft = Model::open(device, folder, options).context("--draft-model")?;
         Ok(Some(Draft::new(draft, self.num_draft_tokens, target)?))

@@ -61,7 +61,7 @@ pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
 pub use model::{Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted};
-pub use open::{Model, ModelOptions, open_decoder};
+pub use open::{Model, ModelOptions, open_adapted_decoder, open_decoder};
 pub use perplexity::{Perplexity, perplexity};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use random::RandomModel;

@@ -40,7 +40,8 @@ pub struct Model {
     eos_ids: HashSet<u32>,
     generation_config: GenerationConfig,
     unknown: Vec<String>,
-    fingerprint: [u8; 32],
+    folder: ModelFolder,
+    adapter: Option<[u8; 32]>,
 }
 
 impl Model {
@@ -52,7 +53,7 @@ impl Model {
         Self::build(device, ModelFolder::open(folder)?, options, None)
     }
 
-    /// The same with the LoRA adapter in the folder `adapter`, as mlx-lm (`adapters.safetensors`) or PEFT
+    /// The same with the LoRA or DoRA adapter in the folder `adapter`, as mlx-lm (`adapters.safetensors`) or PEFT
     /// (`adapter_model.safetensors`) write them. It is computed beside the model's matrices, packed or not.
     ///
     /// # Errors
@@ -87,7 +88,6 @@ impl Model {
         adapter: Option<&Adapter>,
     ) -> Result<Self> {
         let decoder = adapted(device, &folder, options, adapter)?;
-        let fingerprint = fingerprint(&folder, adapter)?;
         let tokenizer = folder.tokenizer()?;
         let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
@@ -99,14 +99,41 @@ impl Model {
             eos_ids,
             generation_config,
             unknown,
-            fingerprint,
+            folder,
+            adapter: adapter.map(|a| a.fingerprint),
         })
     }
 
-    /// A number that tells models apart: of the configuration, of every tensor's name, form and ends, and of the adapter.
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
-        self.fingerprint
+    /// A number that tells models apart: of the configuration, of the adapter, of every tensor's name, size and bytes at several
+    /// places, and of when the files of the weights were written.
+    ///
+    /// # Errors
+    /// When a file has become shorter.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        let mut put = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for (key, value) in self.folder.config().map() {
+            put(key.as_bytes());
+            put(value.to_string().as_bytes());
+        }
+        self.folder.stamps().iter().for_each(|stamp| put(stamp.as_bytes()));
+        let tensors = self.folder.tensors();
+        put(&(tensors.total_bytes() as u64).to_le_bytes());
+        for (name, bytes) in tensors.raw()? {
+            put(name.as_bytes());
+            put(&(bytes.len() as u64).to_le_bytes());
+            let last = bytes.len().saturating_sub(SAMPLE);
+            for place in 0..SAMPLES {
+                let from = last / (SAMPLES - 1) * place;
+                put(&bytes[from..(from + SAMPLE).min(bytes.len())]);
+            }
+            put(&bytes[last..]);
+        }
+        put(self.adapter.as_ref().map_or(&[][..], |a| &a[..]));
+        Ok(hash.finalize().into())
     }
 
     /// The decoder.
@@ -210,35 +237,27 @@ pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &Mode
     decoder(device, &ModelFolder::open(folder)?, options)
 }
 
+/// The same with the adapter in the folder `adapter`.
+///
+/// # Errors
+/// As [`Model::open_adapted`].
+pub fn open_adapted_decoder(
+    device: &MlxDevice,
+    folder: impl AsRef<Path>,
+    adapter: impl AsRef<Path>,
+    options: &ModelOptions,
+) -> Result<Decoder> {
+    let adapter = Adapter::open(adapter.as_ref())?;
+    adapted(device, &ModelFolder::open(folder)?, options, Some(&adapter))
+}
+
 pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
     adapted(device, folder, options, None)
 }
 
-/// Bytes at both ends of a tensor that tell it from another.
-const ENDS: usize = 256;
-
-/// See [`Model::fingerprint`].
-fn fingerprint(folder: &ModelFolder, adapter: Option<&Adapter>) -> Result<[u8; 32]> {
-    let mut hash = Sha256::new();
-    let mut put = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    for (key, value) in folder.config().map() {
-        put(key.as_bytes());
-        put(value.to_string().as_bytes());
-    }
-    let tensors = folder.tensors();
-    put(&(tensors.total_bytes() as u64).to_le_bytes());
-    for (name, bytes) in tensors.raw()? {
-        put(name.as_bytes());
-        put(&(bytes.len() as u64).to_le_bytes());
-        put(&bytes[..bytes.len().min(ENDS)]);
-        put(&bytes[bytes.len().saturating_sub(ENDS)..]);
-    }
-    put(adapter.map_or(&[][..], |a| &a.fingerprint));
-    Ok(hash.finalize().into())
-}
+/// Places of a tensor that tell it from another, and bytes at each.
+const SAMPLES: usize = 8;
+const SAMPLE: usize = 256;
 
 fn adapted(
     device: &MlxDevice,

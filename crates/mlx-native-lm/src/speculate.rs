@@ -1,4 +1,4 @@
-//! Speculation: a small model guesses the next tokens, the large one computes them together and keeps those it would have chosen.
+//! Speculation: a small model, or the text before, guesses the next tokens, the large one computes them together and keeps those it would have chosen.
 //!
 //! The large model chooses every token itself, by its own logits, its own random numbers and in its own order, so the text is the one
 //! that it writes alone, at any temperature; a guess only saves it a pass over its weights. The guesses are drawn with the random
@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::detokenizer::Detokenizer;
+use crate::engine::guess::{Luck, look_back};
 use crate::error::{LmError, Result};
 use crate::generate::{Event, FinishReason, GenerateOptions, Generation};
 use crate::model::{Decoder, Rows, SequenceState, Wanted};
@@ -20,47 +21,80 @@ const ROWS: usize = 8;
 /// Tokens guessed at once at most.
 pub const MAX_DRAFT_TOKENS: usize = 64;
 
-/// A small model that guesses for a large one.
+/// What guesses for a model: a small model, or the text itself.
 #[derive(Debug)]
 pub struct Draft {
-    decoder: Decoder,
-    state: SequenceState,
-    /// Tokens that the state is behind.
-    known: Vec<u32>,
+    /// The small model; without one, what followed before is guessed to follow again.
+    model: Option<Small>,
+    luck: Luck,
+    /// Tokens that the next text's state is behind.
+    before: Vec<u32>,
     num_draft_tokens: usize,
     guessed: usize,
     accepted: usize,
 }
 
+#[derive(Debug)]
+struct Small {
+    decoder: Decoder,
+    state: SequenceState,
+    /// Tokens that the state is behind.
+    known: Vec<u32>,
+}
+
 impl Draft {
+    /// Guesses by looking back in the text of `target`: good where it repeats itself or the prompt, as edits of code do.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn look_back(num_draft_tokens: usize, target: &Model) -> Result<Self> {
+        Self::of(None, num_draft_tokens, target)
+    }
+
+    fn of(model: Option<Small>, num_draft_tokens: usize, target: &Model) -> Result<Self> {
+        if !(1..=MAX_DRAFT_TOKENS).contains(&num_draft_tokens) {
+            return Err(LmError::InvalidArgument(format!(
+                "num_draft_tokens: found {num_draft_tokens}, wanted 1 to {MAX_DRAFT_TOKENS}"
+            )));
+        }
+        if !goes_back(&target.decoder().new_state(0)?) {
+            return Err(LmError::Unsupported(
+                "speculation with a model whose layers are recurrent: its state cannot go back".to_owned(),
+            ));
+        }
+        Ok(Draft {
+            model,
+            luck: Luck::default(),
+            before: Vec::new(),
+            num_draft_tokens,
+            guessed: 0,
+            accepted: 0,
+        })
+    }
+
     /// `draft` as the one that guesses `num_draft_tokens` at a time for `target`.
     ///
     /// # Errors
     /// [`LmError::InvalidArgument`] when the vocabularies differ or the number is not from 1 to [`MAX_DRAFT_TOKENS`];
     /// [`LmError::Unsupported`] when one of the two keeps a state that cannot go back.
     pub fn new(draft: Model, num_draft_tokens: usize, target: &Model) -> Result<Self> {
-        if !(1..=MAX_DRAFT_TOKENS).contains(&num_draft_tokens) {
-            return Err(LmError::InvalidArgument(format!(
-                "num_draft_tokens: found {num_draft_tokens}, wanted 1 to {MAX_DRAFT_TOKENS}"
-            )));
-        }
         same_vocabulary(draft.tokenizer(), target.tokenizer())?;
-        for (what, decoder) in [("model", target.decoder()), ("draft model", draft.decoder())] {
-            if !goes_back(&decoder.new_state(0)?) {
-                return Err(LmError::Unsupported(format!(
-                    "speculation with a {what} whose layers are recurrent: its state cannot go back"
-                )));
-            }
-        }
         let (decoder, _) = draft.into_parts();
-        Ok(Draft {
-            state: decoder.new_state(0)?,
-            decoder,
-            known: Vec::new(),
-            num_draft_tokens,
-            guessed: 0,
-            accepted: 0,
-        })
+        let state = decoder.new_state(0)?;
+        if !goes_back(&state) {
+            return Err(LmError::Unsupported(
+                "speculation with a draft model whose layers are recurrent: its state cannot go back".to_owned(),
+            ));
+        }
+        let known = Vec::new();
+        Self::of(Some(Small { decoder, state, known }), num_draft_tokens, target)
+    }
+
+    /// Says which tokens the state of the next text is behind, so that what stood there can be looked back at too.
+    pub fn set_before(&mut self, tokens: &[u32]) {
+        if self.model.is_none() {
+            self.before = tokens.to_vec();
+        }
     }
 
     /// Tokens that were guessed, and those of them that the large model would have chosen too.
@@ -69,6 +103,25 @@ impl Draft {
         (self.guessed, self.accepted)
     }
 
+    /// What probably follows `tokens`, `n` of them at most, all below `vocab`.
+    fn guess(&mut self, tokens: &[u32], n: usize, sampler: &Sampler, vocab: usize) -> Result<Vec<u32>> {
+        if !self.luck.is_on() {
+            return Ok(Vec::new());
+        }
+        match &mut self.model {
+            Some(small) => small.guess(tokens, n, sampler, vocab),
+            None => Ok(look_back(tokens, n).to_vec()),
+        }
+    }
+
+    fn count(&mut self, guessed: usize, accepted: usize) {
+        self.guessed += guessed;
+        self.accepted += accepted;
+        self.luck.count(guessed, accepted);
+    }
+}
+
+impl Small {
     /// Brings the state to what it has in common with `tokens`.
     fn go_back(&mut self, tokens: &[u32]) -> Result<()> {
         let same = self.known.iter().zip(tokens).take_while(|(a, b)| a == b).count();
@@ -154,7 +207,10 @@ pub fn generate_with_draft(
         options,
         base: cache.len(),
         // What came before is the draft's to know: the same as the state's, where it took part.
-        tokens: draft.known.get(..cache.len()).unwrap_or_default().to_vec(),
+        tokens: match &draft.model {
+            Some(small) => small.known.get(..cache.len()).unwrap_or_default().to_vec(),
+            None => draft.before.get(..cache.len()).unwrap_or_default().to_vec(),
+        },
         before: 0,
         generation: Generation {
             token_ids: Vec::new(),
@@ -177,8 +233,9 @@ pub fn generate_with_draft(
     let result = run.go(draft, cache, &mut logits, &mut on_event);
     // All tokens chosen were fed but the last.
     let fed = prompt.len() + run.generation.chosen_tokens.saturating_sub(1);
-    cache.truncate(run.base + fed)?;
+    let cut = cache.truncate(run.base + fed);
     result?;
+    cut?;
     run.generation.generation_time = decode.elapsed();
     let rest = run.detokenizer.finish()?;
     if !rest.is_empty() {
@@ -246,21 +303,27 @@ impl Run<'_> {
                 0 => Vec::new(),
                 n => draft.guess(&self.tokens, n, &self.sampler, vocab)?,
             };
-            draft.guessed += guesses.len();
             let Some(last) = self.tokens.last() else { return Ok(()) };
             let rows: Vec<u32> = std::iter::once(*last).chain(guesses.iter().copied()).collect();
             let fed = cache.len();
             let mut agreed = 0;
+            let mut ended = false;
             'passes: for part in rows.chunks(ROWS.min(self.decoder.chunk())) {
                 let mut logits = pass(self.decoder, cache, part, Wanted::All)?;
                 for row in logits.chunks_exact_mut(vocab) {
-                    let Some(id) = self.choose(row, on_event)? else { return Ok(()) };
+                    let Some(id) = self.choose(row, on_event)? else {
+                        ended = true;
+                        break 'passes;
+                    };
                     if guesses.get(agreed) != Some(&id) {
                         break 'passes;
                     }
                     agreed += 1;
-                    draft.accepted += 1;
                 }
+            }
+            draft.count(guesses.len(), agreed);
+            if ended {
+                return Ok(());
             }
             cache.truncate(fed + agreed + 1)?;
         }

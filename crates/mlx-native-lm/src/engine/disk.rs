@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -43,6 +44,30 @@ struct Index {
 }
 
 impl Index {
+    fn scan(folder: &Path) -> std::io::Result<Self> {
+        let mut found: Vec<(SystemTime, Key, u64)> = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            // Begun by a run that was ended; one that still runs in another process does without this page.
+            if name.ends_with(".page-part") {
+                let _ = fs::remove_file(entry.path());
+                continue;
+            }
+            let Some(key) = name.strip_suffix(".page").and_then(key_of) else {
+                continue;
+            };
+            if let Ok(about) = entry.metadata() {
+                found.push((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), key, about.len()));
+            }
+        }
+        found.sort_unstable();
+        let mut index = Index::default();
+        found.into_iter().for_each(|(_, key, bytes)| index.add(key, bytes));
+        Ok(index)
+    }
+
     fn add(&mut self, key: Key, bytes: u64) {
         self.clock += 1;
         let used = self.clock;
@@ -57,6 +82,22 @@ impl Index {
             self.bytes -= old.bytes;
         }
     }
+}
+
+/// The folders that are open in this process: engines that share a folder share what is known of it, and its limit.
+static OPEN: Mutex<Vec<(PathBuf, Weak<Mutex<Index>>)>> = Mutex::new(Vec::new());
+
+/// What there is in `folder`, which has to be there.
+fn index_of(folder: &Path) -> std::io::Result<Arc<Mutex<Index>>> {
+    let place = folder.canonicalize()?;
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|(_, index)| index.strong_count() > 0);
+    if let Some(index) = open.iter().find(|(p, _)| *p == place).and_then(|(_, index)| index.upgrade()) {
+        return Ok(index);
+    }
+    let index = Arc::new(Mutex::new(Index::scan(&place)?));
+    open.push((place, Arc::downgrade(&index)));
+    Ok(index)
 }
 
 /// A folder of pages.
@@ -78,27 +119,7 @@ impl DiskCache {
     pub fn open(folder: &Path, fingerprint: &[u8], max_bytes: u64) -> Result<Self> {
         let cannot = |e: std::io::Error| LmError::Folder(format!("prompt cache {}: {e}", folder.display()));
         fs::create_dir_all(folder).map_err(cannot)?;
-        let mut found: Vec<(SystemTime, Key, u64)> = Vec::new();
-        for entry in fs::read_dir(folder).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            // Begun by a run that was ended; one that still runs writes it anew.
-            if name.ends_with(".page-part") {
-                let _ = fs::remove_file(entry.path());
-                continue;
-            }
-            let Some(key) = name.strip_suffix(".page").and_then(key_of) else {
-                continue;
-            };
-            if let Ok(about) = entry.metadata() {
-                found.push((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), key, about.len()));
-            }
-        }
-        found.sort_unstable();
-        let mut index = Index::default();
-        found.into_iter().for_each(|(_, key, bytes)| index.add(key, bytes));
-        let index = Arc::new(Mutex::new(index));
+        let index = index_of(folder).map_err(cannot)?;
         let (writer, pages) = sync_channel(WAITING);
         let thread = {
             let (folder, index) = (folder.to_owned(), index.clone());
@@ -266,8 +287,10 @@ fn write_pages(folder: &Path, index: &Mutex<Index>, max_bytes: u64, pages: &Rece
 
 fn write_page(folder: &Path, key: &Key, page: &[u8]) -> std::io::Result<()> {
     let place = path_of(folder, key);
-    // Another process may write the same page: each has a name of its own until it is whole.
-    let part = place.with_extension(format!("{}.page-part", std::process::id()));
+    // Somebody else may write the same page: each has a name of its own until it is whole.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Relaxed);
+    let part = place.with_extension(format!("{}-{count}.page-part", std::process::id()));
     let result = (|| {
         let mut file = File::create(&part)?;
         file.write_all(MAGIC)?;

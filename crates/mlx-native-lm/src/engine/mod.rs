@@ -29,6 +29,7 @@
 mod constraint;
 mod disk;
 mod event;
+pub(crate) mod guess;
 mod logprobs;
 mod prefix;
 mod release;
@@ -80,6 +81,8 @@ pub struct EngineConfig {
     pub prompt_cache_disk_bytes: u64,
     /// Tokens of prompts in one step at most.
     pub prefill_tokens: usize,
+    /// Tokens that are guessed at a time by looking back in the text and computed together; 0: none. The answers are the same.
+    pub prompt_lookup: usize,
     /// Longest text, prompt and answer together; `None`: what the model was made for.
     pub max_context: Option<usize>,
 }
@@ -94,6 +97,7 @@ impl Default for EngineConfig {
             prompt_cache_dir: None,
             prompt_cache_disk_bytes: 8 << 30,
             prefill_tokens: 512,
+            prompt_lookup: 0,
             max_context: None,
         }
     }
@@ -160,7 +164,7 @@ fn open_disk(model: &Model, config: &EngineConfig) -> Result<Option<DiskCache>> 
         decoder.device().kind(),
         decoder.chunk()
     );
-    let fingerprint = [&model.fingerprint()[..], about.as_bytes()].concat();
+    let fingerprint = [&model.fingerprint()?[..], about.as_bytes()].concat();
     DiskCache::open(folder, &fingerprint, config.prompt_cache_disk_bytes).map(Some)
 }
 

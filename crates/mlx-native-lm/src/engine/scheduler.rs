@@ -8,10 +8,11 @@ use std::time::Instant;
 use super::EngineConfig;
 use super::disk::DiskCache;
 use super::event::{Event, StopReason};
+use super::guess::look_back;
 use super::prefix::PrefixCache;
 use super::sequence::{Job, Sequence};
 use super::stats::Shared;
-use super::stepper::{Rows, Stepper, Wanted};
+use super::stepper::{MOST_NEXT, Rows, Stepper, Wanted};
 use crate::error::Result;
 use crate::model::PAGE;
 use crate::tokenizer::Tokenizer;
@@ -244,10 +245,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let mut prompts = Vec::new();
         for (index, sequence) in self.running.iter().enumerate() {
             if sequence.is_decoding() {
+                let guesses = sequence.guesses.len();
                 plans.push(Plan {
                     index,
-                    count: 1,
-                    wanted: Wanted::Last,
+                    count: 1 + guesses,
+                    wanted: if guesses > 0 { Wanted::All } else { Wanted::Last },
                 });
             } else {
                 prompts.push(index);
@@ -312,6 +314,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     }
 
     fn step(&mut self) {
+        self.guess();
         let plans = self.plan();
         if plans.is_empty() {
             return;
@@ -323,22 +326,34 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let start = Instant::now();
         let mut rows = Vec::with_capacity(plans.len());
         let mut order = Vec::with_capacity(plans.len());
+        // A next token with its guesses lies in one piece.
+        let pieces: Vec<Vec<u32>> = self
+            .running
+            .iter()
+            .map(|s| s.tokens.iter().rev().take(1).chain(&s.guesses).copied().collect())
+            .collect();
         for (index, sequence) in self.running.iter_mut().enumerate() {
+            let is_next = sequence.is_decoding();
             if let (Some(plan), Some(state)) = (by_index[index], sequence.state.as_mut()) {
                 rows.push(Rows {
-                    tokens: &sequence.tokens[sequence.fed..sequence.fed + plan.count],
+                    tokens: match is_next {
+                        true => &pieces[index],
+                        false => &sequence.tokens[sequence.fed..sequence.fed + plan.count],
+                    },
+                    is_next,
                     state,
                     wanted: plan.wanted,
                 });
-                order.push((index, plan.count, plan.wanted));
+                order.push((index, plan.count, plan.wanted, is_next));
             }
         }
         let results = self.stepper.step(&mut rows);
         drop(rows);
         self.measure(start.elapsed().as_secs_f64(), &order);
         let mut ended = Vec::new();
-        for ((index, count, wanted), result) in order.into_iter().zip(results) {
+        for ((index, count, wanted, is_next), result) in order.into_iter().zip(results) {
             let outcome = match result {
+                Ok(logits) if is_next => self.after_next(index, logits),
                 Ok(logits) => self.after(index, count, wanted, logits),
                 Err(error) => Err(error.to_string()),
             };
@@ -357,9 +372,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         self.fit();
     }
 
-    fn measure(&mut self, seconds: f64, order: &[(usize, usize, Wanted)]) {
-        let decoding = order.iter().filter(|(_, count, _)| *count == 1).count();
-        let prompts: usize = order.iter().map(|(_, count, _)| *count).filter(|n| *n > 1).sum();
+    fn measure(&mut self, seconds: f64, order: &[(usize, usize, Wanted, bool)]) {
+        let decoding = order.iter().filter(|(.., is_next)| *is_next).count();
+        let prompts: usize = order.iter().filter(|(.., is_next)| !is_next).map(|(_, count, ..)| *count).sum();
         if prompts == 0 {
             blend(&mut self.pace.decode_step, seconds);
         } else {
@@ -369,6 +384,48 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
                 (seconds - share).max(1e-7) / prompts as f64,
             );
         }
+    }
+
+    /// Guesses what follows the last tokens, where few texts share the machine.
+    fn guess(&mut self) {
+        let decoding = self.running.iter().filter(|s| s.is_decoding()).count();
+        let room = (MOST_NEXT / decoding.max(1)).min(self.stepper.chunk()).saturating_sub(1);
+        let most = self.config.prompt_lookup.min(room);
+        let goes_back = !self.stepper.ends_matter();
+        for sequence in &mut self.running {
+            sequence.guesses.clear();
+            if most > 0 && goes_back && sequence.is_decoding() && sequence.luck.is_on() {
+                let most = most.min(sequence.left().saturating_sub(1));
+                sequence.guesses = look_back(&sequence.tokens, most).to_vec();
+            }
+        }
+    }
+
+    /// The next token of a sequence was computed, and what was guessed to follow: as many are chosen as were guessed right, and one
+    /// more. Why its text has ended, where it has.
+    fn after_next(&mut self, index: usize, mut logits: Vec<f32>) -> std::result::Result<Option<StopReason>, String> {
+        let vocab = self.stepper.vocab_size();
+        let (eos, stepper) = (&self.eos, &mut self.stepper);
+        let sequence = &mut self.running[index];
+        let guesses = std::mem::take(&mut sequence.guesses);
+        let (mut right, mut end) = (0, None);
+        for row in logits.chunks_exact_mut(vocab) {
+            sequence.fed += 1;
+            self.shared.count_generated(1);
+            end = sequence.choose(row, eos)?;
+            if end.is_some() || guesses.get(right).is_none_or(|guess| Some(guess) != sequence.tokens.last()) {
+                break;
+            }
+            right += 1;
+        }
+        if !guesses.is_empty() {
+            sequence.luck.count(guesses.len(), right);
+            self.shared.count_guesses(guesses.len(), right);
+            if let Some(state) = &mut sequence.state {
+                stepper.truncate(state, sequence.fed).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(end)
     }
 
     /// Rows of a sequence were computed. Why its text has ended, where it has.
@@ -384,13 +441,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         if wanted == Wanted::All {
             sequence.take_prompt_logits(&logits, count);
         }
-        let was_decoding = sequence.is_decoding();
         sequence.fed += count;
-        if !was_decoding {
-            sequence.served += count;
-            self.shared.count_prompt(count);
-            self.snapshot(index);
-        }
+        sequence.served += count;
+        self.shared.count_prompt(count);
+        self.snapshot(index);
         let sequence = &mut self.running[index];
         if sequence.fed < sequence.tokens.len() {
             return Ok(None);

@@ -7,10 +7,15 @@ use crate::model::{self, Decoder, SequenceState};
 /// Rows that are computed in one pass at most. Up to so many the kernels are those for few rows, which give a row the same bits
 /// whatever stands beside it; from a dozen on it would be those for many.
 const ROWS: usize = 8;
+/// Next tokens of one sequence in a step at most, guesses included.
+pub(super) const MOST_NEXT: usize = ROWS;
 
 /// What one sequence does in a step.
 pub(super) struct Rows<'a, S> {
+    /// Those of a prompt, or the next one, with guesses of what follows it behind.
     pub tokens: &'a [u32],
+    /// Whether they are next tokens: [`MOST_NEXT`] at most.
+    pub is_next: bool,
     pub state: &'a mut S,
     pub wanted: Wanted,
 }
@@ -144,24 +149,34 @@ impl Stepper for Passes {
 
     fn step(&mut self, rows: &mut [Rows<'_, SequenceState>]) -> Vec<Result<Vec<f32>>> {
         let mut results: Vec<Option<Result<Vec<f32>>>> = rows.iter().map(|_| None).collect();
-        let is_next = |row: &Rows<'_, SequenceState>| row.tokens.len() == 1 && row.wanted == Wanted::Last;
         let (mut next, mut chunks) = (Vec::new(), Vec::new());
         for (index, row) in rows.iter_mut().enumerate() {
-            if is_next(row) {
+            if row.is_next {
                 next.push((index, row));
             } else {
                 chunks.push((index, row));
             }
         }
         let most = ROWS.min(self.decoder.chunk()).max(1);
-        for (group, size) in [(&mut next, most), (&mut chunks, 1)] {
-            for part in group.chunks_mut(size) {
-                let indices: Vec<usize> = part.iter().map(|(index, _)| *index).collect();
-                let mut rows: Vec<_> = part.iter_mut().map(|(_, row)| &mut **row).collect();
-                for (index, result) in indices.into_iter().zip(self.pass(&mut rows)) {
-                    results[index] = Some(result);
-                }
+        let mut run = |part: &mut [(usize, &mut Rows<'_, SequenceState>)]| {
+            let indices: Vec<usize> = part.iter().map(|(index, _)| *index).collect();
+            let mut rows: Vec<_> = part.iter_mut().map(|(_, row)| &mut **row).collect();
+            for (index, result) in indices.into_iter().zip(self.pass(&mut rows)) {
+                results[index] = Some(result);
             }
+        };
+        chunks.chunks_mut(1).for_each(&mut run);
+        let mut rest = &mut next[..];
+        while !rest.is_empty() {
+            let mut room = most;
+            let fit = rest.iter().take_while(|(_, row)| {
+                let fits = row.tokens.len() <= room;
+                room = room.saturating_sub(row.tokens.len());
+                fits
+            });
+            let (part, behind) = rest.split_at_mut(fit.count().max(1));
+            run(part);
+            rest = behind;
         }
         let missing = || {
             Err(crate::LmError::InvalidArgument(

@@ -103,6 +103,7 @@ impl<P: Stepper> Scheduler<'_, P> {
         let next = (job.at + GRID.min(self.stepper.chunk())).min(job.end);
         let mut rows = [Rows {
             tokens: &job.tokens[job.at..next],
+            is_next: false,
             state: &mut job.state,
             wanted: Wanted::None,
         }];
