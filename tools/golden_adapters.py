@@ -3,18 +3,20 @@
     cargo xtask golden adapters      (or: python tools/golden_adapters.py crates/mlx-native-lm/tests/adapters, in that environment)
 
 The models are those of tests/models. Each folder has adapter_config.json and adapters.safetensors as mlx-lm writes them, and golden.json:
-`model`, `prompt_ids`, `logits` (of the last position, activations f32) and `fused` (the same of the model that `mlx_lm fuse` makes, where
-that is not packed again). The folders `peft-*` hold the same numbers under PEFT's names; what PEFT computes is the same product.
+`model`, `prompt_ids`, `logits` (of the last position, activations f32), and the same of the model that `mlx_lm fuse` makes: `fused`, with
+--dequantize, and `packed`, without. The folders `peft-*` hold the same numbers under PEFT's names; what PEFT computes is the same product.
 """
 
+import copy
 import json
 import pathlib
 import sys
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import load_model
+from mlx_lm.utils import dequantize_model, load_model
 
 from golden import write_safetensors
 
@@ -30,13 +32,41 @@ CASES = {
 
 
 def wide(model):
-    """Activations in f32: everything that is not packed codes."""
+    """Activations in f32: everything that is not packed codes, but for the rows of the embedding."""
+    stored = copy.deepcopy(model.model.embed_tokens)
     params = [(k, v.astype(mx.float32)) for k, v in tree_flatten(model.parameters()) if v.dtype in (mx.bfloat16, mx.float16)]
     model.update(tree_unflatten(params))
+    model.model.embed_tokens = Embedding(stored, model.model.embed_tokens)
+
+
+class Embedding(nn.Module):
+    """Rows as they are stored, in the dtype of their scales; the output layer in f32."""
+
+    def __init__(self, stored, widened):
+        super().__init__()
+        self.stored, self.widened = [stored], widened
+
+    def __call__(self, ids):
+        return self.stored[0](ids).astype(mx.float32)
+
+    def as_linear(self, x):
+        return self.widened.as_linear(x)
 
 
 def logits(model):
     return [float(v) for v in model(mx.array([PROMPT]))[0, -1].astype(mx.float32)]
+
+
+def fuse(model, adapter, dequantize):
+    """As `mlx_lm fuse` does; the activations are f32 then."""
+    model, config = load_model(model)
+    load_adapters(model, str(adapter))
+    fused = [(n, m.fuse(dequantize=dequantize)) for n, m in model.named_modules() if hasattr(m, "fuse")]
+    model.update_modules(tree_unflatten(fused))
+    if dequantize and "quantization" in config:
+        model = dequantize_model(model)
+    wide(model)
+    return model
 
 
 def main():
@@ -56,7 +86,7 @@ def main():
         for key, value in tree_flatten(model.parameters()):
             last = key.rsplit(".", 1)[-1]
             if last == "lora_b":
-                adapter[key] = mx.random.normal(value.shape) * 0.1
+                adapter[key] = mx.random.normal(value.shape) * 0.03
             elif last == "lora_a":
                 adapter[key] = value
             elif last == "m":
@@ -70,11 +100,10 @@ def main():
         found = logits(model)
         moved = max(abs(a - b) for a, b in zip(plain, found))
         assert moved > 0.05, (name, moved)
-        fused = [(n, m.fuse(dequantize=True)) for n, m in model.named_modules() if hasattr(m, "fuse")]
-        model.update_modules(tree_unflatten(fused))
-        golden = {"model": case["model"], "prompt_ids": PROMPT, "logits": found, "fused": logits(model), "plain": plain}
+        fused = {dequantize: logits(fuse(models / case["model"], folder, dequantize)) for dequantize in (True, False)}
+        golden = {"model": case["model"], "prompt_ids": PROMPT, "logits": found, "fused": fused[True], "packed": fused[False]}
         (folder / "golden.json").write_text(json.dumps(golden) + "\n")
-        print(name, "moves logits by", moved, "fused differs by", max(abs(a - b) for a, b in zip(golden["fused"], found)))
+        print(name, "moves logits by", moved, "fused differs by", max(abs(a - b) for a, b in zip(golden["fused"], found)), max(abs(a - b) for a, b in zip(golden["packed"], found)))
         if name == "lora-4bit" or name == "dora-bias":
             peft = target / f"peft-{name}"
             peft.mkdir(exist_ok=True)

@@ -102,7 +102,8 @@ pub struct Chat {
 pub fn run(options: &Chat) -> Result<()> {
     let variables = crate::chat::parse_variables(options.chat_template_config.as_deref())?;
     let device = options.place.open()?;
-    let model = (options.place).adapted_model(options.model.as_ref(), options.adapter_path.as_ref(), &device)?;
+    let model =
+        (options.place).adapted_model(options.model.as_ref(), options.adapter_path.as_ref(), &device)?;
     let draft = options.drafting.open(&options.place, &device, &model)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let busy = Arc::new(AtomicBool::new(false));
@@ -225,7 +226,8 @@ impl Talk {
     /// Begins anew, with what the system says. The state stays: what the next conversation has in common with it is known.
     fn begin(&mut self, system: Option<&str>) {
         self.messages.clear();
-        self.messages.extend(system.map(|text| ChatMessage::new("system", text)));
+        self.messages
+            .extend(system.map(|text| ChatMessage::new("system", text)));
     }
 
     fn system(&self) -> Option<String> {
@@ -267,7 +269,8 @@ impl Talk {
         if size > MAX_FILE {
             bail!("{}: {size} bytes, wanted at most {MAX_FILE}", name());
         }
-        let value: Value = serde_json::from_slice(&std::fs::read(path).with_context(name)?).with_context(name)?;
+        let value: Value =
+            serde_json::from_slice(&std::fs::read(path).with_context(name)?).with_context(name)?;
         let list = value["messages"].as_array();
         let list = list.with_context(|| format!("{}: there is no list of messages in it", name()))?;
         let mut messages = Vec::new();
@@ -340,7 +343,11 @@ impl Talk {
         if ids.is_empty() {
             bail!("the prompt has no tokens");
         }
-        if let Some(context) = self.model.context_length().filter(|context| ids.len() >= *context) {
+        if let Some(context) = self
+            .model
+            .context_length()
+            .filter(|context| ids.len() >= *context)
+        {
             bail!(
                 "the conversation has {} tokens, the model's context {context}: /reset begins a new one",
                 ids.len()
@@ -372,7 +379,15 @@ impl Talk {
         }
         let result = match &mut self.draft {
             None => generate(decoder, tokenizer, &mut self.cache, rest, &settings, on_event),
-            Some(draft) => generate_with_draft(decoder, draft, tokenizer, &mut self.cache, rest, &settings, on_event),
+            Some(draft) => generate_with_draft(
+                decoder,
+                draft,
+                tokenizer,
+                &mut self.cache,
+                rest,
+                &settings,
+                on_event,
+            ),
         };
         self.busy.store(false, Relaxed);
         let heard = show.finish();
@@ -473,7 +488,11 @@ impl Show {
         let rest = self.thoughts.finish();
         let _ = self.write(rest);
         if self.failed.is_none() {
-            let end: &[u8] = if self.dim && self.colours { b"\x1b[0m\n" } else { b"\n" };
+            let end: &[u8] = if self.dim && self.colours {
+                b"\x1b[0m\n"
+            } else {
+                b"\n"
+            };
             self.failed = std::io::stdout().write_all(end).err();
         }
         match self.failed.take() {

@@ -43,7 +43,13 @@ pub fn run(options: &Fuse) -> Result<()> {
     let source = ModelFolder::open(&options.model)?;
     let progress = Progress::new(true);
     let tell = |done, total| progress.bytes("writing", done, total);
-    let report = fuse(&source, &options.adapter_path, &options.save_path, options.dequantize, tell);
+    let report = fuse(
+        &source,
+        &options.adapter_path,
+        &options.save_path,
+        options.dequantize,
+        tell,
+    );
     progress.clear();
     let report = report?;
     report::out(&format!(

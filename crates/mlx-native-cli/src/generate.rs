@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_native::{Config, MlxDevice};
-use mlx_native_lm::{Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate, generate_with_draft};
+use mlx_native_lm::{
+    Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate, generate_with_draft,
+};
 use serde_json::{Map, Value};
 
 use crate::args::Generate;
@@ -59,9 +61,15 @@ pub fn run(options: &Generate) -> Result<()> {
     };
     let result = match &mut draft {
         None => generate(decoder, tokenizer, &mut cache, &prompt_ids, &settings, on_event),
-        Some(draft) => {
-            generate_with_draft(decoder, draft, tokenizer, &mut cache, &prompt_ids, &settings, on_event)
-        }
+        Some(draft) => generate_with_draft(
+            decoder,
+            draft,
+            tokenizer,
+            &mut cache,
+            &prompt_ids,
+            &settings,
+            on_event,
+        ),
     };
     progress.clear();
     let generation = result?;
@@ -75,7 +83,10 @@ pub fn run(options: &Generate) -> Result<()> {
         ));
     }
     finish(options, &prompt_ids, &generation)?;
-    if let Some((guessed, accepted)) = draft.map(|d| d.acceptance()).filter(|_| options.verbose && !options.json) {
+    if let Some((guessed, accepted)) = draft
+        .map(|d| d.acceptance())
+        .filter(|_| options.verbose && !options.json)
+    {
         report::line(&format!("draft: {accepted} of {guessed} guesses were right"));
     }
     Ok(())

@@ -82,7 +82,9 @@ pub fn adapted_model(
     match (folder, adapter) {
         (Some(folder), Some(adapter)) => Ok(Model::open_adapted(device, folder, adapter, options)?),
         (Some(folder), None) => Ok(Model::open(device, folder, options)?),
-        (None, None) => Model::from_files(device, mlx_native_demo::files(), options).context("the demo model"),
+        (None, None) => {
+            Model::from_files(device, mlx_native_demo::files(), options).context("the demo model")
+        }
         (None, Some(_)) => bail!("--adapter-path needs --model: the demo model has no adapters"),
     }
 }
@@ -111,7 +113,12 @@ impl Drafting {
     }
 
     /// The same with settings of its own.
-    pub fn open_with(&self, options: &ModelOptions, device: &MlxDevice, target: &Model) -> Result<Option<Draft>> {
+    pub fn open_with(
+        &self,
+        options: &ModelOptions,
+        device: &MlxDevice,
+        target: &Model,
+    ) -> Result<Option<Draft>> {
         let Some(folder) = &self.draft_model else {
             return match self.prompt_lookup {
                 0 => Ok(None),

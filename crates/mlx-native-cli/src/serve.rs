@@ -26,7 +26,12 @@ pub struct Serve {
     pub model: Vec<String>,
 
     /// LoRA or DoRA adapter, as FOLDER or NAME=FOLDER; may be repeated. Each is a further model, the first one with it, by its name.
-    #[arg(long, visible_alias = "adapter-path", value_name = "[NAME=]FOLDER", help_heading = "Models")]
+    #[arg(
+        long,
+        visible_alias = "adapter-path",
+        value_name = "[NAME=]FOLDER",
+        help_heading = "Models"
+    )]
     pub adapter: Vec<String>,
 
     /// Let go of models that nobody asked for in so many seconds; they are loaded again when asked for.
@@ -119,7 +124,12 @@ pub struct Serve {
     pub prompt_cache_dir: Option<PathBuf>,
 
     /// What that folder takes at most, in GiB; the pages used longest ago go first.
-    #[arg(long, default_value_t = 8.0, value_name = "GIB", help_heading = "Prompt cache")]
+    #[arg(
+        long,
+        default_value_t = 8.0,
+        value_name = "GIB",
+        help_heading = "Prompt cache"
+    )]
     pub prompt_cache_disk: f64,
 
     /// Guess so many tokens at a time by looking back in the text, and compute them together; answers stay the same.
@@ -239,13 +249,23 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
         bail!("--adapter needs --model: the demo model has no adapters");
     }
     if options.model.is_empty() {
-        return Ok(vec![source(mlx_native_demo::NAME.to_owned(), None, None, settings)]);
+        return Ok(vec![source(
+            mlx_native_demo::NAME.to_owned(),
+            None,
+            None,
+            settings,
+        )]);
     }
     let mut sources: Vec<ModelSource> = Vec::new();
     for model in &options.model {
         let (name, path) = named(model);
-        if !path.is_dir() && !(path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))) {
-            bail!("--model {model}: there is no folder or .gguf file {}", path.display());
+        if !path.is_dir()
+            && !(path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+        {
+            bail!(
+                "--model {model}: there is no folder or .gguf file {}",
+                path.display()
+            );
         }
         if sources.iter().any(|s| s.id == name) {
             bail!("--model {name}: the name is given twice");
@@ -269,7 +289,9 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
 /// The name and the path of `NAME=PATH`, or of a path that is its own name.
 fn named(text: &str) -> (String, PathBuf) {
     match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !name.contains('/') => (name.to_owned(), PathBuf::from(path)),
+        Some((name, path)) if !name.is_empty() && !name.contains('/') => {
+            (name.to_owned(), PathBuf::from(path))
+        }
         _ => (text.to_owned(), PathBuf::from(text)),
     }
 }
@@ -294,7 +316,9 @@ fn source(id: String, path: Option<PathBuf>, adapter: Option<PathBuf>, settings:
     ModelSource {
         id,
         aliases,
-        load: Box::new(move || load(&name, path.as_deref(), adapter.as_deref(), &settings).map_err(|e| format!("{e:#}"))),
+        load: Box::new(move || {
+            load(&name, path.as_deref(), adapter.as_deref(), &settings).map_err(|e| format!("{e:#}"))
+        }),
     }
 }
 

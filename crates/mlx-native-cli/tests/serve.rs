@@ -78,7 +78,10 @@ fn body(i: usize) -> Value {
 
 fn of(reply: &Value) -> [Value; 2] {
     let choice = &reply["choices"][0];
-    [choice["text"].clone(), choice["logprobs"]["token_logprobs"].clone()]
+    [
+        choice["text"].clone(),
+        choice["logprobs"]["token_logprobs"].clone(),
+    ]
 }
 
 #[test]
@@ -126,7 +129,10 @@ fn a_server_that_is_told_to_stop_ends_with_its_pages_written() {
     let reply = server.ask(&body(0));
     assert_eq!(of(&reply), wanted);
     let usage = &reply["usage"];
-    let (all, known) = (&usage["prompt_tokens"], &usage["prompt_tokens_details"]["cached_tokens"]);
+    let (all, known) = (
+        &usage["prompt_tokens"],
+        &usage["prompt_tokens_details"]["cached_tokens"],
+    );
     assert!(known.as_u64().unwrap() + 64 >= all.as_u64().unwrap(), "{usage}");
 }
 
@@ -152,7 +158,9 @@ fn a_conversation_obeys_its_commands() {
     let folder = scratch("chat");
     let file = folder.join("talk.json");
     let name = file.to_str().unwrap();
-    let talk = format!("Ownership means\n\"\"\"\ntwo\nlines\n\"\"\"\none \\\nmore\n/stats\n/save {name}\n/help\n/reset\nOwnership means\n");
+    let talk = format!(
+        "Ownership means\n\"\"\"\ntwo\nlines\n\"\"\"\none \\\nmore\n/stats\n/save {name}\n/help\n/reset\nOwnership means\n"
+    );
     let output = chat(&[], &talk);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{err}");
@@ -160,10 +168,17 @@ fn a_conversation_obeys_its_commands() {
     assert!(err.contains("3 answers") && err.contains("/reset"), "{err}");
     let saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let messages = saved["messages"].as_array().unwrap();
-    let said: Vec<&str> = messages.iter().filter(|m| m["role"] == "user").map(|m| m["content"].as_str().unwrap()).collect();
+    let said: Vec<&str> = messages
+        .iter()
+        .filter(|m| m["role"] == "user")
+        .map(|m| m["content"].as_str().unwrap())
+        .collect();
     assert_eq!(said, ["Ownership means", "two\nlines", "one \nmore"]);
     let first = messages[1]["content"].as_str().unwrap();
-    assert!(!first.is_empty() && out.starts_with(first) && out.trim_end().ends_with(first.trim_end()), "{out:?}");
+    assert!(
+        !first.is_empty() && out.starts_with(first) && out.trim_end().ends_with(first.trim_end()),
+        "{out:?}"
+    );
     // What was saved goes on; the same flags, the same answer.
     let goes_on = |flags: &[&str]| {
         let output = chat(flags, &format!("/load {name}\nAnd then\n"));
@@ -176,7 +191,11 @@ fn a_conversation_obeys_its_commands() {
         (vec![], "/nonsense\n", "/nonsense"),
         (vec![], "/load /nowhere/at-all.json\n", "at-all.json"),
         (vec!["--prompt-lookup", "100"], "x\n", "num_draft_tokens"),
-        (vec!["--system-prompt", "x", "--chat-template-config", "{"], "x\n", "--chat-template-config"),
+        (
+            vec!["--system-prompt", "x", "--chat-template-config", "{"],
+            "x\n",
+            "--chat-template-config",
+        ),
     ] {
         let output = chat(&flags, lines);
         assert_eq!(output.status.code(), Some(1), "{lines}");

@@ -68,12 +68,18 @@ impl Adapter {
         let text = std::fs::read(&place).map_err(cannot)?;
         let map = parse_object(&place.display().to_string(), &text)?;
         let is_peft = folder.join("adapter_model.safetensors").is_file();
-        let file = if is_peft { "adapter_model.safetensors" } else { "adapters.safetensors" };
+        let file = if is_peft {
+            "adapter_model.safetensors"
+        } else {
+            "adapters.safetensors"
+        };
         let file = SafetensorsFile::open(folder.join(file))?;
         let rules = Rules::read(&map, is_peft).map_err(|e| LmError::Config(format!("{name}: {e}")))?;
         let parts = read_parts(&file, &rules, is_peft)?;
         if parts.is_empty() {
-            return Err(LmError::Weights(format!("{name}: the adapter has no tensors of LoRA")));
+            return Err(LmError::Weights(format!(
+                "{name}: the adapter has no tensors of LoRA"
+            )));
         }
         let mut hash = <sha2::Sha256 as sha2::Digest>::new();
         sha2::Digest::update(&mut hash, &text);
@@ -144,7 +150,9 @@ fn rank_of(map: &serde_json::Map<String, serde_json::Value>, key: &str) -> Resul
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(value) => match value.as_u64().filter(|rank| (1..=MAX_RANK as u64).contains(rank)) {
             Some(rank) => Ok(Some(rank as usize)),
-            None => Err(LmError::Config(format!("{key}: found {value}, wanted 1 to {MAX_RANK}"))),
+            None => Err(LmError::Config(format!(
+                "{key}: found {value}, wanted 1 to {MAX_RANK}"
+            ))),
         },
     }
 }
@@ -167,7 +175,11 @@ impl Rules {
         };
         let flag = |key: &str| map.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
         if is_peft {
-            if let Some(kind) = map.get("peft_type").and_then(|v| v.as_str()).filter(|k| *k != "LORA") {
+            if let Some(kind) = map
+                .get("peft_type")
+                .and_then(|v| v.as_str())
+                .filter(|k| *k != "LORA")
+            {
                 return Err(LmError::Unsupported(format!("an adapter of type {kind}")));
             }
             for key in ["fan_in_fan_out", "lora_bias"] {
@@ -176,7 +188,9 @@ impl Rules {
                 }
             }
             for key in ["rank_pattern", "alpha_pattern"] {
-                let empty = |v: &serde_json::Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
+                let empty = |v: &serde_json::Value| {
+                    v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty)
+                };
                 if map.get(key).is_some_and(|v| !empty(v)) {
                     return Err(LmError::Unsupported(format!("{key} of an adapter")));
                 }
@@ -196,10 +210,17 @@ impl Rules {
         }
         match map.get("fine_tune_type").map(|v| (v, v.as_str())) {
             None | Some((_, Some("lora" | "dora"))) => {}
-            Some((value, _)) => return Err(LmError::Unsupported(format!("fine_tune_type {value} of an adapter"))),
+            Some((value, _)) => {
+                return Err(LmError::Unsupported(format!(
+                    "fine_tune_type {value} of an adapter"
+                )));
+            }
         }
         // Older files have the parameters at the top.
-        let inner = map.get("lora_parameters").and_then(serde_json::Value::as_object).unwrap_or(map);
+        let inner = map
+            .get("lora_parameters")
+            .and_then(serde_json::Value::as_object)
+            .unwrap_or(map);
         let scale = match number(inner, "scale")? {
             Some(scale) => Scale::Fixed(scale),
             None => match number(inner, "alpha")? {
@@ -243,10 +264,20 @@ fn part_of(name: &str, is_peft: bool) -> Option<(&str, Piece)> {
             (".lora_magnitude_vector.weight", Piece::Magnitude),
             (".lora_magnitude_vector.default.weight", Piece::Magnitude),
         ],
-        false => &[(".lora_a", Piece::A), (".lora_b", Piece::B), (".m", Piece::Magnitude)],
+        false => &[
+            (".lora_a", Piece::A),
+            (".lora_b", Piece::B),
+            (".m", Piece::Magnitude),
+        ],
     };
-    let name = if is_peft { name.strip_prefix("base_model.model.").unwrap_or(name) } else { name };
-    endings.iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))
+    let name = if is_peft {
+        name.strip_prefix("base_model.model.").unwrap_or(name)
+    } else {
+        name
+    };
+    endings
+        .iter()
+        .find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))
 }
 
 fn read_parts(file: &SafetensorsFile, rules: &Rules, is_peft: bool) -> Result<BTreeMap<String, LowRank>> {
@@ -275,7 +306,9 @@ fn read_part(
     names: [Option<String>; 3],
 ) -> Result<LowRank> {
     let [Some(a), Some(b), m] = names else {
-        return Err(LmError::Weights(format!("the adapter lacks one of the two matrices of {path}")));
+        return Err(LmError::Weights(format!(
+            "the adapter lacks one of the two matrices of {path}"
+        )));
     };
     let (a_shape, b_shape) = (matrix_shape(file, &a)?, matrix_shape(file, &b)?);
     let ([rank, inputs], [outputs, other]) = match is_peft {
@@ -283,7 +316,10 @@ fn read_part(
         false => ([a_shape[1], a_shape[0]], [b_shape[1], b_shape[0]]),
     };
     if rank == 0 || rank > MAX_RANK || rank != other || rules.rank.is_some_and(|r| r != rank) {
-        let said = rules.rank.map(|r| format!(", the rank is said to be {r}")).unwrap_or_default();
+        let said = rules
+            .rank
+            .map(|r| format!(", the rank is said to be {r}"))
+            .unwrap_or_default();
         return Err(LmError::Weights(format!(
             "the adapter's matrices of {path} are {a_shape:?} and {b_shape:?}{said}"
         )));
@@ -294,7 +330,9 @@ fn read_part(
     }
     let magnitude = match m {
         None if rules.is_dora => {
-            return Err(LmError::Weights(format!("the adapter is DoRA and lacks the magnitude of {path}")));
+            return Err(LmError::Weights(format!(
+                "the adapter is DoRA and lacks the magnitude of {path}"
+            )));
         }
         None => None,
         Some(m) => {
@@ -322,7 +360,9 @@ fn read_part(
 fn matrix_shape(file: &SafetensorsFile, name: &str) -> Result<[usize; 2]> {
     let shape = file.info(name).map(|info| info.shape.clone()).unwrap_or_default();
     shape.as_slice().try_into().map_err(|_| {
-        LmError::Weights(format!("the adapter's tensor {name}: found {shape:?}, wanted a matrix"))
+        LmError::Weights(format!(
+            "the adapter's tensor {name}: found {shape:?}, wanted a matrix"
+        ))
     })
 }
 
@@ -332,9 +372,24 @@ fn floats(file: &SafetensorsFile, name: &str) -> Result<Vec<f32>> {
     let info = file.info(name).ok_or_else(|| wrong("missing".to_owned()))?;
     let bytes = file.bytes(name)?;
     let values: Vec<f32> = match info.dtype.dtype() {
-        Some(DType::F32) => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Some(DType::F16) => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Some(DType::BF16) => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Some(DType::F32) => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Some(DType::F16) => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Some(DType::BF16) => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| bf16::from_le_bytes(*b).to_f32())
+            .collect(),
         _ => return Err(wrong(format!("found {}, wanted floats", info.dtype.name()))),
     };
     match values.iter().find(|v| !v.is_finite()) {

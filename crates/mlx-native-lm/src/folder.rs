@@ -22,7 +22,10 @@ const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 const MAX_JSON_LEN: u64 = 512 << 20;
 
 fn stamp(name: &str, about: &std::fs::Metadata) -> String {
-    let written = about.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    let written = about
+        .modified()
+        .ok()
+        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
     format!("{name} {} {:?}", about.len(), written)
 }
 
@@ -69,7 +72,11 @@ impl ModelFolder {
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.ends_with(".safetensors") {
-                folder.stamps.extend(std::fs::metadata(entry.path()).ok().map(|about| stamp(&name, &about)));
+                folder.stamps.extend(
+                    std::fs::metadata(entry.path())
+                        .ok()
+                        .map(|about| stamp(&name, &about)),
+                );
             }
         }
         folder.stamps.sort_unstable();

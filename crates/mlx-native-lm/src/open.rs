@@ -119,7 +119,10 @@ impl Model {
             put(key.as_bytes());
             put(value.to_string().as_bytes());
         }
-        self.folder.stamps().iter().for_each(|stamp| put(stamp.as_bytes()));
+        self.folder
+            .stamps()
+            .iter()
+            .for_each(|stamp| put(stamp.as_bytes()));
         let tensors = self.folder.tensors();
         put(&(tensors.total_bytes() as u64).to_le_bytes());
         for (name, bytes) in tensors.raw()? {

@@ -83,11 +83,20 @@ impl Draft {
         let state = decoder.new_state(0)?;
         if !goes_back(&state) {
             return Err(LmError::Unsupported(
-                "speculation with a draft model whose layers are recurrent: its state cannot go back".to_owned(),
+                "speculation with a draft model whose layers are recurrent: its state cannot go back"
+                    .to_owned(),
             ));
         }
         let known = Vec::new();
-        Self::of(Some(Small { decoder, state, known }), num_draft_tokens, target)
+        Self::of(
+            Some(Small {
+                decoder,
+                state,
+                known,
+            }),
+            num_draft_tokens,
+            target,
+        )
     }
 
     /// Says which tokens the state of the next text is behind, so that what stood there can be looked back at too.
@@ -125,7 +134,11 @@ impl Small {
     /// Brings the state to what it has in common with `tokens`.
     fn go_back(&mut self, tokens: &[u32]) -> Result<()> {
         let same = self.known.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let kept = if self.state.can_truncate(same).is_ok() { same } else { 0 };
+        let kept = if self.state.can_truncate(same).is_ok() {
+            same
+        } else {
+            0
+        };
         self.state.truncate(kept)?;
         self.known.truncate(kept);
         Ok(())
@@ -178,8 +191,17 @@ fn same_vocabulary(a: &Tokenizer, b: &Tokenizer) -> Result<()> {
 }
 
 /// One pass; the logits that are wanted.
-fn pass(decoder: &mut Decoder, state: &mut SequenceState, tokens: &[u32], wanted: Wanted) -> Result<Vec<f32>> {
-    let rows = Rows { tokens, state, wanted };
+fn pass(
+    decoder: &mut Decoder,
+    state: &mut SequenceState,
+    tokens: &[u32],
+    wanted: Wanted,
+) -> Result<Vec<f32>> {
+    let rows = Rows {
+        tokens,
+        state,
+        wanted,
+    };
     Ok(decoder.step(&mut [rows])?.pop().unwrap_or_default())
 }
 
@@ -303,7 +325,9 @@ impl Run<'_> {
                 0 => Vec::new(),
                 n => draft.guess(&self.tokens, n, &self.sampler, vocab)?,
             };
-            let Some(last) = self.tokens.last() else { return Ok(()) };
+            let Some(last) = self.tokens.last() else {
+                return Ok(());
+            };
             let rows: Vec<u32> = std::iter::once(*last).chain(guesses.iter().copied()).collect();
             let fed = cache.len();
             let mut agreed = 0;

@@ -22,7 +22,12 @@ fn open(model: &str, adapter: &Path) -> Result<Decoder, LmError> {
 }
 
 fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap() as f32)
+        .collect()
 }
 
 #[test]
@@ -30,7 +35,8 @@ fn logits_are_those_of_mlx_lm() {
     let mut n = 0;
     for entry in std::fs::read_dir(tests().join("adapters")).unwrap() {
         let folder = entry.unwrap().path();
-        let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
         let mut decoder = open(golden["model"].as_str().unwrap(), &folder).unwrap();
         let ids: Vec<u32> = floats(&golden["prompt_ids"]).iter().map(|v| *v as u32).collect();
         let wanted = floats(&golden["logits"]);
@@ -39,9 +45,13 @@ fn logits_are_those_of_mlx_lm() {
         assert_eq!(found.len(), wanted.len());
         let most = wanted.iter().fold(0f32, |m, v| m.max(v.abs()));
         for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-            // f32 in another order of sums, twice through two layers.
+            // f32 in another order of sums, through two layers; the lengths of packed rows are those of values in bf16.
+            let tolerance = if folder.ends_with("dora-4bit") { 3e-3 } else { 2e-5 };
             let wrong = (found - wanted).abs();
-            assert!(wrong <= 2e-5 * most.max(1.0), "{folder:?}, logit {i}: {found} beside {wanted}");
+            assert!(
+                wrong <= tolerance * most.max(1.0),
+                "{folder:?}, logit {i}: {found} beside {wanted}"
+            );
         }
         n += 1;
     }
@@ -51,13 +61,19 @@ fn logits_are_those_of_mlx_lm() {
 #[test]
 fn a_fused_model_is_the_adapted_one() {
     let target = tempfile::tempdir().unwrap();
-    for name in ["lora-4bit", "dora-4bit", "lora-bias", "dora-bias", "peft-dora-bias"] {
+    for name in [
+        "lora-4bit",
+        "dora-4bit",
+        "lora-bias",
+        "dora-bias",
+        "peft-dora-bias",
+    ] {
         let folder = tests().join("adapters").join(name);
-        let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
         let model = tests().join("models").join(golden["model"].as_str().unwrap());
         let source = ModelFolder::open(model).unwrap();
         let ids: Vec<u32> = floats(&golden["prompt_ids"]).iter().map(|v| *v as u32).collect();
-        let wanted = floats(&golden["fused"]);
         for dequantize in [true, false] {
             let fused = target.path().join(format!("{name}-{dequantize}"));
             fuse(&source, &folder, &fused, dequantize, |_, _| {}).unwrap();
@@ -69,19 +85,33 @@ fn a_fused_model_is_the_adapted_one() {
             let mut decoder = open_decoder(&device, &fused, &options).unwrap();
             let mut state = decoder.new_state(0).unwrap();
             let found = decoder.forward(&ids, &mut state).unwrap();
-            let packed = name.ends_with("4bit");
-            // bf16 matrices where the scales are, packed again to 4 bits; f32 else.
-            let tolerance = [1e-4, 2e-2, 0.4][usize::from(packed) + usize::from(packed && !dequantize)];
+            let wanted = floats(&golden[if dequantize { "fused" } else { "packed" }]);
+            // Matrices of bf16, now and then rounded otherwise; mlx-lm leaves those of DoRA in f32.
+            let tolerance = match name {
+                "lora-4bit" => 1e-2,
+                "dora-4bit" => 5e-2,
+                _ => 1e-4,
+            };
             let most = wanted.iter().fold(0f32, |m, v| m.max(v.abs()));
             for (found, wanted) in found.iter().zip(&wanted) {
-                assert!((found - wanted).abs() <= tolerance * most, "{name}, {dequantize}: {found} beside {wanted}");
+                assert!(
+                    (found - wanted).abs() <= tolerance * most,
+                    "{name}, {dequantize}: {found} beside {wanted}"
+                );
             }
         }
     }
     // What does not fit is refused, and nothing is left.
     let source = ModelFolder::open(tests().join("models/llama-8bit")).unwrap();
     let fused = target.path().join("none");
-    let error = fuse(&source, &tests().join("adapters/lora-4bit"), &fused, false, |_, _| {}).unwrap_err();
+    let error = fuse(
+        &source,
+        &tests().join("adapters/lora-4bit"),
+        &fused,
+        false,
+        |_, _| {},
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("model.layers.0."), "{error}");
     assert!(!fused.exists());
 }
@@ -114,7 +144,10 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
     let (a, b) = (format!("{Q}.lora_a"), format!("{Q}.lora_b"));
     let f = Dtype::F32;
     let refused = |words: &[&str]| {
-        let error = open("qwen3-f32", &at).err().unwrap_or_else(|| panic!("taken: {words:?}")).to_string();
+        let error = open("qwen3-f32", &at)
+            .err()
+            .unwrap_or_else(|| panic!("taken: {words:?}"))
+            .to_string();
         assert!(!error.contains('\n') && error.len() < 400, "{error}");
         for word in words {
             assert!(error.contains(word), "{error:?} does not mention {word:?}");
@@ -134,10 +167,23 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
         (&[(&a, f, &[63, 2]), (&b, f, &[2, 128])], &[Q, "63", "64"]),
         (&[(&a, f, &[64, 2]), (&b, f, &[2, 127])], &[Q, "127", "128"]),
         (&[(&a, f, &[64, 2, 1]), (&b, f, &[2, 128])], &["lora_a", "matrix"]),
-        (&[(&a, Dtype::I32, &[64, 2]), (&b, f, &[2, 128])], &["lora_a", "floats"]),
-        (&[(&a, f, &[64, 2]), (&b, f, &[2, 128]), ("model.layers.0.x", f, &[1])], &["model.layers.0.x"]),
         (
-            &[("model.layers.9.mlp.up_proj.lora_a", f, &[64, 2]), ("model.layers.9.mlp.up_proj.lora_b", f, &[2, 96])],
+            &[(&a, Dtype::I32, &[64, 2]), (&b, f, &[2, 128])],
+            &["lora_a", "floats"],
+        ),
+        (
+            &[
+                (&a, f, &[64, 2]),
+                (&b, f, &[2, 128]),
+                ("model.layers.0.x", f, &[1]),
+            ],
+            &["model.layers.0.x"],
+        ),
+        (
+            &[
+                ("model.layers.9.mlp.up_proj.lora_a", f, &[64, 2]),
+                ("model.layers.9.mlp.up_proj.lora_b", f, &[2, 96]),
+            ],
             &["model.layers.9.mlp.up_proj", "adapter"],
         ),
     ];
@@ -146,7 +192,11 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
         refused(words);
     }
     let m = format!("{Q}.m");
-    write(&at, &good, &[(&a, f, &[64, 2]), (&b, f, &[2, 128]), (&m, f, &[127])]);
+    write(
+        &at,
+        &good,
+        &[(&a, f, &[64, 2]), (&b, f, &[2, 128]), (&m, f, &[127])],
+    );
     refused(&[".m", "127", "128"]);
     // The configuration.
     let tensors: &[(&str, Dtype, &[usize])] = &[(&a, f, &[64, 2]), (&b, f, &[2, 128])];
@@ -156,9 +206,15 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
         (lora(json!(-1)), vec!["rank"]),
         (json!({"fine_tune_type": "full"}), vec!["full"]),
         (json!({"fine_tune_type": 7}), vec!["fine_tune_type"]),
-        (json!({"fine_tune_type": "dora", "lora_parameters": {"rank": 2, "scale": 1.0}}), vec!["DoRA", Q]),
+        (
+            json!({"fine_tune_type": "dora", "lora_parameters": {"rank": 2, "scale": 1.0}}),
+            vec!["DoRA", Q],
+        ),
         (json!({"lora_parameters": {"rank": 2}}), vec!["scale"]),
-        (json!({"lora_parameters": {"rank": 2, "scale": "big"}}), vec!["scale"]),
+        (
+            json!({"lora_parameters": {"rank": 2, "scale": "big"}}),
+            vec!["scale"],
+        ),
         (json!([1]), vec!["adapter_config.json"]),
     ] {
         write(&at, &config, tensors);
@@ -182,7 +238,11 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
     refused(&["NaN"]);
     // PEFT's, where it asks for what is not computed.
     let peft = at.join("adapter_model.safetensors");
-    std::fs::copy(tests().join("adapters/peft-lora-4bit/adapter_model.safetensors"), &peft).unwrap();
+    std::fs::copy(
+        tests().join("adapters/peft-lora-4bit/adapter_model.safetensors"),
+        &peft,
+    )
+    .unwrap();
     for (field, value) in [
         ("peft_type", json!("IA3")),
         ("bias", json!("all")),
@@ -193,6 +253,6 @@ fn what_is_no_adapter_of_the_model_is_one_clear_error() {
         let mut config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none"});
         config[field] = value;
         std::fs::write(at.join("adapter_config.json"), config.to_string()).unwrap();
-        refused(&[field.split('_').next().unwrap_or(field)]);
+        refused(&[if field == "peft_type" { "IA3" } else { field }]);
     }
 }

@@ -6,7 +6,8 @@ use mlx_native::quant::WeightFormat;
 use mlx_native::{DType, DeviceKind, MlxDevice};
 use mlx_native_lm::engine::{Engine, EngineConfig, Event, Request};
 use mlx_native_lm::{
-    Draft, GenerateOptions, Model, ModelOptions, RandomFormat, RandomModel, SamplingParams, generate, generate_with_draft,
+    Draft, GenerateOptions, Model, ModelOptions, RandomFormat, RandomModel, SamplingParams, generate,
+    generate_with_draft,
 };
 
 /// Small models with random weights: keys of all positions, a window, recurrences, experts; packed and not.
@@ -59,7 +60,10 @@ fn save(config: &str, bits: u32, target: &Path) {
         16 => WeightFormat::Dense(DType::BF16),
         bits => WeightFormat::affine(bits, 64, DType::BF16).unwrap(),
     };
-    RandomModel::new(config, RandomFormat { format }).unwrap().save(target).unwrap();
+    RandomModel::new(config, RandomFormat { format })
+        .unwrap()
+        .save(target)
+        .unwrap();
     for (name, bytes) in mlx_native_demo::files().filter(|(name, _)| name.starts_with("tokenizer")) {
         std::fs::write(target.join(name), bytes).unwrap();
     }
@@ -101,7 +105,9 @@ fn collect(events: impl Iterator<Item = Event>) -> Answer {
                     answer.ids.push(token.id);
                     let logprobs = token.logprobs.unwrap();
                     answer.bits.push(logprobs.logprob.to_bits());
-                    answer.bits.extend(logprobs.top.iter().flat_map(|r| [r.id, r.logprob.to_bits()]));
+                    answer
+                        .bits
+                        .extend(logprobs.top.iter().flat_map(|r| [r.id, r.logprob.to_bits()]));
                 }
             }
             Event::Finished { usage, .. } => answer.cached = usage.cached_tokens,
@@ -114,12 +120,14 @@ fn collect(events: impl Iterator<Item = Event>) -> Answer {
 
 /// Some tokens that repeat themselves, so that there is something to guess.
 fn prompt(seed: u32, n: usize) -> Vec<u32> {
-    (0..n as u32).map(|i| 3 + (i % 37 * 31 + seed * 17 + i / 90) % 4000).collect()
+    (0..n as u32)
+        .map(|i| 3 + (i % 37 * 31 + seed * 17 + i / 90) % 4000)
+        .collect()
 }
 
 fn request(prompt: Vec<u32>, seed: u64) -> Request {
     let mut request = Request::new(prompt);
-    request.max_tokens = Some(24);
+    request.max_tokens = Some(12);
     request.ignore_eos = true;
     request.logprobs = Some(2);
     request.sampling = SamplingParams {
@@ -136,7 +144,8 @@ fn ask(engine: &Engine, prompt: &[u32], seed: u64) -> Answer {
 
 fn pages(folder: &Path) -> Vec<PathBuf> {
     let list = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    list.filter(|p| p.extension().is_some_and(|e| e == "page")).collect()
+    list.filter(|p| p.extension().is_some_and(|e| e == "page"))
+        .collect()
 }
 
 fn config(folder: &Path) -> EngineConfig {
@@ -152,22 +161,41 @@ fn a_request_gets_the_same_bits_however_it_is_served() {
         let folder = tempfile::tempdir().unwrap();
         let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
         save(shape, bits, &model);
-        for dtype in [None, Some(DType::F32)] {
+        // What is packed has another way through the processor in f32.
+        let dtypes = if bits == 4 {
+            &[None, Some(DType::F32)][..]
+        } else {
+            &[None]
+        };
+        for &dtype in dtypes {
             let start = |config: EngineConfig| Engine::start(open(&model, dtype), config).unwrap();
             let alone = start(EngineConfig {
                 max_sequences: 1,
                 prompt_cache_entries: 0,
                 ..EngineConfig::default()
             });
-            let asked: Vec<(Vec<u32>, u64)> = [(0u32, 200), (1, 33), (2, 64), (3, 1), (4, 129), (0, 200), (0, 150)]
-                .into_iter()
-                .enumerate()
-                .map(|(i, (seed, n))| (prompt(seed, n), i as u64))
+            let asked: Vec<(Vec<u32>, u64)> = [
+                (0u32, 200),
+                (1, 33),
+                (2, 64),
+                (3, 1),
+                (4, 129),
+                (0, 200),
+                (0, 150),
+            ]
+            .into_iter()
+            .enumerate()
+            .map(|(i, (seed, n))| (prompt(seed, n), i as u64))
+            .collect();
+            let wanted: Vec<Answer> = asked
+                .iter()
+                .map(|(prompt, seed)| ask(&alone, prompt, *seed))
                 .collect();
-            let wanted: Vec<Answer> = asked.iter().map(|(prompt, seed)| ask(&alone, prompt, *seed)).collect();
             drop(alone);
             let all = |engine: &Engine, how: &str, at_once: bool| -> usize {
-                let streams = asked.iter().map(|(prompt, seed)| engine.submit(request(prompt.clone(), *seed)).unwrap());
+                let streams = asked
+                    .iter()
+                    .map(|(prompt, seed)| engine.submit(request(prompt.clone(), *seed)).unwrap());
                 let found: Vec<Answer> = if at_once {
                     let streams: Vec<_> = streams.collect();
                     streams.into_iter().map(collect).collect()
@@ -175,11 +203,14 @@ fn a_request_gets_the_same_bits_however_it_is_served() {
                     streams.map(collect).collect()
                 };
                 for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-                    assert!(found.same(wanted), "{name}, {dtype:?}, {how}, request {i}:\n{found:?}\n{wanted:?}");
+                    assert!(
+                        found.same(wanted),
+                        "{name}, {dtype:?}, {how}, request {i}:\n{found:?}\n{wanted:?}"
+                    );
                 }
                 found.iter().map(|a| a.cached).sum()
             };
-            for prefill_tokens in [1, 50, 512] {
+            for prefill_tokens in [1, 512] {
                 let engine = start(EngineConfig {
                     prefill_tokens,
                     ..EngineConfig::default()
@@ -193,15 +224,21 @@ fn a_request_gets_the_same_bits_however_it_is_served() {
             });
             all(&engine, "with guesses, in company", true);
             all(&engine, "with guesses", false);
-            let guesses = engine.stats().guessed;
-            assert_eq!(guesses > 0, ["qwen3"].contains(&name) || guesses > 0, "{name}: {guesses} guesses");
+            let repeats = name == "qwen3";
+            assert!(
+                !repeats || engine.stats().guessed > 0,
+                "{name}: nothing was guessed"
+            );
             drop(engine);
             let engine = start(config(&cache));
             all(&engine, "with a folder", true);
             drop(engine);
             assert!(!pages(&cache).is_empty(), "{name}: nothing was written");
             let engine = start(config(&cache));
-            assert!(all(&engine, "after a restart", false) > 0, "{name}: the folder was of no use");
+            assert!(
+                all(&engine, "after a restart", false) > 0,
+                "{name}: the folder was of no use"
+            );
         }
     }
 }
@@ -209,17 +246,36 @@ fn a_request_gets_the_same_bits_however_it_is_served() {
 #[test]
 fn what_stands_in_the_folder_is_never_a_wrong_token() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, other, cache) = (folder.path().join("model"), folder.path().join("other"), folder.path().join("cache"));
+    let (model, other, cache) = (
+        folder.path().join("model"),
+        folder.path().join("other"),
+        folder.path().join("cache"),
+    );
     save(MODELS[0].2, 4, &model);
     // The same shape with other weights, as a training that goes on leaves them.
     save(&MODELS[0].2.replace("1e-6", "1e-5"), 4, &other);
     let text = prompt(9, 300);
-    let cold = |model: &Path| ask(&Engine::start(open(model, None), EngineConfig::default()).unwrap(), &text, 0);
-    let warm = |model: &Path| ask(&Engine::start(open(model, None), config(&cache)).unwrap(), &text, 0);
+    let cold = |model: &Path| {
+        ask(
+            &Engine::start(open(model, None), EngineConfig::default()).unwrap(),
+            &text,
+            0,
+        )
+    };
+    let warm = |model: &Path| {
+        ask(
+            &Engine::start(open(model, None), config(&cache)).unwrap(),
+            &text,
+            0,
+        )
+    };
     let (wanted, wanted_other) = (cold(&model), cold(&other));
     assert!(!wanted.same(&wanted_other));
     warm(&model);
-    let whole: Vec<(PathBuf, Vec<u8>)> = pages(&cache).into_iter().map(|p| (p.clone(), std::fs::read(&p).unwrap())).collect();
+    let whole: Vec<(PathBuf, Vec<u8>)> = pages(&cache)
+        .into_iter()
+        .map(|p| (p.clone(), std::fs::read(&p).unwrap()))
+        .collect();
     assert!(whole.len() >= 4, "{}", whole.len());
     let found = warm(&model);
     assert!(found.same(&wanted) && found.cached >= 256, "{found:?}");
@@ -275,8 +331,13 @@ fn a_folder_that_cannot_be_one_is_refused_and_one_that_fills_up_does_no_harm() {
     save(MODELS[0].2, 4, &model);
     let file = folder.path().join("file");
     std::fs::write(&file, b"x").unwrap();
-    let error = Engine::start(open(&model, None), config(&file)).unwrap_err().to_string();
-    assert!(error.contains("prompt cache") && error.contains("file"), "{error}");
+    let error = Engine::start(open(&model, None), config(&file))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("prompt cache") && error.contains("file"),
+        "{error}"
+    );
     let cache = folder.path().join("cache");
     let small = || EngineConfig {
         prompt_cache_disk_bytes: 100_000,
@@ -297,16 +358,23 @@ fn a_folder_that_cannot_be_one_is_refused_and_one_that_fills_up_does_no_harm() {
 fn drafts_do_not_change_a_text() {
     let folder = tempfile::tempdir().unwrap();
     for (name, bits, shape) in [MODELS[0], MODELS[1]] {
-        let (model, small) = (folder.path().join(name), folder.path().join(format!("{name}-small")));
+        let (model, small) = (
+            folder.path().join(name),
+            folder.path().join(format!("{name}-small")),
+        );
         save(shape, bits, &model);
-        save(&shape.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"), bits, &small);
+        save(
+            &shape.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
+            bits,
+            &small,
+        );
         for temperature in [0.0, 0.9] {
             for text in [prompt(1, 3), prompt(2, 90)] {
                 let options = GenerateOptions {
                     max_tokens: 40,
                     sampling: SamplingParams {
                         temperature,
-                        repetition_penalty: 1.1,
+                        repetition_penalty: Some(1.1),
                         seed: Some(5),
                         ..SamplingParams::default()
                     },
@@ -328,13 +396,21 @@ fn drafts_do_not_change_a_text() {
                     };
                     let mut state = target.decoder().new_state(0).unwrap();
                     let (decoder, tokenizer) = target.parts();
-                    let found =
-                        generate_with_draft(decoder, &mut draft, tokenizer, &mut state, &text, &options, quiet).unwrap();
+                    let found = generate_with_draft(
+                        decoder, &mut draft, tokenizer, &mut state, &text, &options, quiet,
+                    )
+                    .unwrap();
                     assert_eq!(found.token_ids, wanted.token_ids, "{name}, {temperature}, {kind}");
-                    assert_eq!((found.text, found.finish_reason), (wanted.text.clone(), wanted.finish_reason));
+                    assert_eq!(
+                        (found.text, found.finish_reason),
+                        (wanted.text.clone(), wanted.finish_reason)
+                    );
                     assert_eq!(state.len(), n);
                     let (guessed, right) = draft.acceptance();
-                    assert!(kind != 2 || (guessed > 20 && right * 10 > guessed * 9), "{right} of {guessed}");
+                    assert!(
+                        kind != 2 || (guessed > 20 && right * 10 > guessed * 9),
+                        "{right} of {guessed}"
+                    );
                 }
             }
         }
@@ -342,7 +418,9 @@ fn drafts_do_not_change_a_text() {
     // A model that cannot go back, and a vocabulary that is another.
     let recurrent = folder.path().join("recurrent");
     save(MODELS[2].2, 16, &recurrent);
-    let error = Draft::look_back(4, &open(&recurrent, None)).unwrap_err().to_string();
+    let error = Draft::look_back(4, &open(&recurrent, None))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("recurrent"), "{error}");
     assert!(Draft::look_back(0, &open(&folder.path().join("qwen3"), None)).is_err());
 }

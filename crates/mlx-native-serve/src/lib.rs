@@ -21,6 +21,6 @@ mod stream;
 
 pub use app::{Log, ServeConfig};
 pub use error::{ApiError, ApiResult};
-pub use output::{Said, Thoughts};
 pub use models::{Backend, Load, ModelSource, ServedModel};
+pub use output::{Said, Thoughts};
 pub use server::{Server, Stop};

@@ -40,7 +40,9 @@ impl Command {
             _ => {}
         }
         let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphabetic()) && !name.is_empty();
-        let command = line.strip_prefix('/').map(|l| l.split_once(char::is_whitespace).unwrap_or((l, "")));
+        let command = line
+            .strip_prefix('/')
+            .map(|l| l.split_once(char::is_whitespace).unwrap_or((l, "")));
         // A path or a comment that begins with a slash is said, not obeyed.
         let Some((name, rest)) = command.filter(|(name, _)| is_name(name)) else {
             return Some(Command::Say(text));
@@ -129,11 +131,20 @@ mod tests {
         assert_eq!(of("  "), None);
         assert_eq!(of("hello"), Some(Command::Say("hello".to_owned())));
         assert_eq!(of("/reset "), Some(Command::Reset));
-        assert_eq!(of("/system  be brief "), Some(Command::System(Some("be brief".to_owned()))));
+        assert_eq!(
+            of("/system  be brief "),
+            Some(Command::System(Some("be brief".to_owned())))
+        );
         assert_eq!(of("/system"), Some(Command::System(None)));
         assert_eq!(of("/save a b.json"), Some(Command::Save("a b.json".into())));
-        assert_eq!(of("/save"), Some(Command::Unknown("/save without a file".to_owned())));
-        assert_eq!(of("/nonsense x"), Some(Command::Unknown("/nonsense x".to_owned())));
+        assert_eq!(
+            of("/save"),
+            Some(Command::Unknown("/save without a file".to_owned()))
+        );
+        assert_eq!(
+            of("/nonsense x"),
+            Some(Command::Unknown("/nonsense x".to_owned()))
+        );
         assert_eq!(of("q"), Some(Command::Quit));
         for said in ["/usr/bin is a folder", "// a comment", "/* another */", "quit"] {
             assert_eq!(of(said), Some(Command::Say(said.to_owned())));

@@ -59,12 +59,18 @@ impl Index {
                 continue;
             };
             if let Ok(about) = entry.metadata() {
-                found.push((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), key, about.len()));
+                found.push((
+                    about.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    key,
+                    about.len(),
+                ));
             }
         }
         found.sort_unstable();
         let mut index = Index::default();
-        found.into_iter().for_each(|(_, key, bytes)| index.add(key, bytes));
+        found
+            .into_iter()
+            .for_each(|(_, key, bytes)| index.add(key, bytes));
         Ok(index)
     }
 
@@ -92,7 +98,11 @@ fn index_of(folder: &Path) -> std::io::Result<Arc<Mutex<Index>>> {
     let place = folder.canonicalize()?;
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|(_, index)| index.strong_count() > 0);
-    if let Some(index) = open.iter().find(|(p, _)| *p == place).and_then(|(_, index)| index.upgrade()) {
+    if let Some(index) = open
+        .iter()
+        .find(|(p, _)| *p == place)
+        .and_then(|(_, index)| index.upgrade())
+    {
         return Ok(index);
     }
     let index = Arc::new(Mutex::new(Index::scan(&place)?));
@@ -271,7 +281,12 @@ fn write_pages(folder: &Path, index: &Mutex<Index>, max_bytes: u64, pages: &Rece
             if index.bytes + bytes <= max_bytes {
                 break;
             }
-            let Some(oldest) = index.pages.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key) else {
+            let Some(oldest) = index
+                .pages
+                .iter()
+                .min_by_key(|(_, known)| known.used)
+                .map(|(key, _)| *key)
+            else {
                 break;
             };
             index.forget(&oldest);
@@ -356,7 +371,10 @@ mod tests {
             while !small.write(&tokens, "x", page, vec![1; 50]) {}
         }
         drop(small);
-        let left: u64 = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        let left: u64 = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(left <= 400, "{left}");
         assert_eq!(open(b"model", 400).known(&tokens, "x"), 3);
     }

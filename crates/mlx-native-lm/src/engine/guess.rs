@@ -16,7 +16,11 @@ pub(crate) fn look_back(tokens: &[u32], n: usize) -> &[u32] {
             continue;
         }
         let before = tokens[..end].iter().rev();
-        let run = before.zip(tokens.iter().rev()).take(LONGEST).take_while(|(a, b)| a == b).count();
+        let run = before
+            .zip(tokens.iter().rev())
+            .take(LONGEST)
+            .take_while(|(a, b)| a == b)
+            .count();
         if run > best.0 {
             best = (run, end);
             if run == LONGEST {
@@ -72,7 +76,10 @@ mod tests {
         assert!(look_back(&[], 3).is_empty());
         assert!(look_back(&[1], 3).is_empty());
         assert!(look_back(&[1, 2, 3], 3).is_empty());
-        assert!(look_back(&[1, 2, 9, 2], 3).is_empty(), "one token says too little");
+        assert!(
+            look_back(&[1, 2, 9, 2], 3).is_empty(),
+            "one token says too little"
+        );
         assert_eq!(look_back(&[1, 2, 3, 4, 1, 2], 2), [3, 4]);
         assert_eq!(look_back(&[1, 2, 3, 1, 2, 4, 1, 2], 1), [4]);
         assert_eq!(look_back(&[7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2], 1), [3]);

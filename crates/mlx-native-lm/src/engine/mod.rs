@@ -214,7 +214,9 @@ impl Engine {
             let (tokenizer, eos_ids, shared) = (tokenizer.clone(), eos_ids.clone(), shared.clone());
             std::thread::Builder::new()
                 .name("engine".to_owned())
-                .spawn(move || Scheduler::new(stepper, &tokenizer, eos_ids, config, shared, disk).run(&receiver))
+                .spawn(move || {
+                    Scheduler::new(stepper, &tokenizer, eos_ids, config, shared, disk).run(&receiver)
+                })
                 .map_err(|e| crate::LmError::Unsupported(format!("no thread for the engine: {e}")))?
         };
         Ok(Engine {

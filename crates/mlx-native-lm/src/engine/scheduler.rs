@@ -233,7 +233,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
             self.cache.find(prompt, salt, back)
         };
-        let Some((state, known)) = found else { return Ok(None) };
+        let Some((state, known)) = found else {
+            return Ok(None);
+        };
         let mut state = stepper.fork(state)?;
         stepper.truncate(&mut state, known)?;
         Ok(Some((state, known)))
@@ -374,7 +376,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
 
     fn measure(&mut self, seconds: f64, order: &[(usize, usize, Wanted, bool)]) {
         let decoding = order.iter().filter(|(.., is_next)| *is_next).count();
-        let prompts: usize = order.iter().filter(|(.., is_next)| !is_next).map(|(_, count, ..)| *count).sum();
+        let prompts: usize = order
+            .iter()
+            .filter(|(.., is_next)| !is_next)
+            .map(|(_, count, ..)| *count)
+            .sum();
         if prompts == 0 {
             blend(&mut self.pace.decode_step, seconds);
         } else {
@@ -389,7 +395,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Guesses what follows the last tokens, where few texts share the machine.
     fn guess(&mut self) {
         let decoding = self.running.iter().filter(|s| s.is_decoding()).count();
-        let room = (MOST_NEXT / decoding.max(1)).min(self.stepper.chunk()).saturating_sub(1);
+        let room = (MOST_NEXT / decoding.max(1))
+            .min(self.stepper.chunk())
+            .saturating_sub(1);
         let most = self.config.prompt_lookup.min(room);
         let goes_back = !self.stepper.ends_matter();
         for sequence in &mut self.running {
@@ -403,7 +411,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
 
     /// The next token of a sequence was computed, and what was guessed to follow: as many are chosen as were guessed right, and one
     /// more. Why its text has ended, where it has.
-    fn after_next(&mut self, index: usize, mut logits: Vec<f32>) -> std::result::Result<Option<StopReason>, String> {
+    fn after_next(
+        &mut self,
+        index: usize,
+        mut logits: Vec<f32>,
+    ) -> std::result::Result<Option<StopReason>, String> {
         let vocab = self.stepper.vocab_size();
         let (eos, stepper) = (&self.eos, &mut self.stepper);
         let sequence = &mut self.running[index];
@@ -413,7 +425,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             sequence.fed += 1;
             self.shared.count_generated(1);
             end = sequence.choose(row, eos)?;
-            if end.is_some() || guesses.get(right).is_none_or(|guess| Some(guess) != sequence.tokens.last()) {
+            if end.is_some()
+                || guesses
+                    .get(right)
+                    .is_none_or(|guess| Some(guess) != sequence.tokens.last())
+            {
                 break;
             }
             right += 1;

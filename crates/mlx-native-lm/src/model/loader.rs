@@ -231,7 +231,12 @@ impl<'a> Loader<'a> {
     }
 
     /// What the rows of a matrix with its addition have to be multiplied with to have these lengths.
-    fn row_factors(&mut self, weight: &Weight, (low, b): (&LowRank, &[f32]), lengths: &[f32]) -> Result<Vec<f32>> {
+    fn row_factors(
+        &mut self,
+        weight: &Weight,
+        (low, b): (&LowRank, &[f32]),
+        lengths: &[f32],
+    ) -> Result<Vec<f32>> {
         /// Rows that are unpacked at a time.
         const ROWS: usize = 256;
         let (inputs, rank) = (low.inputs, low.rank);
@@ -240,20 +245,33 @@ impl<'a> Loader<'a> {
         let mut factors = Vec::with_capacity(lengths.len());
         for (number, lengths) in lengths.chunks(ROWS).enumerate() {
             let first = number * ROWS;
-            let numbers: Vec<u32> = (first..first + lengths.len()).map(u32_of).collect::<Result<_>>()?;
+            let numbers: Vec<u32> = (first..first + lengths.len())
+                .map(u32_of)
+                .collect::<Result<_>>()?;
             ids.write(0, &numbers)?;
             let params = ops::embed::EmbedParams {
                 n_tokens: u32_of(lengths.len())?,
             };
             let mut encoder = self.device.command_encoder()?;
-            ops::embed::embed(&mut encoder, self.registry, self.device, &ids, weight, &unpacked, &params)?;
+            ops::embed::embed(
+                &mut encoder,
+                self.registry,
+                self.device,
+                &ids,
+                weight,
+                &unpacked,
+                &params,
+            )?;
             encoder.commit_and_wait()?;
             let values = super::read_f32(&unpacked, DType::F32, 0, lengths.len() * inputs)?;
             for (row, length) in lengths.iter().enumerate() {
                 let mut values = values[row * inputs..][..inputs].to_vec();
                 for (j, b) in b[(first + row) * rank..][..rank].iter().enumerate() {
                     let a = &low.a[j * inputs..][..inputs];
-                    values.iter_mut().zip(a).for_each(|(v, a)| *v += low.scale * b * a);
+                    values
+                        .iter_mut()
+                        .zip(a)
+                        .for_each(|(v, a)| *v += low.scale * b * a);
                 }
                 let squares: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
                 factors.push((f64::from(*length) / squares.sqrt()) as f32);

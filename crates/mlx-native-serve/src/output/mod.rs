@@ -77,11 +77,18 @@ impl Thoughts {
     pub fn new(template: &str, prompt: &str) -> Self {
         let thinking = Thinking::of_template(template);
         let ends_with = |mark: fn(&Thinking) -> &'static str| {
-            thinking.as_ref().is_some_and(|t| prompt.trim_end().ends_with(mark(t)))
+            thinking
+                .as_ref()
+                .is_some_and(|t| prompt.trim_end().ends_with(mark(t)))
         };
         let (open, closed) = (ends_with(|t| t.open), ends_with(|t| t.close));
         let family = Family::of_template(template);
-        Thoughts(Reader::new(family, Vec::new(), thinking.filter(|_| !closed), open))
+        Thoughts(Reader::new(
+            family,
+            Vec::new(),
+            thinking.filter(|_| !closed),
+            open,
+        ))
     }
 
     /// More text.

@@ -31,7 +31,9 @@ impl<P: Stepper> Scheduler<'_, P> {
         if self.config.prompt_cache_entries == 0 || (end == at && self.disk.is_none()) {
             return;
         }
-        let Ok(state) = self.stepper.fork(state) else { return };
+        let Ok(state) = self.stepper.fork(state) else {
+            return;
+        };
         self.upkeep.push_back(Upkeep {
             tokens: tokens[..end].to_vec(),
             salt: salt.to_owned(),
@@ -96,7 +98,10 @@ impl<P: Stepper> Scheduler<'_, P> {
 
     /// Computes the next chunk; whether the job goes on.
     fn compute(&mut self, job: &mut Upkeep<P::State>) -> bool {
-        let room = self.stepper.state_bytes(job.end).saturating_sub(self.stepper.bytes(&job.state));
+        let room = self
+            .stepper
+            .state_bytes(job.end)
+            .saturating_sub(self.stepper.bytes(&job.state));
         if self.bytes().saturating_add(room) > self.config.kv_bytes {
             return false;
         }
@@ -113,11 +118,14 @@ impl<P: Stepper> Scheduler<'_, P> {
         }
         job.at = next;
         if job.at == job.end {
-            let Ok(copy) = self.stepper.fork(&job.state) else { return true };
+            let Ok(copy) = self.stepper.fork(&job.state) else {
+                return true;
+            };
             let bytes = self.stepper.bytes(&copy);
             let stepper = &self.stepper;
             let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
-            self.cache.insert(job.tokens.clone(), &job.salt, copy, bytes, back);
+            self.cache
+                .insert(job.tokens.clone(), &job.salt, copy, bytes, back);
             self.fit();
         }
         true
@@ -134,7 +142,12 @@ impl<P: Stepper> Scheduler<'_, P> {
     }
 
     /// A state with the beginning of `tokens` from the disk, when that has more than `known` of them.
-    pub(super) fn from_disk(&mut self, tokens: &[u32], salt: &str, known: usize) -> Option<(P::State, usize)> {
+    pub(super) fn from_disk(
+        &mut self,
+        tokens: &[u32],
+        salt: &str,
+        known: usize,
+    ) -> Option<(P::State, usize)> {
         let disk = self.disk.as_ref()?;
         // One token is always computed.
         let most = tokens.len().saturating_sub(1) / PAGE * PAGE;

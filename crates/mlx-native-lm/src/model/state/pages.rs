@@ -32,7 +32,9 @@ impl SequenceState {
             let held = &self.held[index];
             let place = match group.kind {
                 Kind::Paged => Some(page),
-                Kind::Rotating { ring, .. } => (page * PAGE >= held.kind.oldest(self.len())).then_some(page % ring),
+                Kind::Rotating { ring, .. } => {
+                    (page * PAGE >= held.kind.oldest(self.len())).then_some(page % ring)
+                }
                 Kind::Recurrent => ((page + 1) * PAGE == self.len()).then_some(0),
             };
             let Some(block) = place.and_then(|place| held.blocks.get(place)) else {
@@ -57,14 +59,19 @@ impl SequenceState {
     /// When the device has no memory; the state is empty then.
     pub(crate) fn restore(&mut self, pages: &[Vec<u8>]) -> Result<usize> {
         if !self.is_empty() {
-            return Err(LmError::InvalidArgument("restore: the state holds something".to_owned()));
+            return Err(LmError::InvalidArgument(
+                "restore: the state holds something".to_owned(),
+            ));
         }
         let pool = self.pool.clone();
         let n_pages;
         let firsts: Vec<usize>;
         {
             let blocks = pool.lock();
-            let parts: Vec<Parts<'_>> = pages.iter().map_while(|page| split(page, &blocks.groups)).collect();
+            let parts: Vec<Parts<'_>> = pages
+                .iter()
+                .map_while(|page| split(page, &blocks.groups))
+                .collect();
             let Some((n, first)) = whole(&parts, &blocks.groups) else {
                 return Ok(0);
             };
