@@ -34,6 +34,12 @@ const SETS: &[(&str, &str, &str, u64)] = &[
         "crates/mlx-native-lm/tests/models",
         2_000_000,
     ),
+    (
+        "adapters",
+        "tools/golden_adapters.py",
+        "crates/mlx-native-lm/tests/adapters",
+        400_000,
+    ),
 ];
 
 /// The chore.
@@ -42,7 +48,7 @@ pub fn main(args: &[String]) -> Result<()> {
         .iter()
         .find(|arg| !SETS.iter().any(|set| set.0 == arg.as_str()))
     {
-        return Err(format!("golden makes 'ops', 'ggml' and 'models', not '{unknown}'").into());
+        return Err(format!("golden makes 'ops', 'ggml', 'models' and 'adapters', not '{unknown}'").into());
     }
     let python = install::python("golden-venv", PINNED)?;
     for (name, script, folder, most) in SETS {

@@ -19,10 +19,14 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt and print the text as it comes.
     Generate(Generate),
+    /// Talk with a model at the terminal.
+    Chat(crate::converse::Chat),
     /// Say what a model is, which formats it has and how much memory it takes, without running it.
     Inspect(crate::inspect::Inspect),
     /// Write a model as a folder in MLX's format, packed or unpacked.
     Convert(crate::convert::Convert),
+    /// Write a model with an adapter added to its matrices.
+    Fuse(crate::fuse::Fuse),
     /// Measure how fast prompts are read and texts are written.
     #[command(visible_alias = "benchmark")]
     Bench(crate::bench::Bench),
@@ -40,6 +44,13 @@ pub struct Generate {
     /// the program runs: it continues texts about Rust.
     #[arg(long, value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+
+    /// Folder of a LoRA adapter, of mlx-lm or PEFT.
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter_path: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub drafting: crate::place::Drafting,
 
     /// The text to continue; `-` reads it from standard input. \n and \t in it are a line break and a tab.
     #[arg(

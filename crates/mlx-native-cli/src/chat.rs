@@ -11,7 +11,15 @@ use crate::args::Generate;
 /// # Errors
 /// When it is no JSON object.
 pub fn variables(options: &Generate) -> Result<Map<String, Value>> {
-    let Some(text) = &options.chat_template_config else {
+    parse_variables(options.chat_template_config.as_deref())
+}
+
+/// The same of the flag's value.
+///
+/// # Errors
+/// When it is no JSON object.
+pub fn parse_variables(text: Option<&str>) -> Result<Map<String, Value>> {
+    let Some(text) = text else {
         return Ok(Map::new());
     };
     parse_object("--chat-template-config", text.as_bytes())
@@ -60,7 +68,7 @@ pub fn text(
 }
 
 /// Seconds since 1970-01-01 00:00 of local time; `None` where the system does not tell.
-fn local_time() -> Option<i64> {
+pub fn local_time() -> Option<i64> {
     let mut local = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: a null pointer is allowed here: the time is only returned.
     let now = unsafe { libc::time(std::ptr::null_mut()) };

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_native::{Config, MlxDevice};
-use mlx_native_lm::{Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate};
+use mlx_native_lm::{
+    Event, GenerateOptions, Generation, Model, ModelOptions, SamplingParams, generate, generate_with_draft,
+};
 use serde_json::{Map, Value};
 
 use crate::args::Generate;
@@ -26,6 +28,7 @@ pub fn run(options: &Generate) -> Result<()> {
     progress.stage("loading");
     let device = open_device(options)?;
     let mut model = open_model(options, &device)?;
+    let mut draft = (options.drafting).open_with(&model_options(options), &device, &model)?;
     let prompt_ids = encode(options, &model, prompt, variables)?;
     let stop_ids = model.stop_ids(&options.extra_eos_token)?;
     let settings = GenerateOptions {
@@ -46,23 +49,28 @@ pub fn run(options: &Generate) -> Result<()> {
         quiet: options.json,
         error: None,
     };
-    let result = generate(
-        decoder,
-        tokenizer,
-        &mut cache,
-        &prompt_ids,
-        &settings,
-        |event| match event {
-            Event::Prefill { done, total } => {
-                progress.prompt(done, total);
-                ControlFlow::Continue(())
-            }
-            Event::Token { text, .. } => {
-                progress.clear();
-                out.print(text)
-            }
-        },
-    );
+    let on_event = |event: Event<'_>| match event {
+        Event::Prefill { done, total } => {
+            progress.prompt(done, total);
+            ControlFlow::Continue(())
+        }
+        Event::Token { text, .. } => {
+            progress.clear();
+            out.print(text)
+        }
+    };
+    let result = match &mut draft {
+        None => generate(decoder, tokenizer, &mut cache, &prompt_ids, &settings, on_event),
+        Some(draft) => generate_with_draft(
+            decoder,
+            draft,
+            tokenizer,
+            &mut cache,
+            &prompt_ids,
+            &settings,
+            on_event,
+        ),
+    };
     progress.clear();
     let generation = result?;
     if let Some(error) = out.error {
@@ -74,7 +82,14 @@ pub fn run(options: &Generate) -> Result<()> {
             "these fields are not known and have no effect: {unknown}"
         ));
     }
-    finish(options, &prompt_ids, &generation)
+    finish(options, &prompt_ids, &generation)?;
+    if let Some((guessed, accepted)) = draft
+        .map(|d| d.acceptance())
+        .filter(|_| options.verbose && !options.json)
+    {
+        report::line(&format!("draft: {accepted} of {guessed} guesses were right"));
+    }
+    Ok(())
 }
 
 /// Says it where a text is longer than the model was made for: with a prompt that is, and with what was generated.
@@ -144,15 +159,16 @@ fn open_device(options: &Generate) -> Result<MlxDevice> {
     })
 }
 
-fn open_model(options: &Generate, device: &MlxDevice) -> Result<Model> {
-    let settings = ModelOptions {
+fn model_options(options: &Generate) -> ModelOptions {
+    ModelOptions {
         dtype: options.dtype.dtype(),
         prefill_step: options.prefill_step_size,
-    };
-    match &options.model {
-        Some(folder) => Model::open(device, folder, &settings).map_err(Into::into),
-        None => Ok(Model::from_files(device, mlx_native_demo::files(), &settings).context("the demo model")?),
     }
+}
+
+fn open_model(options: &Generate, device: &MlxDevice) -> Result<Model> {
+    let (folder, adapter) = (options.model.as_ref(), options.adapter_path.as_ref());
+    crate::place::adapted_model(folder, adapter, device, &model_options(options))
 }
 
 fn sampling(options: &Generate) -> SamplingParams {

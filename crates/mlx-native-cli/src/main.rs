@@ -3,7 +3,9 @@
 mod args;
 mod bench;
 mod chat;
+mod converse;
 mod convert;
+mod fuse;
 mod generate;
 mod inspect;
 mod perplexity;
@@ -48,8 +50,10 @@ fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Generate(options) => generate::run(&options),
+        Command::Chat(options) => converse::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Convert(options) => convert::run(&options),
+        Command::Fuse(options) => fuse::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Perplexity(options) => perplexity::run(&options),
         Command::Serve(options) => serve::run(&options),

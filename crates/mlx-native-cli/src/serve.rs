@@ -1,6 +1,6 @@
 //! `mlx-native serve`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,15 @@ pub struct Serve {
     /// the demo model that is part of the program answers.
     #[arg(long, value_name = "[NAME=]PATH", help_heading = "Models")]
     pub model: Vec<String>,
+
+    /// LoRA or DoRA adapter, as FOLDER or NAME=FOLDER; may be repeated. Each is a further model, the first one with it, by its name.
+    #[arg(
+        long,
+        visible_alias = "adapter-path",
+        value_name = "[NAME=]FOLDER",
+        help_heading = "Models"
+    )]
+    pub adapter: Vec<String>,
 
     /// Let go of models that nobody asked for in so many seconds; they are loaded again when asked for.
     #[arg(long, value_name = "SECONDS", help_heading = "Models")]
@@ -110,9 +119,22 @@ pub struct Serve {
     #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Prompt cache")]
     pub prompt_cache_size: usize,
 
-    /// Folder that keeps the prompt cache over restarts. Not supported yet: the cache lives in memory.
+    /// Folder that keeps the prompt cache over restarts.
     #[arg(long, value_name = "FOLDER", help_heading = "Prompt cache")]
     pub prompt_cache_dir: Option<PathBuf>,
+
+    /// What that folder takes at most, in GiB; the pages used longest ago go first.
+    #[arg(
+        long,
+        default_value_t = 8.0,
+        value_name = "GIB",
+        help_heading = "Prompt cache"
+    )]
+    pub prompt_cache_disk: f64,
+
+    /// Guess so many tokens at a time by looking back in the text, and compute them together; answers stay the same.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Speculation")]
+    pub prompt_lookup: usize,
 
     /// No line for each request.
     #[arg(long, help_heading = "Connections")]
@@ -131,12 +153,6 @@ pub fn run(options: &Serve) -> Result<()> {
         .context("threads for connections")?;
     let config = config(options)?;
     let sources = sources(options)?;
-    if let Some(folder) = &options.prompt_cache_dir {
-        report::note(&format!(
-            "--prompt-cache-dir {}: nothing is kept there yet, the prompt cache lives in memory",
-            folder.display()
-        ));
-    }
     runtime.block_on(async {
         let address = (options.host.as_str(), options.port);
         let listener = tokio::net::TcpListener::bind(address)
@@ -205,12 +221,21 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
             options.kv_memory
         );
     }
+    if !(options.prompt_cache_disk > 0.0 && options.prompt_cache_disk < 1e9) {
+        bail!(
+            "--prompt-cache-disk: found {}, wanted a number of GiB above 0",
+            options.prompt_cache_disk
+        );
+    }
     let settings = Settings {
         engine: EngineConfig {
             max_sequences: options.max_sequences.max(1),
             max_queue: options.max_queue,
             kv_bytes: (options.kv_memory * f64::from(1 << 30)) as usize,
             prompt_cache_entries: options.prompt_cache_size,
+            prompt_cache_dir: options.prompt_cache_dir.clone(),
+            prompt_cache_disk_bytes: (options.prompt_cache_disk * f64::from(1 << 30)) as u64,
+            prompt_lookup: options.prompt_lookup,
             max_context: options.max_context,
             ..EngineConfig::default()
         },
@@ -220,26 +245,55 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
         temp: options.temp,
         top_p: options.top_p,
     };
+    if options.model.is_empty() && !options.adapter.is_empty() {
+        bail!("--adapter needs --model: the demo model has no adapters");
+    }
     if options.model.is_empty() {
-        return Ok(vec![source(mlx_native_demo::NAME.to_owned(), None, settings)]);
+        return Ok(vec![source(
+            mlx_native_demo::NAME.to_owned(),
+            None,
+            None,
+            settings,
+        )]);
     }
     let mut sources: Vec<ModelSource> = Vec::new();
     for model in &options.model {
-        let (name, path) = match model.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !name.contains('/') => {
-                (name.to_owned(), PathBuf::from(path))
-            }
-            _ => (model.clone(), PathBuf::from(model)),
-        };
-        if !path.is_dir() {
-            bail!("--model {model}: there is no folder {}", path.display());
+        let (name, path) = named(model);
+        if !path.is_dir()
+            && !(path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+        {
+            bail!(
+                "--model {model}: there is no folder or .gguf file {}",
+                path.display()
+            );
         }
         if sources.iter().any(|s| s.id == name) {
             bail!("--model {name}: the name is given twice");
         }
-        sources.push(source(name, Some(path), settings.clone()));
+        sources.push(source(name, Some(path), None, settings.clone()));
+    }
+    let first = options.model.first().map(|model| named(model).1);
+    for adapter in &options.adapter {
+        let (name, folder) = named(adapter);
+        if !folder.is_dir() {
+            bail!("--adapter {adapter}: there is no folder {}", folder.display());
+        }
+        if sources.iter().any(|s| s.id == name) {
+            bail!("--adapter {name}: the name is given twice");
+        }
+        sources.push(source(name, first.clone(), Some(folder), settings.clone()));
     }
     Ok(sources)
+}
+
+/// The name and the path of `NAME=PATH`, or of a path that is its own name.
+fn named(text: &str) -> (String, PathBuf) {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !name.contains('/') => {
+            (name.to_owned(), PathBuf::from(path))
+        }
+        _ => (text.to_owned(), PathBuf::from(text)),
+    }
 }
 
 #[derive(Clone)]
@@ -252,9 +306,9 @@ struct Settings {
     top_p: Option<f32>,
 }
 
-fn source(id: String, path: Option<PathBuf>, settings: Settings) -> ModelSource {
+fn source(id: String, path: Option<PathBuf>, adapter: Option<PathBuf>, settings: Settings) -> ModelSource {
     let mut aliases = Vec::new();
-    if let Some(path) = &path {
+    if let Some(path) = adapter.as_ref().or(path.as_ref()) {
         aliases.push(path.display().to_string());
         aliases.extend(path.file_name().map(|n| n.to_string_lossy().into_owned()));
     }
@@ -262,11 +316,13 @@ fn source(id: String, path: Option<PathBuf>, settings: Settings) -> ModelSource 
     ModelSource {
         id,
         aliases,
-        load: Box::new(move || load(&name, path.as_deref(), &settings).map_err(|e| format!("{e:#}"))),
+        load: Box::new(move || {
+            load(&name, path.as_deref(), adapter.as_deref(), &settings).map_err(|e| format!("{e:#}"))
+        }),
     }
 }
 
-fn load(id: &str, path: Option<&std::path::Path>, settings: &Settings) -> Result<ServedModel> {
+fn load(id: &str, path: Option<&Path>, adapter: Option<&Path>, settings: &Settings) -> Result<ServedModel> {
     let mut config = Config::default();
     config.threads = settings.threads;
     let device = match settings.device.kind() {
@@ -277,9 +333,10 @@ fn load(id: &str, path: Option<&std::path::Path>, settings: &Settings) -> Result
         dtype: settings.dtype.dtype(),
         ..ModelOptions::default()
     };
-    let model = match path {
-        Some(path) => Model::open(&device, path, &options)?,
-        None => Model::from_files(&device, mlx_native_demo::files(), &options)?,
+    let model = match (path, adapter) {
+        (Some(path), Some(adapter)) => Model::open_adapted(&device, path, adapter, &options)?,
+        (Some(path), None) => Model::open(&device, path, &options)?,
+        (None, _) => Model::from_files(&device, mlx_native_demo::files(), &options)?,
     };
     let engine = Engine::start(model, settings.engine.clone())?;
     let mut served = ServedModel::of_engine(id, engine)?;

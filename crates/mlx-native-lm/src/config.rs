@@ -36,6 +36,11 @@ impl ConfigFile {
         self.document.fields()
     }
 
+    /// All of it, for what tells models apart.
+    pub(crate) fn map(&self) -> &serde_json::Map<String, Value> {
+        self.document.map()
+    }
+
     /// `model_type`.
     ///
     /// # Errors

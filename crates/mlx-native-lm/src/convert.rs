@@ -15,6 +15,7 @@ use mlx_native::DType;
 use mlx_native::quant::WeightFormat;
 use serde_json::{Map, Value, json};
 
+use crate::adapter::Adapter;
 use crate::error::{LmError, Result};
 use crate::folder::ModelFolder;
 use crate::json::parse_object;
@@ -82,6 +83,35 @@ pub fn convert(
     source: &ModelFolder,
     target: &Path,
     options: &ConvertOptions,
+    progress: impl FnMut(u64, u64),
+) -> Result<Report> {
+    write_model(source, target, options, None, progress)
+}
+
+/// Writes the model in `source` with the adapter in the folder `adapter` added to its matrices, as `mlx_lm.fuse` does: packed ones are
+/// packed again in their format, or, with `dequantize`, left unpacked with all others.
+///
+/// # Errors
+/// As [`convert`] and [`Model::open_adapted`](crate::Model::open_adapted).
+pub fn fuse(
+    source: &ModelFolder,
+    adapter: &Path,
+    target: &Path,
+    dequantize: bool,
+    progress: impl FnMut(u64, u64),
+) -> Result<Report> {
+    let options = ConvertOptions {
+        dequantize,
+        ..ConvertOptions::default()
+    };
+    write_model(source, target, &options, Some(&Adapter::open(adapter)?), progress)
+}
+
+fn write_model(
+    source: &ModelFolder,
+    target: &Path,
+    options: &ConvertOptions,
+    adapter: Option<&Adapter>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report> {
     check(options)?;
@@ -96,7 +126,11 @@ pub fn convert(
         source,
         dtype,
         unpack: options.dequantize,
+        adapter,
     };
+    if let Some(adapter) = adapter {
+        adapter.must_fit(&plan.parts)?;
+    }
 
     // What each part becomes is known before any is read: so the headers can be written first.
     let mut section = quantization_section(&config, options);

@@ -21,6 +21,14 @@ const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 /// Longest file of JSON that is read, in bytes; the largest vocabularies take some 35 MB.
 const MAX_JSON_LEN: u64 = 512 << 20;
 
+fn stamp(name: &str, about: &std::fs::Metadata) -> String {
+    let written = about
+        .modified()
+        .ok()
+        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{name} {} {:?}", about.len(), written)
+}
+
 /// A model's files, read and checked as far as they can be without a device.
 #[derive(Debug)]
 pub struct ModelFolder {
@@ -31,6 +39,8 @@ pub struct ModelFolder {
     quantization: QuantizationConfig,
     tensors: Tensors,
     unknown: Vec<String>,
+    /// The files of the weights by name, with their size and when they were written; empty in memory.
+    stamps: Vec<String>,
 }
 
 impl ModelFolder {
@@ -46,7 +56,9 @@ impl ModelFolder {
             std::fs::metadata(path).map_err(|e| LmError::Folder(format!("{}: {e}", path.display())))?;
         if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let model = gguf::open(path)?;
-            return Self::read(Files::Made(model.files), |_| Ok(Read::Gguf(model.tensors)));
+            let mut folder = Self::read(Files::Made(model.files), |_| Ok(Read::Gguf(model.tensors)))?;
+            folder.stamps.push(stamp("", &found));
+            return Ok(folder);
         }
         if !found.is_dir() {
             return Err(LmError::Folder(format!(
@@ -54,9 +66,21 @@ impl ModelFolder {
                 path.display()
             )));
         }
-        Self::read(Files::Folder(path.to_path_buf()), |_| {
+        let mut folder = Self::read(Files::Folder(path.to_path_buf()), |_| {
             Ok(Read::Mlx(ModelWeights::open(path)?))
-        })
+        })?;
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".safetensors") {
+                folder.stamps.extend(
+                    std::fs::metadata(entry.path())
+                        .ok()
+                        .map(|about| stamp(&name, &about)),
+                );
+            }
+        }
+        folder.stamps.sort_unstable();
+        Ok(folder)
     }
 
     /// Opens files that are part of the program, given as names and contents.
@@ -104,6 +128,7 @@ impl ModelFolder {
             quantization,
             tensors,
             unknown,
+            stamps: Vec::new(),
         })
     }
 
@@ -195,6 +220,11 @@ impl ModelFolder {
             Tensors::Mlx(stored) => Some(stored.weights()),
             Tensors::Gguf(_) => None,
         }
+    }
+
+    /// The files of the weights by name, with their size and when they were written; empty in memory.
+    pub(crate) fn stamps(&self) -> &[String] {
+        &self.stamps
     }
 
     /// The tensors.

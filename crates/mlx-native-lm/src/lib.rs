@@ -24,6 +24,7 @@
 //! - [`Model`] opens all of it on a device, [`Decoder`] is the network, [`generate()`] continues a prompt;
 //! - [`Batch`] computes many sequences at once.
 
+mod adapter;
 mod batch;
 mod chat;
 pub mod config;
@@ -44,6 +45,7 @@ mod random;
 mod rope;
 mod sampling;
 pub mod spec;
+mod speculate;
 mod stream;
 mod tensors;
 mod token_text;
@@ -59,13 +61,14 @@ pub use folder::ModelFolder;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 pub use json::{Fields, parse_object};
 pub use model::{Decoder, LayerState, PagedKv, Recurrent, RotatingKv, Rows, SequenceState, Wanted};
-pub use open::{Model, ModelOptions, open_decoder};
+pub use open::{Model, ModelOptions, open_adapted_decoder, open_decoder};
 pub use perplexity::{Perplexity, perplexity};
 pub use quantization::{QuantMode, QuantSpec, QuantizationConfig};
 pub use random::RandomModel;
 pub use rope::{RopeConfig, RopeScaling, RopeTable};
 pub use sampling::{Sampler, SamplingParams};
 pub use spec::DecoderSpec;
+pub use speculate::{Draft, MAX_DRAFT_TOKENS, generate_with_draft};
 pub use stream::{Piece, Pieces, PromptOptions};
 pub use tensors::{Part, Plan, RandomFormat};
 pub use tokenizer::Tokenizer;

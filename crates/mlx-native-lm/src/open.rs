@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use mlx_native::{DType, DeviceKind, MlxDevice};
+use sha2::{Digest as _, Sha256};
 
+use crate::adapter::Adapter;
 use crate::chat::ChatTemplate;
 use crate::config::GenerationConfig;
 use crate::error::{LmError, Result};
@@ -38,6 +40,8 @@ pub struct Model {
     eos_ids: HashSet<u32>,
     generation_config: GenerationConfig,
     unknown: Vec<String>,
+    folder: ModelFolder,
+    adapter: Option<[u8; 32]>,
 }
 
 impl Model {
@@ -46,7 +50,23 @@ impl Model {
     /// # Errors
     /// [`LmError`], one line that names the file, tensor or field at fault.
     pub fn open(device: &MlxDevice, folder: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
-        Self::build(device, ModelFolder::open(folder)?, options)
+        Self::build(device, ModelFolder::open(folder)?, options, None)
+    }
+
+    /// The same with the LoRA or DoRA adapter in the folder `adapter`, as mlx-lm (`adapters.safetensors`) or PEFT
+    /// (`adapter_model.safetensors`) write them. It is computed beside the model's matrices, packed or not.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for the adapter too; [`LmError::Unsupported`] for adapters that are no LoRA, and
+    /// [`LmError::Weights`] for parts of it that the model has no matrix for.
+    pub fn open_adapted(
+        device: &MlxDevice,
+        folder: impl AsRef<Path>,
+        adapter: impl AsRef<Path>,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let adapter = Adapter::open(adapter.as_ref())?;
+        Self::build(device, ModelFolder::open(folder)?, options, Some(&adapter))
     }
 
     /// Opens a model whose files are in memory: their names and contents.
@@ -58,11 +78,16 @@ impl Model {
         files: impl IntoIterator<Item = (&'static str, &'static [u8])>,
         options: &ModelOptions,
     ) -> Result<Self> {
-        Self::build(device, ModelFolder::from_files(files)?, options)
+        Self::build(device, ModelFolder::from_files(files)?, options, None)
     }
 
-    fn build(device: &MlxDevice, folder: ModelFolder, options: &ModelOptions) -> Result<Self> {
-        let decoder = decoder(device, &folder, options)?;
+    fn build(
+        device: &MlxDevice,
+        folder: ModelFolder,
+        options: &ModelOptions,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self> {
+        let decoder = adapted(device, &folder, options, adapter)?;
         let tokenizer = folder.tokenizer()?;
         let eos_ids = folder.eos_token_ids(Some(&tokenizer))?.into_iter().collect();
         let generation_config = folder.generation_config().clone();
@@ -74,7 +99,44 @@ impl Model {
             eos_ids,
             generation_config,
             unknown,
+            folder,
+            adapter: adapter.map(|a| a.fingerprint),
         })
+    }
+
+    /// A number that tells models apart: of the configuration, of the adapter, of every tensor's name, size and bytes at several
+    /// places, and of when the files of the weights were written.
+    ///
+    /// # Errors
+    /// When a file has become shorter.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        let mut put = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for (key, value) in self.folder.config().map() {
+            put(key.as_bytes());
+            put(value.to_string().as_bytes());
+        }
+        self.folder
+            .stamps()
+            .iter()
+            .for_each(|stamp| put(stamp.as_bytes()));
+        let tensors = self.folder.tensors();
+        put(&(tensors.total_bytes() as u64).to_le_bytes());
+        for (name, bytes) in tensors.raw()? {
+            put(name.as_bytes());
+            put(&(bytes.len() as u64).to_le_bytes());
+            let last = bytes.len().saturating_sub(SAMPLE);
+            for place in 0..SAMPLES {
+                let from = last / (SAMPLES - 1) * place;
+                put(&bytes[from..(from + SAMPLE).min(bytes.len())]);
+            }
+            put(&bytes[last..]);
+        }
+        put(self.adapter.as_ref().map_or(&[][..], |a| &a[..]));
+        Ok(hash.finalize().into())
     }
 
     /// The decoder.
@@ -178,7 +240,34 @@ pub fn open_decoder(device: &MlxDevice, folder: impl AsRef<Path>, options: &Mode
     decoder(device, &ModelFolder::open(folder)?, options)
 }
 
+/// The same with the adapter in the folder `adapter`.
+///
+/// # Errors
+/// As [`Model::open_adapted`].
+pub fn open_adapted_decoder(
+    device: &MlxDevice,
+    folder: impl AsRef<Path>,
+    adapter: impl AsRef<Path>,
+    options: &ModelOptions,
+) -> Result<Decoder> {
+    let adapter = Adapter::open(adapter.as_ref())?;
+    adapted(device, &ModelFolder::open(folder)?, options, Some(&adapter))
+}
+
 pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelOptions) -> Result<Decoder> {
+    adapted(device, folder, options, None)
+}
+
+/// Places of a tensor that tell it from another, and bytes at each.
+const SAMPLES: usize = 8;
+const SAMPLE: usize = 256;
+
+fn adapted(
+    device: &MlxDevice,
+    folder: &ModelFolder,
+    options: &ModelOptions,
+    adapter: Option<&Adapter>,
+) -> Result<Decoder> {
     let tensors = folder.tensors();
     if let Some(limit) = device
         .limits()
@@ -201,7 +290,10 @@ pub(crate) fn decoder(device: &MlxDevice, folder: &ModelFolder, options: &ModelO
         DeviceKind::Metal | DeviceKind::Cuda => checkpoint_dtype(folder),
     });
     let spec = folder.decoder_spec()?;
-    let source = tensors.source(device, folder.quantization());
+    let mut source = tensors.source(device, folder.quantization());
+    if let Some(adapter) = adapter {
+        source = adapter.over(source);
+    }
     Decoder::from_source(device, spec, source, dtype, options.prefill_step)
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use mlx_native::quant::{Weight, WeightFormat};
 use mlx_native::{DType, MlxBuffer, MlxDevice};
 
+use crate::adapter::LowRank;
 use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 
@@ -37,6 +38,11 @@ pub(crate) trait Source {
     /// The matrix, or with more than one extent in `lead` the stack of matrices, `path.weight` with what belongs to it:
     /// `[lead.., columns]`, in the format that it is stored in.
     fn weight(&mut self, path: &str, lead: &[usize], columns: usize) -> Result<Weight>;
+
+    /// What an adapter adds to the matrix at `path`.
+    fn low_rank(&self, _path: &str) -> Option<&LowRank> {
+        None
+    }
 
     /// The names of tensors that are there and were not asked for.
     fn unread(&self) -> Vec<String>;
@@ -123,6 +129,21 @@ impl Tensors {
                 fits(info.map(|i| i.shape.as_slice()))?;
                 let ty = info.map_or(mlx_native::quant::GgmlType::F32, |i| i.ggml_type);
                 Ok(WeightFormat::ggml(ty)?)
+            }
+        }
+    }
+
+    /// The names and bytes of all tensors as the files have them.
+    pub fn raw(&self) -> Result<Vec<(String, &[u8])>> {
+        match self {
+            Tensors::Mlx(stored) => {
+                let weights = stored.weights();
+                let each = |name: &str| Ok((name.to_owned(), weights.bytes(name)?));
+                weights.names().map(each).collect()
+            }
+            Tensors::Gguf(tensors) => {
+                let each = |name: &str| Ok((name.to_owned(), tensors.bytes(name)?));
+                tensors.names().map(each).collect()
             }
         }
     }

@@ -22,4 +22,5 @@ mod stream;
 pub use app::{Log, ServeConfig};
 pub use error::{ApiError, ApiResult};
 pub use models::{Backend, Load, ModelSource, ServedModel};
+pub use output::{Said, Thoughts};
 pub use server::{Server, Stop};

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::format_of;
 use super::write::Entry;
+use crate::adapter::{Adapter, LowRank};
 use crate::error::{LmError, Result};
 use crate::folder::ModelFolder;
 use crate::quantization::QuantSpec;
@@ -31,6 +32,8 @@ pub(super) struct Converter<'a> {
     /// The dtype of what is not packed; `None`: its own.
     pub dtype: Option<DType>,
     pub unpack: bool,
+    /// What is added to matrices.
+    pub adapter: Option<&'a Adapter>,
 }
 
 impl Converter<'_> {
@@ -104,16 +107,20 @@ impl Converter<'_> {
             bytes,
         };
         let packed = !matches!(part.format, WeightFormat::Dense(_) | WeightFormat::Ggml(_));
-        if packed && spec.is_none() && !self.unpack {
+        let added = self.adapter.and_then(|a| a.of(&part.path));
+        if packed && spec.is_none() && !self.unpack && added.is_none() {
             return self.kept(part, format);
         }
-        let values = match part.format {
+        let mut values = match part.format {
             WeightFormat::Dense(_) | WeightFormat::Ggml(_) => {
                 self.dense(part, &format!("{}.weight", part.path))?
             }
             packed => cast(&self.unpacked(part, packed)?, DType::F32, self.target(part))?,
         };
         let dtype = self.target(part);
+        if let Some(added) = added {
+            values = fused(&values, dtype, added)?;
+        }
         Ok(match format {
             WeightFormat::Dense(_) => vec![plane("weight", values)],
             WeightFormat::Affine { format, .. } => {
@@ -253,6 +260,32 @@ fn rounded<S: Narrow + Into<f32>>(value: f32) -> f32 {
 
 fn wide(value: impl Into<f32>) -> f32 {
     value.into()
+}
+
+/// The elements of a matrix with what an adapter adds, as bytes of `dtype`.
+fn fused(values: &[u8], dtype: DType, low: &LowRank) -> Result<Vec<u8>> {
+    let mut sums: Vec<f32> = typed(&cast(values, dtype, DType::F32)?);
+    // The addition is rounded before it is added, as mlx-lm does it.
+    let round = |value: f32| with_float!(dtype, S => rounded::<S>(value));
+    let rows = sums
+        .par_chunks_mut(low.inputs)
+        .zip(low.b.par_chunks(low.rank))
+        .enumerate();
+    rows.for_each(|(row, (sums, b))| {
+        let mut delta = vec![0f32; low.inputs];
+        for (b, a) in b.iter().zip(low.a.chunks(low.inputs)) {
+            delta.iter_mut().zip(a).for_each(|(d, a)| *d += low.scale * b * a);
+        }
+        sums.iter_mut()
+            .zip(&delta)
+            .for_each(|(s, d)| *s = round(*s + round(*d)));
+        if let Some(length) = low.magnitude.as_ref().and_then(|m| m.get(row)) {
+            let squares: f64 = sums.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            let factor = (f64::from(*length) / squares.sqrt()) as f32;
+            sums.iter_mut().for_each(|v| *v *= factor);
+        }
+    });
+    cast(bytemuck::cast_slice(&sums), DType::F32, dtype)
 }
 
 /// Types that f32 is rounded to.

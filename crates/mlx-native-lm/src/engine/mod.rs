@@ -27,7 +27,9 @@
 //! line to the network, `prefix` the cache of prompts, [`Grammars`] the constraints.
 
 mod constraint;
+mod disk;
 mod event;
+pub(crate) mod guess;
 mod logprobs;
 mod prefix;
 mod release;
@@ -38,6 +40,7 @@ mod stats;
 mod stepper;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -55,6 +58,7 @@ use crate::config::GenerationConfig;
 use crate::error::Result;
 use crate::open::Model;
 use crate::tokenizer::Tokenizer;
+use disk::DiskCache;
 use scheduler::{Command, Scheduler};
 use sequence::Job;
 use stats::Shared;
@@ -71,8 +75,14 @@ pub struct EngineConfig {
     pub kv_bytes: usize,
     /// Texts that the prompt cache keeps at most; 0 switches it off.
     pub prompt_cache_entries: usize,
+    /// Folder that keeps the prompt cache over restarts.
+    pub prompt_cache_dir: Option<PathBuf>,
+    /// Bytes of that folder at most.
+    pub prompt_cache_disk_bytes: u64,
     /// Tokens of prompts in one step at most.
     pub prefill_tokens: usize,
+    /// Tokens that are guessed at a time by looking back in the text and computed together; 0: none. The answers are the same.
+    pub prompt_lookup: usize,
     /// Longest text, prompt and answer together; `None`: what the model was made for.
     pub max_context: Option<usize>,
 }
@@ -84,7 +94,10 @@ impl Default for EngineConfig {
             max_queue: 1024,
             kv_bytes: 4 << 30,
             prompt_cache_entries: 64,
+            prompt_cache_dir: None,
+            prompt_cache_disk_bytes: 8 << 30,
             prefill_tokens: 512,
+            prompt_lookup: 0,
             max_context: None,
         }
     }
@@ -137,6 +150,24 @@ pub enum EngineError {
     Stopped,
 }
 
+/// The prompt cache's folder, where there is one. What its pages depend on: the model and its adapter, the type of states, the device,
+/// and the program.
+fn open_disk(model: &Model, config: &EngineConfig) -> Result<Option<DiskCache>> {
+    let Some(folder) = &config.prompt_cache_dir else {
+        return Ok(None);
+    };
+    let decoder = model.decoder();
+    let about = format!(
+        "{} {} {} {}",
+        env!("CARGO_PKG_VERSION"),
+        decoder.dtype(),
+        decoder.device().kind(),
+        decoder.chunk()
+    );
+    let fingerprint = [&model.fingerprint()?[..], about.as_bytes()].concat();
+    DiskCache::open(folder, &fingerprint, config.prompt_cache_disk_bytes).map(Some)
+}
+
 /// A model that answers many requests at once.
 #[derive(Debug)]
 pub struct Engine {
@@ -161,7 +192,7 @@ impl Engine {
     /// Starts the thread that owns the model's device.
     ///
     /// # Errors
-    /// When the chat template is damaged, or the device or the system refuses.
+    /// When the chat template is damaged, the folder of the prompt cache cannot be used, or the device or the system refuses.
     pub fn start(model: Model, config: EngineConfig) -> Result<Self> {
         let stop_ids: HashSet<u32> = model.stop_ids(&[])?;
         let xtc_special = model.xtc_special_tokens(&stop_ids)?;
@@ -170,6 +201,7 @@ impl Engine {
         let chat_template = model.chat_template()?.map(Arc::new);
         let generation_config = model.generation_config().clone();
         let context = config.max_context.or(model.context_length());
+        let disk = open_disk(&model, &config)?;
         let (decoder, tokenizer) = model.into_parts();
         let tokenizer = Arc::new(tokenizer);
         let stepper = Passes::new(decoder)?;
@@ -182,7 +214,9 @@ impl Engine {
             let (tokenizer, eos_ids, shared) = (tokenizer.clone(), eos_ids.clone(), shared.clone());
             std::thread::Builder::new()
                 .name("engine".to_owned())
-                .spawn(move || Scheduler::new(stepper, &tokenizer, eos_ids, config, shared).run(&receiver))
+                .spawn(move || {
+                    Scheduler::new(stepper, &tokenizer, eos_ids, config, shared, disk).run(&receiver)
+                })
                 .map_err(|e| crate::LmError::Unsupported(format!("no thread for the engine: {e}")))?
         };
         Ok(Engine {

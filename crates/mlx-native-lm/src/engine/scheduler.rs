@@ -6,13 +6,20 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::EngineConfig;
+use super::disk::DiskCache;
 use super::event::{Event, StopReason};
+use super::guess::look_back;
 use super::prefix::PrefixCache;
 use super::sequence::{Job, Sequence};
 use super::stats::Shared;
-use super::stepper::{Rows, Stepper, Wanted};
+use super::stepper::{MOST_NEXT, Rows, Stepper, Wanted};
 use crate::error::Result;
+use crate::model::PAGE;
 use crate::tokenizer::Tokenizer;
+
+mod upkeep;
+
+use upkeep::Upkeep;
 
 /// Positions that are reserved for an answer when its prompt is taken up; a longer one gets more as it grows.
 const RESERVE: usize = 1024;
@@ -53,6 +60,8 @@ pub(super) struct Scheduler<'t, P: Stepper> {
     waiting: VecDeque<Sequence<'t, P::State>>,
     running: Vec<Sequence<'t, P::State>>,
     cache: PrefixCache<P::State>,
+    disk: Option<DiskCache>,
+    upkeep: VecDeque<Upkeep<P::State>>,
     pace: Pace,
 }
 
@@ -70,6 +79,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         eos: Vec<u32>,
         config: EngineConfig,
         shared: Arc<Shared>,
+        disk: Option<DiskCache>,
     ) -> Self {
         Scheduler {
             stepper,
@@ -80,6 +90,8 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             shared,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            disk,
+            upkeep: VecDeque::new(),
             pace: Pace::default(),
         }
     }
@@ -88,7 +100,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     pub fn run(mut self, commands: &Receiver<Command>) {
         loop {
             let idle = self.waiting.is_empty() && self.running.is_empty();
-            let command = if idle {
+            let command = if idle && self.upkeep.is_empty() {
                 commands.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
                 commands.try_recv()
@@ -98,14 +110,16 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
                     self.take(*job);
                     continue;
                 }
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {}
             }
+            self.do_upkeep(idle);
             self.drop_gone();
             self.admit();
             self.step();
             self.report();
         }
+        self.flush();
     }
 
     fn take(&mut self, job: Job) {
@@ -149,6 +163,12 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         self.cache.bytes() + states.map(|s| self.stepper.bytes(s)).sum::<usize>()
     }
 
+    /// Lets go of something that nobody waits for; whether there was something.
+    fn forget_some(&mut self) -> bool {
+        self.upkeep.clear();
+        self.cache.evict()
+    }
+
     /// Takes up waiting requests, in their order, as long as there is room.
     fn admit(&mut self) {
         while self.running.len() < self.config.max_sequences {
@@ -156,7 +176,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             let n = next.job.request.n.max(1);
             let room = next.tokens.len() + next.left().min(RESERVE);
             let needed = self.stepper.state_bytes(room).saturating_mul(n);
-            while self.bytes().saturating_add(needed) > self.config.kv_bytes && self.cache.evict() {}
+            while self.bytes().saturating_add(needed) > self.config.kv_bytes && self.forget_some() {}
             let fits = self.bytes().saturating_add(needed) <= self.config.kv_bytes;
             if !fits && !self.running.is_empty() {
                 return;
@@ -182,18 +202,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let request = &sequence.job.request;
         let prompt_len = sequence.prompt_len();
         if request.use_cache && request.prompt_logprobs.is_none() {
-            let stepper = &mut self.stepper;
-            let found = {
-                let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
-                self.cache.find(&request.prompt, &request.cache_salt, back)
-            };
-            self.shared.count_lookup(
-                prompt_len,
-                found.as_ref().map_or(0, |(_, n)| (*n).min(prompt_len)),
-            );
+            let job = sequence.job.clone();
+            let found = self.known_state(&job.request.prompt, &job.request.cache_salt)?;
+            self.shared
+                .count_lookup(prompt_len, found.as_ref().map_or(0, |(_, n)| *n));
             if let Some((state, known)) = found {
-                let mut state = self.stepper.fork(state)?;
-                self.stepper.truncate(&mut state, known)?;
                 sequence.state = Some(state);
                 sequence.fed = known;
                 sequence.cached = known.min(prompt_len);
@@ -205,16 +218,40 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         Ok(())
     }
 
+    /// A state of its own with as much of the beginning of `prompt` as memory or disk know, and how much that is.
+    fn known_state(&mut self, prompt: &[u32], salt: &str) -> Result<Option<(P::State, usize)>> {
+        let in_memory = {
+            let stepper = &self.stepper;
+            let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
+            self.cache.find(prompt, salt, back).map_or(0, |(_, n)| n)
+        };
+        if let Some(found) = self.from_disk(prompt, salt, in_memory) {
+            return Ok(Some(found));
+        }
+        let stepper = &mut self.stepper;
+        let found = {
+            let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
+            self.cache.find(prompt, salt, back)
+        };
+        let Some((state, known)) = found else {
+            return Ok(None);
+        };
+        let mut state = stepper.fork(state)?;
+        stepper.truncate(&mut state, known)?;
+        Ok(Some((state, known)))
+    }
+
     /// What the coming step computes: every sequence's next token, and prompts within a budget, those that had least first.
     fn plan(&self) -> Vec<Plan> {
         let mut plans = Vec::new();
         let mut prompts = Vec::new();
         for (index, sequence) in self.running.iter().enumerate() {
             if sequence.is_decoding() {
+                let guesses = sequence.guesses.len();
                 plans.push(Plan {
                     index,
-                    count: 1,
-                    wanted: Wanted::Last,
+                    count: 1 + guesses,
+                    wanted: if guesses > 0 { Wanted::All } else { Wanted::Last },
                 });
             } else {
                 prompts.push(index);
@@ -279,6 +316,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     }
 
     fn step(&mut self) {
+        self.guess();
         let plans = self.plan();
         if plans.is_empty() {
             return;
@@ -290,22 +328,34 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let start = Instant::now();
         let mut rows = Vec::with_capacity(plans.len());
         let mut order = Vec::with_capacity(plans.len());
+        // A next token with its guesses lies in one piece.
+        let pieces: Vec<Vec<u32>> = self
+            .running
+            .iter()
+            .map(|s| s.tokens.iter().rev().take(1).chain(&s.guesses).copied().collect())
+            .collect();
         for (index, sequence) in self.running.iter_mut().enumerate() {
+            let is_next = sequence.is_decoding();
             if let (Some(plan), Some(state)) = (by_index[index], sequence.state.as_mut()) {
                 rows.push(Rows {
-                    tokens: &sequence.tokens[sequence.fed..sequence.fed + plan.count],
+                    tokens: match is_next {
+                        true => &pieces[index],
+                        false => &sequence.tokens[sequence.fed..sequence.fed + plan.count],
+                    },
+                    is_next,
                     state,
                     wanted: plan.wanted,
                 });
-                order.push((index, plan.count, plan.wanted));
+                order.push((index, plan.count, plan.wanted, is_next));
             }
         }
         let results = self.stepper.step(&mut rows);
         drop(rows);
         self.measure(start.elapsed().as_secs_f64(), &order);
         let mut ended = Vec::new();
-        for ((index, count, wanted), result) in order.into_iter().zip(results) {
+        for ((index, count, wanted, is_next), result) in order.into_iter().zip(results) {
             let outcome = match result {
+                Ok(logits) if is_next => self.after_next(index, logits),
                 Ok(logits) => self.after(index, count, wanted, logits),
                 Err(error) => Err(error.to_string()),
             };
@@ -324,9 +374,13 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         self.fit();
     }
 
-    fn measure(&mut self, seconds: f64, order: &[(usize, usize, Wanted)]) {
-        let decoding = order.iter().filter(|(_, count, _)| *count == 1).count();
-        let prompts: usize = order.iter().map(|(_, count, _)| *count).filter(|n| *n > 1).sum();
+    fn measure(&mut self, seconds: f64, order: &[(usize, usize, Wanted, bool)]) {
+        let decoding = order.iter().filter(|(.., is_next)| *is_next).count();
+        let prompts: usize = order
+            .iter()
+            .filter(|(.., is_next)| !is_next)
+            .map(|(_, count, ..)| *count)
+            .sum();
         if prompts == 0 {
             blend(&mut self.pace.decode_step, seconds);
         } else {
@@ -336,6 +390,58 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
                 (seconds - share).max(1e-7) / prompts as f64,
             );
         }
+    }
+
+    /// Guesses what follows the last tokens, where few texts share the machine.
+    fn guess(&mut self) {
+        let decoding = self.running.iter().filter(|s| s.is_decoding()).count();
+        let room = (MOST_NEXT / decoding.max(1))
+            .min(self.stepper.chunk())
+            .saturating_sub(1);
+        let most = self.config.prompt_lookup.min(room);
+        let goes_back = !self.stepper.ends_matter();
+        for sequence in &mut self.running {
+            sequence.guesses.clear();
+            if most > 0 && goes_back && sequence.is_decoding() && sequence.luck.is_on() {
+                let most = most.min(sequence.left().saturating_sub(1));
+                sequence.guesses = look_back(&sequence.tokens, most).to_vec();
+            }
+        }
+    }
+
+    /// The next token of a sequence was computed, and what was guessed to follow: as many are chosen as were guessed right, and one
+    /// more. Why its text has ended, where it has.
+    fn after_next(
+        &mut self,
+        index: usize,
+        mut logits: Vec<f32>,
+    ) -> std::result::Result<Option<StopReason>, String> {
+        let vocab = self.stepper.vocab_size();
+        let (eos, stepper) = (&self.eos, &mut self.stepper);
+        let sequence = &mut self.running[index];
+        let guesses = std::mem::take(&mut sequence.guesses);
+        let (mut right, mut end) = (0, None);
+        for row in logits.chunks_exact_mut(vocab) {
+            sequence.fed += 1;
+            self.shared.count_generated(1);
+            end = sequence.choose(row, eos)?;
+            if end.is_some()
+                || guesses
+                    .get(right)
+                    .is_none_or(|guess| Some(guess) != sequence.tokens.last())
+            {
+                break;
+            }
+            right += 1;
+        }
+        if !guesses.is_empty() {
+            sequence.luck.count(guesses.len(), right);
+            self.shared.count_guesses(guesses.len(), right);
+            if let Some(state) = &mut sequence.state {
+                stepper.truncate(state, sequence.fed).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(end)
     }
 
     /// Rows of a sequence were computed. Why its text has ended, where it has.
@@ -351,13 +457,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         if wanted == Wanted::All {
             sequence.take_prompt_logits(&logits, count);
         }
-        let was_decoding = sequence.is_decoding();
         sequence.fed += count;
-        if !was_decoding {
-            sequence.served += count;
-            self.shared.count_prompt(count);
-            self.snapshot(index);
-        }
+        sequence.served += count;
+        self.shared.count_prompt(count);
+        self.snapshot(index);
         let sequence = &mut self.running[index];
         if sequence.fed < sequence.tokens.len() {
             return Ok(None);
@@ -377,7 +480,9 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Keeps the state of a prompt that later ones cannot go back to.
     fn snapshot(&mut self, index: usize) {
         let sequence = &self.running[index];
-        let at = (sequence.prompt_len() - 1) / GRID * GRID;
+        // At the end of a page where it goes to disk.
+        let grid = if self.disk.is_some() { PAGE.max(GRID) } else { GRID };
+        let at = (sequence.prompt_len() - 1) / grid * grid;
         let Some(state) = sequence.state.as_ref() else {
             return;
         };
@@ -388,8 +493,11 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         // A cache that has no memory for a copy goes without.
         if let Ok(copy) = self.stepper.fork(state) {
             let (bytes, tokens) = (self.stepper.bytes(&copy), sequence.known().to_vec());
+            let job = sequence.job.clone();
+            let salt = &job.request.cache_salt;
+            self.keep_up(&tokens, salt, &copy, at);
             let back = |state: &P::State, kept: usize| self.stepper.can_truncate(state, kept);
-            self.cache.insert(tokens, &request.cache_salt, copy, bytes, back);
+            self.cache.insert(tokens, salt, copy, bytes, back);
         }
     }
 
@@ -440,7 +548,8 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         let Some(mut state) = sequence.state.take() else {
             return;
         };
-        let request = &sequence.job.request;
+        let job = sequence.job.clone();
+        let request = &job.request;
         if !request.use_cache || sequence.index() > 0 {
             return;
         }
@@ -453,6 +562,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             return;
         }
         let bytes = self.stepper.bytes(&state);
+        self.keep_up(&sequence.tokens, &request.cache_salt, &state, kept);
         let tokens = sequence.tokens[..kept].to_vec();
         let stepper = &self.stepper;
         let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
@@ -463,7 +573,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Brings memory below its limit: first the cache goes, then the newest texts wait until there is room.
     fn fit(&mut self) {
         while self.bytes() > self.config.kv_bytes {
-            if self.cache.evict() {
+            if self.forget_some() {
                 continue;
             }
             if self.running.len() < 2 {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::constraint::Follow;
 use super::event::{Event, EventSender, Logprobs, StopReason, Token, Usage};
+use super::guess::Luck;
 use super::logprobs::logprobs;
 use super::release::{Release, Released};
 use super::request::Request;
@@ -41,6 +42,9 @@ pub(super) struct Sequence<'t, S> {
     generated: usize,
     /// Tokens of the prompt that the cache had.
     pub cached: usize,
+    /// What was guessed to follow the last token; computed with it in this step.
+    pub guesses: Vec<u32>,
+    pub luck: Luck,
     prompt_logprobs: Vec<Option<Logprobs>>,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
@@ -61,6 +65,8 @@ impl<'t, S> Sequence<'t, S> {
             follow: request.constraint.as_ref().map(|c| c.start()),
             generated: 0,
             cached: 0,
+            guesses: Vec::new(),
+            luck: Luck::default(),
             prompt_logprobs: Vec::new(),
             admitted: None,
             first_token: None,
@@ -90,6 +96,8 @@ impl<'t, S> Sequence<'t, S> {
             follow: self.follow.as_ref().map(Follow::fork),
             generated: 0,
             cached: self.cached,
+            guesses: Vec::new(),
+            luck: Luck::default(),
             prompt_logprobs: Vec::new(),
             admitted: self.admitted,
             first_token: None,

@@ -35,6 +35,10 @@ pub struct EngineStats {
     pub failed: u64,
     /// Texts that had to wait in the middle, for want of memory.
     pub preemptions: u64,
+    /// Tokens that were guessed, to be computed together.
+    pub guessed: u64,
+    /// Those of them that came.
+    pub guessed_right: u64,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +56,8 @@ pub(super) struct Shared {
     cancelled: AtomicU64,
     failed: AtomicU64,
     preemptions: AtomicU64,
+    guessed: AtomicU64,
+    guessed_right: AtomicU64,
 }
 
 impl Shared {
@@ -98,6 +104,11 @@ impl Shared {
         self.preemptions.fetch_add(1, Relaxed);
     }
 
+    pub fn count_guesses(&self, guessed: usize, right: usize) {
+        self.guessed.fetch_add(guessed as u64, Relaxed);
+        self.guessed_right.fetch_add(right as u64, Relaxed);
+    }
+
     pub fn set_gauges(&self, running: usize, kv_bytes: usize, cache_entries: usize) {
         self.running.store(running, Relaxed);
         self.kv_bytes.store(kv_bytes, Relaxed);
@@ -120,6 +131,8 @@ impl Shared {
             cancelled: self.cancelled.load(Relaxed),
             failed: self.failed.load(Relaxed),
             preemptions: self.preemptions.load(Relaxed),
+            guessed: self.guessed.load(Relaxed),
+            guessed_right: self.guessed_right.load(Relaxed),
         }
     }
 }

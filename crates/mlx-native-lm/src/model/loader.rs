@@ -8,6 +8,7 @@ use mlx_native::{CommandEncoder, DType, KernelRegistry, MlxBuffer, MlxDevice, op
 
 use super::linear::{Embedding, Linear};
 use super::number::u32_of;
+use crate::adapter::LowRank;
 use crate::error::{LmError, Result};
 use crate::spec::{Matrix, Rows, Run, Stack, Unit};
 use crate::tensors::Source;
@@ -25,6 +26,15 @@ pub(super) struct Loader<'a> {
     source: Box<dyn Source + 'a>,
     vectors: HashMap<(String, DType, u32), Arc<MlxBuffer>>,
     embeddings: HashMap<String, Arc<Embedding>>,
+}
+
+/// What an adapter adds to a matrix: `x W'ᵀ` becomes `factors · (x Wᵀ + scale · (x Aᵀ) Bᵀ)`.
+pub(super) struct Addition {
+    pub a: Arc<Linear>,
+    pub b: Arc<Linear>,
+    pub scale: f32,
+    /// Of DoRA: one for each output.
+    pub factors: Option<Arc<MlxBuffer>>,
 }
 
 impl<'a> Loader<'a> {
@@ -173,6 +183,101 @@ impl<'a> Loader<'a> {
             }
         };
         Ok(Arc::new(Linear { weight, bias }))
+    }
+
+    /// What an adapter adds to a matrix that was loaded as `loaded`; `None` where it adds nothing.
+    pub fn low_rank(&mut self, spec: &Matrix, loaded: &Linear) -> Result<Option<Addition>> {
+        let Some(found) = self.source.low_rank(&spec.path).cloned() else {
+            return Ok(None);
+        };
+        let stored = match &spec.rows {
+            Rows::All => spec.outputs,
+            Rows::From { of, .. } | Rows::Picked { of, .. } => *of,
+        };
+        if (found.inputs, found.outputs) != (spec.inputs, stored) {
+            return Err(LmError::Weights(format!(
+                "the adapter's matrices of {} have {} inputs and {} outputs, the model's {} and {stored}",
+                spec.path, found.inputs, found.outputs, spec.inputs
+            )));
+        }
+        let rank = found.rank;
+        let rows: Vec<u32> = match &spec.rows {
+            Rows::All => (0..u32_of(stored)?).collect(),
+            Rows::From { first, .. } => (u32_of(*first)?..u32_of(first + spec.outputs)?).collect(),
+            Rows::Picked { runs, .. } => rows_of_runs(&spec.path, runs, stored)?,
+        };
+        let row = |r: &u32| &found.b[*r as usize * rank..][..rank];
+        let b = rows.iter().map(row).collect::<Vec<_>>().concat();
+        let factors = match &found.magnitude {
+            None => None,
+            Some(lengths) => {
+                let lengths: Vec<f32> = rows.iter().map(|r| lengths[*r as usize]).collect();
+                let factors = self.row_factors(&loaded.weight, (&found, &b), &lengths)?;
+                Some(Arc::new(self.upload(&factors, self.dtype)?))
+            }
+        };
+        let matrix = |values: &[f32], shape: [usize; 2]| -> Result<Arc<Linear>> {
+            let mut buffer = self.device.alloc_tensor(self.dtype, &shape)?;
+            super::write_f32(&mut buffer, values)?;
+            let weight = Weight::dense(buffer, &shape)?;
+            Ok(Arc::new(Linear { weight, bias: None }))
+        };
+        Ok(Some(Addition {
+            a: matrix(&found.a, [rank, found.inputs])?,
+            b: matrix(&b, [rows.len(), rank])?,
+            scale: found.scale,
+            factors,
+        }))
+    }
+
+    /// What the rows of a matrix with its addition have to be multiplied with to have these lengths.
+    fn row_factors(
+        &mut self,
+        weight: &Weight,
+        (low, b): (&LowRank, &[f32]),
+        lengths: &[f32],
+    ) -> Result<Vec<f32>> {
+        /// Rows that are unpacked at a time.
+        const ROWS: usize = 256;
+        let (inputs, rank) = (low.inputs, low.rank);
+        let mut ids = self.device.alloc_tensor(DType::U32, &[ROWS])?;
+        let unpacked = self.device.alloc_tensor(DType::F32, &[ROWS, inputs])?;
+        let mut factors = Vec::with_capacity(lengths.len());
+        for (number, lengths) in lengths.chunks(ROWS).enumerate() {
+            let first = number * ROWS;
+            let numbers: Vec<u32> = (first..first + lengths.len())
+                .map(u32_of)
+                .collect::<Result<_>>()?;
+            ids.write(0, &numbers)?;
+            let params = ops::embed::EmbedParams {
+                n_tokens: u32_of(lengths.len())?,
+            };
+            let mut encoder = self.device.command_encoder()?;
+            ops::embed::embed(
+                &mut encoder,
+                self.registry,
+                self.device,
+                &ids,
+                weight,
+                &unpacked,
+                &params,
+            )?;
+            encoder.commit_and_wait()?;
+            let values = super::read_f32(&unpacked, DType::F32, 0, lengths.len() * inputs)?;
+            for (row, length) in lengths.iter().enumerate() {
+                let mut values = values[row * inputs..][..inputs].to_vec();
+                for (j, b) in b[(first + row) * rank..][..rank].iter().enumerate() {
+                    let a = &low.a[j * inputs..][..inputs];
+                    values
+                        .iter_mut()
+                        .zip(a)
+                        .for_each(|(v, a)| *v += low.scale * b * a);
+                }
+                let squares: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+                factors.push((f64::from(*length) / squares.sqrt()) as f32);
+            }
+        }
+        Ok(factors)
     }
 
     /// A dense matrix with each row or column divided by its length.

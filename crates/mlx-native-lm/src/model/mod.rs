@@ -28,6 +28,7 @@ pub(crate) use pass::InFlight;
 use pass::Key;
 use program::Step;
 use run::Pass;
+pub(crate) use state::PAGE;
 use state::Pool;
 pub use state::{LayerState, PagedKv, Recurrent, RotatingKv, SequenceState};
 

@@ -57,6 +57,60 @@ pub(crate) struct Reader {
     kind: Kind,
 }
 
+/// A piece of an answer, for programs that show both of its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// What the model thinks before it answers.
+    Thought(String),
+    /// What it answers.
+    Answer(String),
+}
+
+/// Tells what a model thinks from what it answers, while the text is written.
+#[derive(Debug, Clone)]
+pub struct Thoughts(Reader);
+
+impl Thoughts {
+    /// For a model with this chat template, whose answer follows `prompt`: where that ends with the mark of thoughts, the text begins
+    /// inside.
+    #[must_use]
+    pub fn new(template: &str, prompt: &str) -> Self {
+        let thinking = Thinking::of_template(template);
+        let ends_with = |mark: fn(&Thinking) -> &'static str| {
+            thinking
+                .as_ref()
+                .is_some_and(|t| prompt.trim_end().ends_with(mark(t)))
+        };
+        let (open, closed) = (ends_with(|t| t.open), ends_with(|t| t.close));
+        let family = Family::of_template(template);
+        Thoughts(Reader::new(
+            family,
+            Vec::new(),
+            thinking.filter(|_| !closed),
+            open,
+        ))
+    }
+
+    /// More text.
+    pub fn push(&mut self, text: &str) -> Vec<Said> {
+        said(self.0.push(text))
+    }
+
+    /// The text has ended.
+    pub fn finish(&mut self) -> Vec<Said> {
+        said(self.0.finish())
+    }
+}
+
+fn said(deltas: Vec<Delta>) -> Vec<Said> {
+    let each = |delta| match delta {
+        Delta::Reasoning(text) => Some(Said::Thought(text)),
+        Delta::Content(text) => Some(Said::Answer(text)),
+        _ => None,
+    };
+    deltas.into_iter().filter_map(each).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Kind {
     Plain,

@@ -206,8 +206,32 @@ impl Builder<'_, '_> {
             )));
         }
         let loaded = self.l.linear(matrix)?;
-        let x = self.turned_input(&matrix.path, x)?;
-        Ok(self.apply(loaded, x))
+        let addition = self.l.low_rank(matrix, &loaded)?;
+        let turned = self.turned_input(&matrix.path, x)?;
+        let Some(addition) = addition else {
+            return Ok(self.apply(loaded, turned));
+        };
+        let factors = addition.factors;
+        let (plain, bias) = match (&factors, &loaded.bias) {
+            // The bias comes behind the factors.
+            (Some(_), Some(bias)) => {
+                let weight = loaded.weight.rows_from(0, loaded.weight.rows() as usize)?;
+                (Arc::new(Linear { weight, bias: None }), Some(bias.clone()))
+            }
+            _ => (loaded, None),
+        };
+        let y = self.apply(plain, turned);
+        let low = self.apply(addition.a, x);
+        let added = self.apply(addition.b, low);
+        self.add(y, added, 1.0, addition.scale);
+        let width = self.width(y);
+        for (function, by) in [(Function::Mul, factors), (Function::Add, bias)] {
+            if let Some(by) = by {
+                let operands = [whole(y, width), vector(by)];
+                self.rowwise_into(function, &operands, whole(y, width), 1, width, [1.0; 4]);
+            }
+        }
+        Ok(y)
     }
 
     /// What a module reads: `x`, or, where its weights are turned, `x` times signs and a Hadamard matrix.

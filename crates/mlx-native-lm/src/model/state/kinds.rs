@@ -29,6 +29,14 @@ pub trait LayerState: Debug + Send + Sync {
     /// A step has been computed that ends at position `len`.
     fn advance(&mut self, len: usize);
 
+    /// The first position that is still there, of `len`.
+    fn oldest(&self, _len: usize) -> usize {
+        0
+    }
+
+    /// The state was taken up from elsewhere, with the positions from `first` on.
+    fn restored(&mut self, _first: usize) {}
+
     /// The same state of another sequence.
     fn fork(&self) -> Box<dyn LayerState>;
 }
@@ -99,7 +107,7 @@ impl LayerState for RotatingKv {
 
     fn can_truncate(&self, len: usize, kept: usize) -> Result<()> {
         // The window before `kept` must not have been overwritten.
-        let oldest = self.written.max(len).saturating_sub(self.ring * BLOCK);
+        let oldest = self.oldest(len);
         if kept.saturating_sub(self.window.saturating_sub(1)) >= oldest {
             return Ok(());
         }
@@ -121,6 +129,17 @@ impl LayerState for RotatingKv {
 
     fn advance(&mut self, len: usize) {
         self.written = self.written.max(len);
+    }
+
+    fn oldest(&self, len: usize) -> usize {
+        self.written.max(len).saturating_sub(self.ring * BLOCK)
+    }
+
+    fn restored(&mut self, first: usize) {
+        // As if what is not there had been overwritten.
+        if first > 0 {
+            self.written = self.written.max(first + self.ring * BLOCK);
+        }
     }
 
     fn fork(&self) -> Box<dyn LayerState> {

@@ -1,6 +1,7 @@
 //! What a decoder keeps of its sequences: keys and values, or states of fixed size, in blocks of one pool.
 
 mod kinds;
+mod pages;
 mod pool;
 mod prompt_cache;
 
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use mlx_native::DType;
 
 pub use kinds::{LayerState, PagedKv, Recurrent, RotatingKv};
+pub(crate) use pages::PAGE;
+use pool::Group;
 pub(super) use pool::{Blocks, Kind, Place, Pool};
 
 use crate::error::{LmError, Result};

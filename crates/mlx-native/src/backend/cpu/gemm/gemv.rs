@@ -6,9 +6,9 @@ use crate::backend::cpu::{Element, Launch, Output, part_range};
 
 /// Rows of `x`, at most.
 const MAX_GEMV_ROWS: usize = 8;
-/// Values of `x` that are widened at a time, all rows together: they stay in the first-level cache, beside the weights
-/// that stream by. The sums of such a block of K are added up in order.
-const BLOCK: usize = 4096;
+/// Values of each row of `x` that are widened at a time: four rows of them stay in the first-level cache, beside the weights that
+/// stream by. The sums of such a block of K are added up in order.
+const BLOCK: usize = 1024;
 /// Rows of the weight that a part claims at a time.
 const CLAIM: usize = 64;
 /// Columns of a non-transposed weight that a part keeps sums of.
@@ -34,7 +34,7 @@ pub(crate) fn gemv_rows<T: Element, W: Widen>(
     if is_small && part > 0 || m * n * k == 0 {
         return;
     }
-    let block = (BLOCK / m.next_power_of_two().max(2)).min(k.next_multiple_of(MAX_LANES));
+    let block = BLOCK.min(k.next_multiple_of(MAX_LANES));
     // Not a power of two, so that the rows do not compete for the same cache sets.
     let pitch = block + MAX_LANES;
     let mut rows = vec![0.0f32; m * pitch];
@@ -95,18 +95,20 @@ vectorize! {
 #[inline(always)]
 unsafe fn dots_body<V: Vector, W: Widen>(m: usize, args: &Dots<'_, W>, sums: &mut Sums) {
     // Rows of `x`, rows of weights at once, vectors of each in flight: at least 8 sums, so that each multiply-add need not
-    // wait for the one before, and few enough for the registers.
-    // SAFETY: the caller's word.
-    unsafe {
-        match m {
-            1 => dot_rows::<V, W, 1, 4, 4>(args, sums),
-            2 => dot_rows::<V, W, 2, 4, 2>(args, sums),
-            3 => dot_rows::<V, W, 3, 2, 2>(args, sums),
-            4 => dot_rows::<V, W, 4, 2, 2>(args, sums),
-            5 => dot_rows::<V, W, 5, 2, 1>(args, sums),
-            6 => dot_rows::<V, W, 6, 2, 1>(args, sums),
-            7 => dot_rows::<V, W, 7, 2, 1>(args, sums),
-            _ => dot_rows::<V, W, 8, 2, 1>(args, sums),
+    // wait for the one before, and few enough for the registers. Always the same vectors in flight: what is added when must not
+    // depend on how many rows there are, so that a row has the same bits alone and beside others. Beyond four rows the weights of the
+    // claim are still in the cache when they are read again.
+    for first in (0..m).step_by(4) {
+        let x = &args.x[first * args.x_pitch..];
+        let (args, sums) = (Dots { x, ..*args }, &mut sums[first..]);
+        // SAFETY: the caller's word.
+        unsafe {
+            match m - first {
+                1 => dot_rows::<V, W, 1, 4, 2>(&args, sums),
+                2 => dot_rows::<V, W, 2, 4, 2>(&args, sums),
+                3 => dot_rows::<V, W, 3, 2, 2>(&args, sums),
+                _ => dot_rows::<V, W, 4, 2, 2>(&args, sums),
+            }
         }
     }
 }
@@ -114,7 +116,7 @@ unsafe fn dots_body<V: Vector, W: Widen>(m: usize, args: &Dots<'_, W>, sums: &mu
 #[inline(always)]
 unsafe fn dot_rows<V: Vector, W: Widen, const M: usize, const R: usize, const U: usize>(
     args: &Dots<'_, W>,
-    sums: &mut Sums,
+    sums: &mut [[f32; CLAIM]],
 ) {
     let mut row = 0;
     // SAFETY: the caller's word.
@@ -130,12 +132,12 @@ unsafe fn dot_rows<V: Vector, W: Widen, const M: usize, const R: usize, const U:
     }
 }
 
-/// `R` rows of weights from `row` on. What is added when depends on `M` and `U` only, not on `R`.
+/// `R` rows of weights from `row` on. What is added when depends on `U` only, not on `R` and `M`.
 #[inline(always)]
 unsafe fn dot<V: Vector, W: Widen, const M: usize, const R: usize, const U: usize>(
     args: &Dots<'_, W>,
     row: usize,
-    sums: &mut Sums,
+    sums: &mut [[f32; CLAIM]],
 ) {
     let (x, len) = (args.x.as_ptr(), args.len);
     // SAFETY: the caller's word; all addresses lie inside the rows.

@@ -59,3 +59,57 @@ fn every_tile_height_of_every_micro_kernel_is_right() {
         }
     }
 }
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_beside_others() {
+    use crate::ops::matmul::{MatmulParams, matmul};
+    use crate::{DType, DeviceKind, KernelRegistry, MlxDevice};
+    let device = MlxDevice::open(DeviceKind::Cpu).unwrap();
+    let mut registry = KernelRegistry::new();
+    for (n, k) in [(3, 7), (65, 33), (70, 2500), (129, 1024)] {
+        let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 500.0 - 1.0;
+        for dtype in [DType::F32, DType::BF16] {
+            let mut weight = device.alloc_tensor(DType::F32, &[n, k]).unwrap();
+            weight
+                .write(0, &(0..n * k).map(value).collect::<Vec<f32>>())
+                .unwrap();
+            let wide: Vec<f32> = (0..8 * k).map(|i| value(i * 3 + 1)).collect();
+            let mut product = |first: usize, m: usize| -> Vec<u8> {
+                let values = &wide[first * k..(first + m) * k];
+                let mut x = device.alloc_tensor(dtype, &[m, k]).unwrap();
+                match dtype {
+                    DType::F32 => x.write(0, values).unwrap(),
+                    _ => x
+                        .write(
+                            0,
+                            &values
+                                .iter()
+                                .map(|v| half::bf16::from_f32(*v))
+                                .collect::<Vec<_>>(),
+                        )
+                        .unwrap(),
+                }
+                let y = device.alloc_tensor(dtype, &[m, n]).unwrap();
+                let params = MatmulParams {
+                    m: m as u32,
+                    n: n as u32,
+                    k: k as u32,
+                    transpose: true,
+                };
+                let mut encoder = device.command_encoder().unwrap();
+                matmul(&mut encoder, &mut registry, &device, &x, &weight, &y, &params).unwrap();
+                encoder.commit_and_wait().unwrap();
+                let mut bytes = vec![0; m * n * dtype.size_of()];
+                y.read_into(0, &mut bytes).unwrap();
+                bytes
+            };
+            let alone: Vec<Vec<u8>> = (0..8).map(|i| product(i, 1)).collect();
+            for m in 2..=8 {
+                assert!(
+                    product(0, m) == alone[..m].concat(),
+                    "{m} rows, n {n}, k {k}, {dtype}"
+                );
+            }
+        }
+    }
+}
