@@ -32,6 +32,14 @@ impl<'a> Floats<'a> {
         }
     }
 
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Floats::F32(_) => DType::F32,
+            Floats::F16(_) => DType::F16,
+            Floats::Bf16(_) => DType::BF16,
+        }
+    }
+
     /// The dtype, counted as f32, f16, bf16, and the numbers as bytes.
     pub(crate) fn bytes(&self) -> (usize, &'a [u8]) {
         match self {

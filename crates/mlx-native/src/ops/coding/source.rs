@@ -8,6 +8,7 @@ use super::{
     unpack,
 };
 use crate::backend::cpu::{IsaToken, Launch};
+use crate::dtype::DType;
 
 /// Weights whose scales are read at a time: whole groups of every format.
 const STRETCH: usize = 256;
@@ -205,18 +206,22 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// As [`unpack`](Self::unpack), to the bit as MLX's CPU dequantises affine codes: the product and the sum are each rounded to
-    /// the dtype of the scales.
+    /// As [`unpack`](Self::unpack) for an output of `dtype`. Where that is the dtype of the scales, affine codes are dequantised to
+    /// the bit as by MLX's CPU: the product is rounded to it before the bias is added.
     pub(crate) fn dequantize(
         &self,
         isa: IsaToken,
+        dtype: DType,
         row: usize,
         columns: usize,
         first: usize,
         out: &mut [f32],
     ) {
-        let Scales::Affine { scales, biases } = self.scales else {
-            return self.unpack(isa, row, columns, first, out);
+        let (scales, biases) = match self.scales {
+            Scales::Affine { scales, biases } if scales.dtype() == dtype && dtype != DType::F32 => {
+                (scales, biases)
+            }
+            _ => return self.unpack(isa, row, columns, first, out),
         };
         let codes = Source {
             scales: Scales::Ones,
@@ -232,7 +237,7 @@ impl<'a> Source<'a> {
             scales.widen(of_row + span, &mut scale);
             biases.widen(of_row + span, &mut bias);
             for value in &mut out[done..done + count] {
-                *value = scales.rounded(scales.rounded(*value * scale[0]) + bias[0]);
+                *value = scales.rounded(*value * scale[0]) + bias[0];
             }
             done += count;
         }

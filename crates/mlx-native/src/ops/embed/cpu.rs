@@ -26,7 +26,7 @@ fn rows(launch: &Launch<'_>, functions: &Functions, part: usize, parts: usize) {
         for column in (0..dim).step_by(CHUNK) {
             let values = &mut values[..CHUNK.min(dim - column)];
             if id < p.vocab_size {
-                table.dequantize(IsaToken::PORTABLE, id as usize, dim, column, values);
+                table.dequantize(IsaToken::PORTABLE, dtype, id as usize, dim, column, values);
             } else {
                 values.fill(0.0);
             }

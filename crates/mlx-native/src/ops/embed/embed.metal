@@ -1,6 +1,6 @@
 // output[i] = row ids[i] of a table [vocab_size, dim] in any format, weight.h reads it; zeros where ids[i] is not below
-// vocab_size. Of affine formats product and sum are each rounded to the dtype of the scales, as MLX's
-// CPU does; then all to the dtype X_TYPE.
+// vocab_size. All in f32, rounded to the dtype X_TYPE; of affine formats whose scales have that dtype the
+// product is rounded to it too, as MLX's CPU does.
 //
 // Launch: one thread for each run of the rows asked for, grid (dim / 16 up, n_tokens); any group size.
 
@@ -27,7 +27,10 @@ inline float element(thread const F &w, uint i) {
 
 template <uint BITS>
 inline float element(thread const Affine<BITS> &w, uint i) {
-    return rounded_to(SCALE_TYPE, rounded_to(SCALE_TYPE, w.code(i) * w.scale) + w.bias);
+    if (SCALE_TYPE != X_TYPE) {
+        return w.weight(i);
+    }
+    return rounded_to(X_TYPE, w.code(i) * w.scale) + w.bias;
 }
 
 template <typename F>

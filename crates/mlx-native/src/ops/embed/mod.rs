@@ -64,8 +64,8 @@ struct Shape {
 /// - `table`: a matrix `[vocab_size, dim]` of any format;
 /// - `output`: `[n_tokens, dim]`; f32, f16 or bf16.
 ///
-/// Elements are `code * scale + bias` in f32, rounded to the dtype of the output. Of affine formats the product and the sum
-/// are each rounded to the dtype of the scales before, as `mx.dequantize` does on a CPU.
+/// Elements are `code * scale + bias` in f32, rounded to the dtype of the output. Of affine formats whose scales have
+/// that dtype the product is rounded to it too, as `mx.dequantize` does on a CPU.
 ///
 /// # Errors
 /// [`MlxError::InvalidArgument`](crate::MlxError::InvalidArgument), naming the parameter, for `n_tokens` of 0, a stack of
