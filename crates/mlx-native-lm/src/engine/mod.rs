@@ -51,7 +51,7 @@ use thiserror::Error;
 pub use constraint::{Begin, Constraint, Grammar, Grammars};
 pub use event::{Event, EventSender, EventStream, Logprobs, Ranked, StopReason, Token, Usage, event_channel};
 pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Request};
-pub use stats::EngineStats;
+pub use stats::{EngineStats, STEP_BOUNDS};
 
 use crate::chat::ChatTemplate;
 use crate::config::GenerationConfig;

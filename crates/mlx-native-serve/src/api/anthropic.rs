@@ -211,12 +211,12 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
         message(index, one, &mut said)?;
     }
     let tools = tools(&fields)?;
-    let mut parallel = true;
+    let mut parallel = None;
     let choice = match fields.object("tool_choice")? {
         None => Choice::Auto,
         Some(choice) => {
             let choice = Fields::inside(choice, "tool_choice.");
-            parallel = !choice.bool("disable_parallel_tool_use")?.unwrap_or(false);
+            parallel = choice.bool("disable_parallel_tool_use")?.map(|disabled| !disabled);
             match choice.str("type")? {
                 Some("auto") => Choice::Auto,
                 Some("none") => Choice::None,
