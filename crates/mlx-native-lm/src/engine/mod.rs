@@ -117,7 +117,7 @@ pub enum EngineError {
     },
     /// The prompt alone fills the context.
     #[error(
-        "the prompt has {prompt} tokens, but the model's context length is {limit} tokens, one of which at least is for the answer"
+        "This model's maximum context length is {limit} tokens, one of which at least is for the answer, but the prompt has {prompt} tokens"
     )]
     ContextLength {
         /// Tokens of the prompt.

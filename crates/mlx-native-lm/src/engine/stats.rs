@@ -125,7 +125,11 @@ impl Shared {
         let tokens = tokens as u64;
         self.steps.fetch_add(1, Relaxed);
         self.step_tokens.fetch_add(tokens, Relaxed);
-        for (_, size) in STEP_BOUNDS.iter().zip(&self.step_sizes).filter(|(bound, _)| tokens <= **bound) {
+        for (_, size) in STEP_BOUNDS
+            .iter()
+            .zip(&self.step_sizes)
+            .filter(|(bound, _)| tokens <= **bound)
+        {
             size.fetch_add(1, Relaxed);
         }
     }

@@ -66,7 +66,8 @@ pub(crate) async fn prepare(app: &App, model: Arc<ServedModel>, mut chat: Chat) 
     };
     // Not a matter of the template: the first grammar of a model takes its time, and each has limits of its own.
     let task = tokio::task::spawn_blocking(move || build(model, chat, &text));
-    task.await.unwrap_or_else(|_| Err(ApiError::invalid("messages", "the prompt could not be made")))
+    task.await
+        .unwrap_or_else(|_| Err(ApiError::invalid("messages", "the prompt could not be made")))
 }
 
 fn build(model: Arc<ServedModel>, mut chat: Chat, text: &str) -> ApiResult<Prepared> {
