@@ -140,14 +140,6 @@ pub const STEPS: &[Step] = &[
         plan: templates,
     },
     Step {
-        name: "model",
-        what: "the CPU pool's waiting, in every order of events",
-        in_quick: false,
-        only_when_named: false,
-        counts: Counts::AtLeastOneTest,
-        plan: model,
-    },
-    Step {
         name: "fuzz",
         what: "fuzz targets compile",
         in_quick: false,
@@ -277,15 +269,6 @@ fn real(_: Level) -> Plan {
 
 fn templates(_: Level) -> Plan {
     Plan::Run(vec![Need::Venv], vec![Cmd::line("cargo xtask templates")])
-}
-
-fn model(_: Level) -> Plan {
-    let cmd = Cmd::line("cargo test -p mlx-native --features testing --lib event::model");
-    // Everything is built with the flag: a folder of its own keeps the other builds.
-    let cmd = cmd
-        .env("RUSTFLAGS", "--cfg loom")
-        .env("CARGO_TARGET_DIR", target_dir().join("loom"));
-    Plan::Run(vec![], vec![cmd])
 }
 
 fn fuzz(_: Level) -> Plan {

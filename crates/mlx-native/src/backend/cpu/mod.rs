@@ -8,6 +8,7 @@ pub(crate) mod math;
 mod pipeline;
 mod pool;
 pub(crate) mod prefetch;
+mod primitives;
 pub(crate) mod simd;
 mod transfer;
 

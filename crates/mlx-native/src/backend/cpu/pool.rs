@@ -289,6 +289,25 @@ mod tests {
     const TEXT: &str =
         "kernel void k(device uint *x [[buffer(0)]], uint i [[thread_position_in_grid]]) { x[i] += 1; }";
 
+    #[test]
+    fn sleepers_are_woken_when_their_count_is_reached() {
+        let event = Arc::new(Event::default());
+        let waiters: Vec<_> = (1..=3)
+            .map(|target| {
+                let event = event.clone();
+                std::thread::spawn(move || {
+                    event.wait_for(target);
+                    event.count() >= target
+                })
+            })
+            .collect();
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            event.advance();
+        }
+        assert!(waiters.into_iter().all(|w| w.join().unwrap()));
+    }
+
     fn pipeline(body: CpuBody) -> ComputePipelineState {
         let source = Arc::new(SourceText::new(TEXT.into()));
         let signature = source.signature("k").unwrap().unwrap();
