@@ -259,9 +259,8 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
     let mut sources: Vec<ModelSource> = Vec::new();
     for model in &options.model {
         let (name, path) = named(model);
-        if !path.is_dir()
-            && !(path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
-        {
+        let is_gguf = path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        if !path.is_dir() && !is_gguf {
             bail!(
                 "--model {model}: there is no folder or .gguf file {}",
                 path.display()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use mlx_native_lm::engine::EngineStats;
+use mlx_native_lm::engine::{EngineStats, STEP_BOUNDS};
 
 /// Upper bounds of the buckets of times, in milliseconds.
 const BOUNDS: [u64; 16] = [
@@ -46,6 +46,23 @@ impl Times {
         let _ = writeln!(
             out,
             "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {seconds}\n{name}_count {count}"
+        );
+    }
+}
+
+/// The histogram of the tokens of a step.
+fn step_sizes(out: &mut String, engines: &[(String, EngineStats)]) {
+    let name = "mlx_native_iteration_tokens_total";
+    let _ = writeln!(out, "# HELP {name} Tokens of a step.\n# TYPE {name} histogram");
+    for (model, stats) in engines {
+        let label = format!("model_name={}", serde_json::json!(model));
+        for (bound, n) in STEP_BOUNDS.iter().zip(stats.step_sizes) {
+            let _ = writeln!(out, "{name}_bucket{{{label},le=\"{bound}\"}} {n}");
+        }
+        let (n, tokens) = (stats.steps, stats.step_tokens);
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{{label},le=\"+Inf\"}} {n}\n{name}_sum{{{label}}} {tokens}\n{name}_count{{{label}}} {n}"
         );
     }
 }
@@ -165,6 +182,18 @@ impl Metrics {
             &each(&|s| s.preemptions as f64),
         );
         number(
+            "spec_decode_num_draft_tokens_total",
+            "counter",
+            "Tokens that were guessed.",
+            &each(&|s| s.guessed as f64),
+        );
+        number(
+            "spec_decode_num_accepted_tokens_total",
+            "counter",
+            "Tokens that were guessed and came.",
+            &each(&|s| s.guessed_right as f64),
+        );
+        number(
             "prompt_tokens_total",
             "counter",
             "Tokens of prompts.",
@@ -204,6 +233,7 @@ impl Metrics {
             "Answers by how they ended.",
             &finished,
         );
+        step_sizes(&mut out, engines);
         self.first_token.write(
             &mut out,
             "mlx_native_time_to_first_token_seconds",

@@ -10,7 +10,7 @@ use crate::gbnf;
 use crate::models::ServedModel;
 
 /// Fields that mean something elsewhere and change the answer, and that this server lacks.
-const LACKING: [&str; 8] = [
+const LACKING: [&str; 9] = [
     "audio",
     "function_call",
     "functions",
@@ -19,6 +19,7 @@ const LACKING: [&str; 8] = [
     "adapters",
     "prompt_embeds",
     "bad_words",
+    "return_token_ids",
 ];
 
 /// Reads the fields that the interfaces in OpenAI's manner share; the prompt is empty still.
@@ -26,6 +27,7 @@ pub(crate) fn read(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Reques
     for name in LACKING {
         let given = fields.get(name).is_some_and(|v| {
             *v != json!("")
+                && *v != json!(false)
                 && *v != json!([])
                 && *v != json!({})
                 && !(name == "function_call" && *v == json!("none"))
@@ -142,10 +144,12 @@ pub(crate) fn grammar(fields: &Fields<'_>) -> ApiResult<Option<(String, Grammar)
     }
     if let Some(map) = fields.object("structured_outputs")? {
         let inside = Fields::inside(map, "structured_outputs.");
-        found.extend(structured(
-            &inside,
-            ["json", "json_object", "regex", "choice", "grammar"],
-        )?);
+        const NAMES: [&str; 5] = ["json", "json_object", "regex", "choice", "grammar"];
+        if !NAMES.iter().any(|name| inside.get(name).is_some()) {
+            let message = format!("wanted one of {}", NAMES.join(", "));
+            return Err(ApiError::invalid("structured_outputs", message));
+        }
+        found.extend(structured(&inside, NAMES)?);
     }
     let guided = [
         "guided_json",

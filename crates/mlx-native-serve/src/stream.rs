@@ -22,6 +22,11 @@ pub(crate) trait Format: Send + 'static {
         "text/event-stream"
     }
 
+    /// Choices of each answer.
+    fn choices(&self) -> usize {
+        1
+    }
+
     /// What comes first.
     fn start(&mut self, out: &mut Frames);
 
@@ -104,7 +109,7 @@ impl<F: Format> State<F> {
                 }
                 Ok(None) => {
                     self.answers.pop_front();
-                    self.base += 1;
+                    self.base += self.format.choices();
                 }
                 Err(_) => self.format.ping(&mut frames),
             }
@@ -113,8 +118,7 @@ impl<F: Format> State<F> {
     }
 }
 
-/// A part of the answer to prompt `base` of a list, whose choices stand behind those of the prompts before it. Lists of prompts
-/// have one choice each, or `n` where there is one prompt.
+/// A part of the answer to a prompt of a list, whose choices stand behind the `base` ones of the prompts before it.
 fn shifted(part: Part, base: usize) -> Part {
     match part {
         Part::More {

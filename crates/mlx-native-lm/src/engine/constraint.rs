@@ -19,6 +19,73 @@ const MAX_GRAMMAR: usize = 1 << 20;
 /// models print them for ever.
 const WHITE_SPACE: &str = r"( |\n {0,8})";
 
+/// Objects that name their properties get no others, where the schema does not say whether they may: a text that follows the schema
+/// follows it still, and weak models would go on inventing properties for ever. Schemas whose parts hold for one object together are
+/// left as they are.
+fn close_objects(schema: &mut Map<String, Value>) {
+    const JOINED: [&str; 8] = [
+        "allOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "dependentSchemas",
+        "dependentRequired",
+        "minProperties",
+    ];
+    fn joins(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().any(|(key, v)| {
+                let single = v.as_array().is_some_and(|list| list.len() == 1);
+                (JOINED.contains(&key.as_str()) && !single) || joins(v)
+            }),
+            Value::Array(list) => list.iter().any(joins),
+            _ => false,
+        }
+    }
+    fn close(map: &mut Map<String, Value>) {
+        const OTHERS: [&str; 8] = [
+            "additionalProperties",
+            "patternProperties",
+            "unevaluatedProperties",
+            "propertyNames",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "$ref",
+        ];
+        let names = map.get("properties").and_then(Value::as_object);
+        let known = |name: &Value| {
+            name.as_str()
+                .is_some_and(|n| names.is_some_and(|p| p.contains_key(n)))
+        };
+        let required = map.get("required").and_then(Value::as_array);
+        let all_known = required.is_none_or(|list| list.iter().all(known));
+        if names.is_some_and(|p| !p.is_empty()) && all_known && !OTHERS.iter().any(|o| map.contains_key(*o)) {
+            map.insert("additionalProperties".to_owned(), Value::Bool(false));
+        }
+        for (key, value) in map.iter_mut() {
+            match (key.as_str(), value) {
+                ("properties" | "$defs" | "definitions", Value::Object(inner)) => {
+                    inner
+                        .values_mut()
+                        .filter_map(Value::as_object_mut)
+                        .for_each(close);
+                }
+                ("items" | "additionalProperties", Value::Object(inner)) => close(inner),
+                ("anyOf" | "oneOf" | "prefixItems", Value::Array(list)) => {
+                    list.iter_mut().filter_map(Value::as_object_mut).for_each(close);
+                }
+                _ => {}
+            }
+        }
+    }
+    // Properties may have the names of keywords: then nothing is closed that could be, which does no harm.
+    if !joins(&Value::Object(schema.clone())) {
+        close(schema);
+    }
+}
+
 /// What a text may be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
@@ -49,6 +116,7 @@ impl Grammar {
             Value::Bool(true) => Map::new(),
             other => return Err(format!("the schema: found {other}, wanted an object")),
         };
+        close_objects(&mut schema);
         // Ours, whatever the caller wrote.
         schema.insert(
             "x-guidance".to_owned(),

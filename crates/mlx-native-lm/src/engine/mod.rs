@@ -51,7 +51,7 @@ use thiserror::Error;
 pub use constraint::{Begin, Constraint, Grammar, Grammars};
 pub use event::{Event, EventSender, EventStream, Logprobs, Ranked, StopReason, Token, Usage, event_channel};
 pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Request};
-pub use stats::EngineStats;
+pub use stats::{EngineStats, STEP_BOUNDS};
 
 use crate::chat::ChatTemplate;
 use crate::config::GenerationConfig;
@@ -117,7 +117,7 @@ pub enum EngineError {
     },
     /// The prompt alone fills the context.
     #[error(
-        "the prompt has {prompt} tokens, but the model's context length is {limit} tokens, one of which at least is for the answer"
+        "This model's maximum context length is {limit} tokens, one of which at least is for the answer, but the prompt has {prompt} tokens"
     )]
     ContextLength {
         /// Tokens of the prompt.

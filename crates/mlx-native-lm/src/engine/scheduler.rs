@@ -225,7 +225,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             let back = |state: &P::State, kept: usize| stepper.can_truncate(state, kept);
             self.cache.find(prompt, salt, back).map_or(0, |(_, n)| n)
         };
-        if let Some(found) = self.from_disk(prompt, salt, in_memory) {
+        if let Some(found) = self.take_from_disk(prompt, salt, in_memory) {
             return Ok(Some(found));
         }
         let stepper = &mut self.stepper;
@@ -325,6 +325,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
         for plan in &plans {
             by_index[plan.index] = Some(plan);
         }
+        self.shared.count_step(plans.iter().map(|plan| plan.count).sum());
         let start = Instant::now();
         let mut rows = Vec::with_capacity(plans.len());
         let mut order = Vec::with_capacity(plans.len());

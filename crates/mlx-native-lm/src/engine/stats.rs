@@ -39,7 +39,16 @@ pub struct EngineStats {
     pub guessed: u64,
     /// Those of them that came.
     pub guessed_right: u64,
+    /// Steps.
+    pub steps: u64,
+    /// Steps of at most so many tokens as [`STEP_BOUNDS`] says.
+    pub step_sizes: [u64; STEP_BOUNDS.len()],
+    /// Tokens of all steps.
+    pub step_tokens: u64,
 }
+
+/// Upper bounds of the tokens of a step.
+pub const STEP_BOUNDS: [u64; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -58,6 +67,9 @@ pub(super) struct Shared {
     preemptions: AtomicU64,
     guessed: AtomicU64,
     guessed_right: AtomicU64,
+    steps: AtomicU64,
+    step_sizes: [AtomicU64; STEP_BOUNDS.len()],
+    step_tokens: AtomicU64,
 }
 
 impl Shared {
@@ -109,6 +121,19 @@ impl Shared {
         self.guessed_right.fetch_add(right as u64, Relaxed);
     }
 
+    pub fn count_step(&self, tokens: usize) {
+        let tokens = tokens as u64;
+        self.steps.fetch_add(1, Relaxed);
+        self.step_tokens.fetch_add(tokens, Relaxed);
+        for (_, size) in STEP_BOUNDS
+            .iter()
+            .zip(&self.step_sizes)
+            .filter(|(bound, _)| tokens <= **bound)
+        {
+            size.fetch_add(1, Relaxed);
+        }
+    }
+
     pub fn set_gauges(&self, running: usize, kv_bytes: usize, cache_entries: usize) {
         self.running.store(running, Relaxed);
         self.kv_bytes.store(kv_bytes, Relaxed);
@@ -133,6 +158,9 @@ impl Shared {
             preemptions: self.preemptions.load(Relaxed),
             guessed: self.guessed.load(Relaxed),
             guessed_right: self.guessed_right.load(Relaxed),
+            steps: self.steps.load(Relaxed),
+            step_sizes: std::array::from_fn(|i| self.step_sizes[i].load(Relaxed)),
+            step_tokens: self.step_tokens.load(Relaxed),
         }
     }
 }

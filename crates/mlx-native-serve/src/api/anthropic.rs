@@ -173,6 +173,7 @@ fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
             return Err(ApiError::unsupported(inner.name("type")));
         }
         let schema = match inner.get("input_schema") {
+            None => return Err(ApiError::invalid(inner.name("input_schema"), "missing")),
             Some(value) if !value.is_object() => {
                 return Err(inner.wrong("input_schema", value, "a schema: an object"));
             }
@@ -211,12 +212,14 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
         message(index, one, &mut said)?;
     }
     let tools = tools(&fields)?;
-    let mut parallel = true;
+    let mut parallel = None;
     let choice = match fields.object("tool_choice")? {
         None => Choice::Auto,
         Some(choice) => {
             let choice = Fields::inside(choice, "tool_choice.");
-            parallel = !choice.bool("disable_parallel_tool_use")?.unwrap_or(false);
+            parallel = choice
+                .bool("disable_parallel_tool_use")?
+                .map(|disabled| !disabled);
             match choice.str("type")? {
                 Some("auto") => Choice::Auto,
                 Some("none") => Choice::None,
@@ -237,6 +240,13 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
         let enabled = Fields::inside(thinking, "thinking.")
             .str("type")?
             .is_some_and(|t| t != "disabled");
+        let budget = Fields::inside(thinking, "thinking.").usize("budget_tokens", 1, usize::MAX)?;
+        if let (Some(budget), Some(most), true) = (budget, request.max_tokens, enabled)
+            && budget >= most
+        {
+            let message = format!("found {budget}, wanted less than max_tokens, which is {most}");
+            return Err(ApiError::invalid("thinking.budget_tokens", message));
+        }
         variables.insert("enable_thinking".to_owned(), json!(enabled));
     }
     let continues = said

@@ -50,7 +50,7 @@ pub(crate) fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> 
         messages: messages::messages(&fields)?,
         tools,
         choice,
-        parallel: fields.bool("parallel_tool_calls")?.unwrap_or(true),
+        parallel: fields.bool("parallel_tool_calls")?,
         variables: variables(&fields)?,
         continues,
         grammar: params::grammar(&fields)?,

@@ -110,12 +110,6 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
         made.unwrap_or_else(|_| Err(ApiError::invalid("prompt", "it could not be encoded")))?
     };
     let n = request.n;
-    if stream && prompts.len() > 1 && n > 1 {
-        return Err(ApiError::invalid(
-            "n",
-            "a stream of several prompts has one choice each",
-        ));
-    }
     let mut answers = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
         let request = Request {
@@ -340,7 +334,7 @@ impl CompletionStream {
         };
         let prompt = prompt.clone();
         for choice in 0..self.n {
-            let index = self.prompt + choice;
+            let index = self.prompt * self.n + choice;
             let mut offset = 0;
             let mut lists = Lists::default();
             self.head.of_prompt(&mut lists, &prompt, logprobs, &mut offset);
@@ -356,6 +350,10 @@ impl CompletionStream {
 }
 
 impl Format for CompletionStream {
+    fn choices(&self) -> usize {
+        self.n
+    }
+
     fn start(&mut self, _out: &mut Frames) {}
 
     fn part(&mut self, part: Part, out: &mut Frames) {
@@ -385,12 +383,12 @@ impl Format for CompletionStream {
                 out.data(&self.chunk(index, &text, logprobs, Value::Null));
             }
             Part::Finished { index, finish, usage } => {
-                let several = self.prompts.len() > 1;
                 self.usage.completion_tokens += usage.completion_tokens;
-                self.usage.prompt_tokens =
-                    usage.prompt_tokens + if several { self.usage.prompt_tokens } else { 0 };
-                self.usage.cached_tokens =
-                    usage.cached_tokens + if several { self.usage.cached_tokens } else { 0 };
+                // The choices of a prompt share it.
+                if index.is_multiple_of(self.n) {
+                    self.usage.prompt_tokens += usage.prompt_tokens;
+                    self.usage.cached_tokens += usage.cached_tokens;
+                }
                 out.data(&self.chunk(index, "", Value::Null, json!(finish.openai())));
             }
             Part::Failed(error) => {

@@ -156,6 +156,11 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, bytes: Bytes) -> Res
         let Some(ids) = Fields::new(&map).ids("tokens")? else {
             return Err(ApiError::invalid("tokens", "missing"));
         };
+        let most = model.tokenizer.vocab_size();
+        if let Some((index, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= most) {
+            let message = format!("found {id}, the vocabulary has {most} tokens");
+            return Err(ApiError::invalid(format!("tokens[{index}]"), message));
+        }
         let text = model.tokenizer.decode(&ids, false)?;
         Ok(json!({"prompt": text, "content": text}))
     };

@@ -161,7 +161,7 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes, is_chat: bool) -> 
             messages,
             tools,
             choice: messages::Choice::Auto,
-            parallel: true,
+            parallel: None,
             variables,
             continues: false,
             grammar: grammar(&fields)?,

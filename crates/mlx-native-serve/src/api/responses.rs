@@ -159,7 +159,7 @@ fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> ApiResult<C
         messages: input(&fields)?,
         tools,
         choice,
-        parallel: fields.bool("parallel_tool_calls")?.unwrap_or(true),
+        parallel: fields.bool("parallel_tool_calls")?,
         variables,
         continues: false,
         grammar,

@@ -8,6 +8,9 @@ use super::messages::{Choice, Tool};
 use crate::error::{ApiError, ApiResult};
 use crate::models::ServedModel;
 
+/// Calls that may be forced at once at most.
+const MOST_CALLS: usize = 16;
+
 /// The texts around a call whose arguments are JSON.
 struct Frame {
     /// Before the name.
@@ -147,7 +150,7 @@ pub(crate) fn required(
     model: &ServedModel,
     tools: &[Tool],
     choice: &Choice,
-    parallel: bool,
+    parallel: Option<bool>,
 ) -> ApiResult<Constraint> {
     let wanted: Vec<&Tool> = match choice {
         Choice::Named(name) => tools.iter().filter(|t| t.name == *name).collect(),
@@ -159,8 +162,8 @@ pub(crate) fn required(
         Family::Mistral | Family::DeepSeek => "",
         _ => "\"\\n\" ",
     };
-    let more = if parallel && !matches!(choice, Choice::Named(_)) {
-        format!(" ({separator}call)*")
+    let more = if parallel == Some(true) && !matches!(choice, Choice::Named(_)) {
+        format!(" ({separator}call){{0,{}}}", MOST_CALLS - 1)
     } else {
         String::new()
     };
@@ -193,7 +196,11 @@ pub(crate) fn required(
 
 /// The grammar that holds once the model begins a call by itself; `None` where the family's calls have no mark, or a schema
 /// is beyond the library and its exactness was not asked for.
-pub(crate) fn lazy(model: &ServedModel, tools: &[Tool]) -> ApiResult<Option<Constraint>> {
+pub(crate) fn lazy(
+    model: &ServedModel,
+    tools: &[Tool],
+    parallel: Option<bool>,
+) -> ApiResult<Option<Constraint>> {
     if parser_of(model.family) != model.family && model.family != Family::Hermes {
         return Ok(None);
     }
@@ -211,7 +218,11 @@ pub(crate) fn lazy(model: &ServedModel, tools: &[Tool]) -> ApiResult<Option<Cons
             .map_err(|e| e.to_string())
     };
     match compile() {
-        Ok(constraint) => Ok(Some(constraint.beginning(Begin::Each(trigger.to_owned())))),
+        // The text ends with a call that may be the only one.
+        Ok(constraint) => Ok(Some(constraint.beginning(match parallel {
+            Some(false) => Begin::After(trigger.to_owned()),
+            _ => Begin::Each(trigger.to_owned()),
+        }))),
         Err(message) if tools.iter().any(|t| t.strict) => Err(ApiError::invalid("tools", message)),
         Err(_) => Ok(None),
     }

@@ -24,7 +24,9 @@ pub(crate) struct Chat {
     pub messages: Vec<ChatMessage>,
     pub tools: Vec<Tool>,
     pub choice: Choice,
-    pub parallel: bool,
+    /// Whether there may be several calls; where nothing is said, several that the model makes by itself, but one that is forced:
+    /// weak models would go on for ever.
+    pub parallel: Option<bool>,
     /// Further variables of the template.
     pub variables: Map<String, Value>,
     /// Whether the answer goes on with the last message.
@@ -52,20 +54,24 @@ pub(crate) async fn prepare(app: &App, model: Arc<ServedModel>, mut chat: Chat) 
         let model = model.clone();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            build(model, chat)
+            let text = render(&model, &mut chat)?;
+            Ok::<_, ApiError>((chat, text))
         })
     };
-    match tokio::time::timeout(TEMPLATE_TIME, task).await {
-        Ok(Ok(prepared)) => prepared,
-        Ok(Err(_)) => Err(ApiError::invalid("messages", "the prompt could not be made")),
+    let (chat, text) = match tokio::time::timeout(TEMPLATE_TIME, task).await {
+        Ok(Ok(rendered)) => rendered?,
+        Ok(Err(_)) => return Err(ApiError::invalid("messages", "the prompt could not be made")),
         // The thread runs on until the template's own budget ends it; its permit is not given back before.
-        Err(_) => Err(ApiError::invalid("messages", "the chat template takes too long")),
-    }
+        Err(_) => return Err(ApiError::invalid("messages", "the chat template takes too long")),
+    };
+    // Not a matter of the template: the first grammar of a model takes its time, and each has limits of its own.
+    let task = tokio::task::spawn_blocking(move || build(model, chat, &text));
+    task.await
+        .unwrap_or_else(|_| Err(ApiError::invalid("messages", "the prompt could not be made")))
 }
 
-fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
-    let text = render(&model, &mut chat)?;
-    chat.request.prompt = model.tokenizer.encode_with(&text, false)?;
+fn build(model: Arc<ServedModel>, mut chat: Chat, text: &str) -> ApiResult<Prepared> {
+    chat.request.prompt = model.tokenizer.encode_with(text, false)?;
     // Where the template has opened what the model thinks, the text begins inside.
     let open = model.thinking.filter(|t| text.trim_end().ends_with(t.open));
     let closed = model.thinking.is_some_and(|t| text.trim_end().ends_with(t.close));
@@ -93,7 +99,7 @@ fn build(model: Arc<ServedModel>, mut chat: Chat) -> ApiResult<Prepared> {
             chat.parallel,
         )?);
     } else if !chat.tools.is_empty() {
-        constraint = forced::lazy(&model, &chat.tools)?;
+        constraint = forced::lazy(&model, &chat.tools, chat.parallel)?;
         chat.request.constraint = constraint.take();
     }
     if let Some(constraint) = constraint {

@@ -109,3 +109,92 @@ fn the_demo_model_answers() {
             .contains("mlx_native_generation_tokens_total")
     );
 }
+
+#[test]
+fn what_real_clients_stumbled_over_stays_mended() {
+    let server = server();
+    let ask = |path: &str, body: Value| post(server.address, path, &body);
+    // A weak model does not go on with calls, nor with properties that the schema does not name.
+    let open = json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["a"]});
+    let tool = json!({"type": "function", "function": {"name": "add", "parameters": open}});
+    for seed in 0..3 {
+        let chat = json!({"messages": [{"role": "user", "content": "x"}], "tools": [tool], "tool_choice": "required", "temperature": 1.0,
+            "seed": seed, "max_tokens": 80});
+        let json = ask("/v1/chat/completions", chat).json();
+        let choice = &json["choices"][0];
+        assert_eq!(
+            (
+                &choice["finish_reason"],
+                choice["message"]["tool_calls"].as_array().unwrap().len()
+            ),
+            (&json!("tool_calls"), 1),
+            "{json}"
+        );
+        let arguments: Value = serde_json::from_str(
+            choice["message"]["tool_calls"][0]["function"]["arguments"]
+                .as_str()
+                .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(arguments.as_object().unwrap().len(), 1, "{arguments}");
+    }
+    // Several prompts with several choices, as a stream and not.
+    let mut body = json!({"prompt": ["fn main", "let x"], "n": 2, "max_tokens": 4, "temperature": 1.0, "seed": 3, "echo": true});
+    let whole = ask("/v1/completions", body.clone()).json();
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let chunks = ask("/v1/completions", body).chunks();
+    let mut texts = vec![String::new(); 4];
+    for choice in chunks.iter().flat_map(|c| c["choices"].as_array().unwrap()) {
+        texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+    }
+    for (index, text) in texts.iter().enumerate() {
+        assert_eq!(whole["choices"][index]["text"], json!(text));
+    }
+    assert_eq!(
+        chunks.last().unwrap()["usage"]["prompt_tokens"],
+        whole["usage"]["prompt_tokens"]
+    );
+    // Errors that name what is wrong, in the words that clients look for.
+    for (path, body, param) in [
+        ("/detokenize", json!({"tokens": [1, 99_999_999]}), "tokens[1]"),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "structured_outputs": {"nope": 1}}),
+            "structured_outputs",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "return_token_ids": true}),
+            "return_token_ids",
+        ),
+    ] {
+        let reply = ask(path, body);
+        assert_eq!(
+            (reply.status, reply.json()["error"]["param"].as_str()),
+            (400, Some(param)),
+            "{}",
+            reply.body
+        );
+    }
+    let long = ask("/v1/completions", json!({"prompt": "word ".repeat(600)}));
+    assert!(
+        long.body
+            .contains("This model's maximum context length is 512 tokens"),
+        "{}",
+        long.body
+    );
+    let tools =
+        json!({"max_tokens": 4, "messages": [{"role": "user", "content": "x"}], "tools": [{"name": "x"}]});
+    assert_eq!(ask("/v1/messages", tools).status, 400);
+    let budget = json!({"max_tokens": 4, "messages": [{"role": "user", "content": "x"}], "thinking": {"type": "enabled", "budget_tokens": 9}});
+    assert_eq!(ask("/v1/messages", budget).status, 400);
+    let metrics = get(server.address, "/metrics").body;
+    for name in [
+        "spec_decode_num_draft_tokens_total",
+        "spec_decode_num_accepted_tokens_total",
+        "iteration_tokens_total_bucket",
+    ] {
+        assert!(metrics.contains(&format!("mlx_native_{name}")), "{name}");
+    }
+}

@@ -142,7 +142,7 @@ impl<P: Stepper> Scheduler<'_, P> {
     }
 
     /// A state with the beginning of `tokens` from the disk, when that has more than `known` of them.
-    pub(super) fn from_disk(
+    pub(super) fn take_from_disk(
         &mut self,
         tokens: &[u32],
         salt: &str,
