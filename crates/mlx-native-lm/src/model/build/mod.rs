@@ -496,12 +496,13 @@ impl Builder<'_, '_> {
     fn embedding(&mut self, spec: &DecoderSpec) -> Result<Value> {
         let (hidden, e) = (spec.hidden_size, &spec.embedding);
         let table = self.l.embedding(&e.table, spec.vocab_size, hidden)?;
-        let stream = self.value(hidden);
-        self.push(Step::Embed {
-            table,
-            output: stream,
-        });
-        if let Some(block) = self.turned.get(&e.table).copied() {
+        let turned = self.turned.get(&e.table).copied();
+        // The rows of a turned table are f16 whatever dtype the model runs in: the packs are made for that.
+        let dtype = turned.map_or(self.l.dtype, |_| DType::F16);
+        let output = self.value_of(hidden, dtype);
+        self.push(Step::Embed { table, output });
+        let stream = self.cast(output, self.l.dtype);
+        if let Some(block) = turned {
             // The inverse of what is done to a module's input.
             let signs = self.signs(&e.table, hidden, block)?;
             self.push(Step::Hadamard { x: stream, block });
