@@ -110,7 +110,9 @@ fn a_server_that_is_killed_serves_again_with_the_same_tokens() {
 /// Files of a folder that are no pages.
 fn leftovers(folder: &Path) -> usize {
     let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    names.filter(|p| p.extension().is_none_or(|e| e != "page")).count()
+    names
+        .filter(|p| p.extension().is_none_or(|e| e != "page"))
+        .count()
 }
 
 /// `cargo test --release -p mlx-native-cli --test serve -- --ignored kills --nocapture`: some minutes.
@@ -119,7 +121,12 @@ fn leftovers(folder: &Path) -> usize {
 fn kills_at_any_moment_leave_a_cache_that_serves() {
     let cache = scratch("kills");
     // Small enough that pages are thrown out while others are written.
-    let flags = ["--prompt-cache-dir", cache.to_str().unwrap(), "--prompt-cache-disk", "0.02"];
+    let flags = [
+        "--prompt-cache-dir",
+        cache.to_str().unwrap(),
+        "--prompt-cache-disk",
+        "0.02",
+    ];
     let wanted: Vec<[Value; 2]> = {
         let server = Server::start(&[]);
         (0..8).map(|i| of(&server.ask(&body(i)))).collect()
@@ -152,7 +159,9 @@ fn kills_at_any_moment_leave_a_cache_that_serves() {
         assert_eq!(&of(&server.ask(&body(i))), wanted, "at the end, request {i}");
     }
     let left = leftovers(&cache);
-    println!("200 kills, {asked} answers all right, {hits} of them with a cached beginning; files left half written: {most} at most, {left} at the end");
+    println!(
+        "200 kills, {asked} answers all right, {hits} of them with a cached beginning; files left half written: {most} at most, {left} at the end"
+    );
     assert!(hits > 20, "the cache was hardly ever met: {hits}");
     // What a kill leaves half written goes at the next start.
     assert!(most <= 8 && left <= 2, "{most} {left}");
@@ -170,12 +179,17 @@ fn a_draft_model_changes_no_answer() {
     let server = Server::start(&["--draft-model", path, "--num-draft-tokens", "4"]);
     assert_eq!(of(&server.ask(&asked)), wanted);
     let mut stream = TcpStream::connect(&server.address).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
     let number = |name: &str| {
         let line = reply.lines().find(|l| l.starts_with(name) && !l.starts_with('#'));
-        line.and_then(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).unwrap_or(-1.0)
+        line.and_then(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .unwrap_or(-1.0)
     };
     let accepted = number("mlx_native_spec_decode_num_accepted_tokens_total");
     assert!(accepted > 10.0, "{accepted}: {reply}");

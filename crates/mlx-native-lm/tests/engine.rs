@@ -431,7 +431,11 @@ fn a_draft_model_in_the_engine_changes_no_bit() {
     let (model, small) = (folder.path().join("model"), folder.path().join("small"));
     let (_, bits, shape) = MODELS[0];
     save(shape, bits, &model);
-    save(&shape.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"), bits, &small);
+    save(
+        &shape.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
+        bits,
+        &small,
+    );
     let prompts: Vec<Vec<u32>> = vec![prompt(1, 3), prompt(2, 200), prompt(3, 40), prompt(4, 9)];
     let long = |prompt: &[u32], seed: u64| {
         let mut request = request(prompt.to_vec(), seed);
@@ -458,22 +462,34 @@ fn a_draft_model_in_the_engine_changes_no_bit() {
                     streams.push((stream, wanted));
                 } else {
                     let found = collect(stream);
-                    assert_eq!((&found.ids, &found.bits), (&wanted.ids, &wanted.bits), "{kind}, alone");
+                    assert_eq!(
+                        (&found.ids, &found.bits),
+                        (&wanted.ids, &wanted.bits),
+                        "{kind}, alone"
+                    );
                 }
             }
             for (stream, wanted) in streams {
                 let found = collect(stream);
-                assert_eq!((&found.ids, &found.bits), (&wanted.ids, &wanted.bits), "{kind}, together");
+                assert_eq!(
+                    (&found.ids, &found.bits),
+                    (&wanted.ids, &wanted.bits),
+                    "{kind}, together"
+                );
             }
         }
         let stats = engine.stats();
         assert!(stats.guessed > 0, "{kind}: {stats:?}");
-        assert!(kind != 0 || stats.guessed_right * 10 > stats.guessed * 8, "{stats:?}");
+        assert!(
+            kind != 0 || stats.guessed_right * 10 > stats.guessed * 8,
+            "{stats:?}"
+        );
     }
     let recurrent = folder.path().join("recurrent");
     save(MODELS[2].2, 16, &recurrent);
     for (a, b) in [(&model, &recurrent), (&recurrent, &model)] {
-        let error = Engine::start_with_draft(open(a, None), open(b, None), EngineConfig::default()).unwrap_err();
+        let error =
+            Engine::start_with_draft(open(a, None), open(b, None), EngineConfig::default()).unwrap_err();
         assert!(error.to_string().contains("go back"), "{error}");
     }
 }
@@ -482,13 +498,14 @@ fn a_draft_model_in_the_engine_changes_no_bit() {
 fn a_budget_ends_thoughts_and_the_answer_goes_on_as_if_they_had_ended_there() {
     let folder = tempfile::tempdir().unwrap();
     let (_, bits, shape) = MODELS[0];
-    save(shape, bits, folder.path());
+    let folder = folder.path().join("model");
+    save(shape, bits, &folder);
     for lookup in [0, 4] {
         let config = EngineConfig {
             prompt_lookup: lookup,
             ..EngineConfig::default()
         };
-        let engine = Engine::start(open(folder.path(), None), config).unwrap();
+        let engine = Engine::start(open(&folder, None), config).unwrap();
         let plain = ask(&engine, &prompt(2, 50), 4).ids;
         let ending = engine.tokenizer().encode_with("</think>\n", false).unwrap();
         assert!(ending.len() > 1);
@@ -536,6 +553,12 @@ fn a_budget_ends_thoughts_and_the_answer_goes_on_as_if_they_had_ended_there() {
         budget: Some(1),
         ending: Vec::new(),
     });
-    let engine = Engine::start(open(folder.path(), None), EngineConfig::default()).unwrap();
-    assert!(engine.submit(wrong).unwrap_err().to_string().starts_with("thinking"));
+    let engine = Engine::start(open(&folder, None), EngineConfig::default()).unwrap();
+    assert!(
+        engine
+            .submit(wrong)
+            .unwrap_err()
+            .to_string()
+            .starts_with("thinking")
+    );
 }

@@ -109,7 +109,10 @@ pub(crate) fn refuse_lacking(fields: &Fields<'_>) -> ApiResult<()> {
 
 /// Refuses these fields, where they ask for something.
 pub(crate) fn refuse(fields: &Fields<'_>, names: &[&str]) -> ApiResult<()> {
-    match names.iter().find(|n| fields.get(n).is_some_and(|v| !is_nothing(v))) {
+    match names
+        .iter()
+        .find(|n| fields.get(n).is_some_and(|v| !is_nothing(v)))
+    {
         Some(name) => Err(ApiError::unsupported(fields.name(name))),
         None => Ok(()),
     }

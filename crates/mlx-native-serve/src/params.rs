@@ -2,7 +2,7 @@
 
 use mlx_native_lm::SamplingParams;
 use mlx_native_lm::engine::{Grammar, MAX_CHOICES, MAX_TOP_LOGPROBS, Request};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;

@@ -233,7 +233,9 @@ impl Engine {
         if let Some(drafter) = &drafter {
             for (what, passes) in [("the model", &stepper), ("the draft model", drafter)] {
                 if passes.ends_matter() {
-                    let message = format!("{what} has layers whose states cannot go back, which a draft model asks for");
+                    let message = format!(
+                        "{what} has layers whose states cannot go back, which a draft model asks for"
+                    );
                     return Err(crate::LmError::Unsupported(message));
                 }
             }

@@ -74,7 +74,11 @@ impl Thoughts {
                 let begun = self.seen.trim_start();
                 if let Some(rest) = begun.strip_prefix(thinking.open.as_str()) {
                     self.seen = rest.to_owned();
-                    self.place = if is_over(0) { Place::Ending(0) } else { Place::Inside };
+                    self.place = if is_over(0) {
+                        Place::Ending(0)
+                    } else {
+                        Place::Inside
+                    };
                 } else if !thinking.open.starts_with(begun) {
                     self.leave();
                 }
@@ -158,10 +162,19 @@ mod tests {
     #[test]
     fn thoughts_that_the_answer_opens_are_counted_from_there() {
         let says = ["\n<th", "ink>", "a", "b", "</", "think>", "c", "d", "e"];
-        assert_eq!(run(&thinking(false, Some(2)), &says).0, "\n<think>ab</think></think>cde");
-        assert_eq!(run(&thinking(false, Some(4)), &says), ("\n<think>ab</think>cde".to_owned(), 4));
+        assert_eq!(
+            run(&thinking(false, Some(2)), &says).0,
+            "\n<think>ab</think></think>cde"
+        );
+        assert_eq!(
+            run(&thinking(false, Some(4)), &says),
+            ("\n<think>ab</think>cde".to_owned(), 4)
+        );
         assert_eq!(run(&thinking(false, None), &says).1, 4);
-        assert_eq!(run(&thinking(false, Some(0)), &says).0, "\n<think></think>ab</think>cde");
+        assert_eq!(
+            run(&thinking(false, Some(0)), &says).0,
+            "\n<think></think>ab</think>cde"
+        );
     }
 
     #[test]

@@ -229,12 +229,11 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
     for key in ["stop", "tools", "tool_choice", "metadata", "system"] {
         shared.remove(key);
     }
-    if let Some(stops) = map.get("stop_sequences") {
-        shared.insert("stop".to_owned(), stops.clone());
-    }
     known::refuse(&fields, &LACKING)?;
     check_edits(&fields)?;
     let mut request = params::read(&Fields::new(&shared), model)?;
+    request.stop = fields.strings("stop_sequences")?.unwrap_or_default();
+    request.stop.retain(|s| !s.is_empty());
     if !counting {
         match request.max_tokens {
             None => return Err(ApiError::invalid("max_tokens", "missing")),

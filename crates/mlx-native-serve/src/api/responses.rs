@@ -9,8 +9,8 @@ use mlx_native_lm::ChatMessage;
 use mlx_native_lm::engine::{MAX_TOP_LOGPROBS, Token, Usage};
 use serde_json::{Map, Value, json};
 
-use super::{body, chat_logprob};
 use super::chat::call_id;
+use super::{body, chat_logprob};
 use crate::answer::{Answer, ContentTokens, Finish, Part, Text};
 use crate::app::App;
 use crate::chat::messages;

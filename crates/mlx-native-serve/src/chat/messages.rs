@@ -158,7 +158,10 @@ fn allowed(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> ApiResult<Choice> {
         holder.get("name").and_then(Value::as_str).map(str::to_owned)
     };
     let Some(names) = list.iter().map(name).collect::<Option<Vec<String>>>() else {
-        return Err(ApiError::invalid(inner.name("tools"), "wanted functions with names"));
+        return Err(ApiError::invalid(
+            inner.name("tools"),
+            "wanted functions with names",
+        ));
     };
     if let Some(unknown) = names.iter().find(|n| !tools.iter().any(|t| t.name == **n)) {
         let message = format!("there is no tool named {unknown:?}");

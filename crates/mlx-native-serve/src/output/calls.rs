@@ -110,7 +110,9 @@ impl Calls {
 
     pub fn finish(&mut self, cut: bool, out: &mut Vec<Delta>) {
         // Reading it to its end would find that it is no call.
-        if let Place::Call { begun: false, raw, .. } = &self.place
+        if let Place::Call {
+            begun: false, raw, ..
+        } = &self.place
             && cut
             && may_be_call(raw, &self.held)
         {
@@ -127,7 +129,11 @@ impl Calls {
                     true => open_end(&rest, self.marks.all()),
                     false => 0,
                 };
-                let shown = if begun > 1 { &rest[..rest.len() - begun] } else { &rest[..] };
+                let shown = if begun > 1 {
+                    &rest[..rest.len() - begun]
+                } else {
+                    &rest[..]
+                };
                 if !(self.after_call && shown.trim().is_empty()) {
                     push(out, Delta::Content(shown.to_owned()));
                 }

@@ -308,7 +308,11 @@ fn a_call_that_was_cut_before_its_name_is_not_shown() {
     };
     let cases = [
         (Family::Hermes, "I look.\n<tool_call>\n{\"na", "I look."),
-        (Family::Hermes, "I look.\n<tool_call>\n{\"name\": \"wea", "I look."),
+        (
+            Family::Hermes,
+            "I look.\n<tool_call>\n{\"name\": \"wea",
+            "I look.",
+        ),
         (Family::Hermes, "I look.\n<tool_c", "I look.\n"),
         (Family::Hermes, "a <", "a <"),
         (
@@ -329,7 +333,11 @@ fn a_call_that_was_cut_before_its_name_is_not_shown() {
         (Family::Pythonic, "[1, 2, 3", "[1, 2, 3"),
         (Family::Pythonic, "[\"a\", \"b", "[\"a\", \"b"),
         (Family::Mistral, "[TOOL_CALLS]wea", ""),
-        (Family::DeepSeek, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>we", ""),
+        (
+            Family::DeepSeek,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>we",
+            "",
+        ),
     ];
     for (family, text, shown) in cases {
         assert_eq!(cut(family, text), shown, "{family:?}: {text}");

@@ -88,7 +88,11 @@ impl Try {
         if matches!(fate, Asked | Shown | Read) {
             // Nothing that is read takes a list of numbers in a list for its value.
             let (status, _, answer) = self.ask(&json!({ field: [[1.5]] }));
-            assert!(refused(status, &answer), "{} {field}: [[1.5]]: {status} {answer}", self.path);
+            assert!(
+                refused(status, &answer),
+                "{} {field}: [[1.5]]: {status} {answer}",
+                self.path
+            );
         }
     }
 }
@@ -248,7 +252,10 @@ fn fields_of_completions() {
         server.check(field, &value, fate);
     }
     let (status, _, answer) = server.ask(&json!({"stream": true, "prompt_logprobs": 1}));
-    assert_eq!((status, &answer["error"]["param"]), (400, &json!("prompt_logprobs")));
+    assert_eq!(
+        (status, &answer["error"]["param"]),
+        (400, &json!("prompt_logprobs"))
+    );
 }
 
 #[test]
@@ -293,22 +300,38 @@ fn fields_of_responses() {
     for (value, param) in [
         (json!({"text": {"verbosity": "low"}}), "text.verbosity"),
         (json!({"reasoning": {"mode": "pro"}}), "reasoning.mode"),
-        (json!({"reasoning": {"context": "all_turns"}}), "reasoning.context"),
+        (
+            json!({"reasoning": {"context": "all_turns"}}),
+            "reasoning.context",
+        ),
         (json!({"reasoning": {"effort": "much"}}), "reasoning.effort"),
         (json!({"reasoning": {"exclude": true}}), "reasoning.exclude"),
-        (json!({"tool_choice": {"type": "file_search"}}), "tool_choice.type"),
+        (
+            json!({"tool_choice": {"type": "file_search"}}),
+            "tool_choice.type",
+        ),
         (json!({"include": ["more"]}), "include"),
     ] {
         let (status, _, answer) = server.ask(&value);
-        assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{value}");
+        assert_eq!(
+            (status, &answer["error"]["param"]),
+            (400, &json!(param)),
+            "{value}"
+        );
     }
-    for reasoning in [json!({"effort": "high", "summary": "auto"}), json!({"effort": null})] {
+    for reasoning in [
+        json!({"effort": "high", "summary": "auto"}),
+        json!({"effort": null}),
+    ] {
         assert_eq!(server.ask(&json!({ "reasoning": reasoning })).0, 200);
     }
     let more = json!({"include": ["message.output_text.logprobs"]});
     let answer = server.ask(&more).2;
     let text = &answer["output"].as_array().unwrap().last().unwrap();
-    assert!(text["type"] == "message" || text["type"] == "reasoning", "{answer}");
+    assert!(
+        text["type"] == "message" || text["type"] == "reasoning",
+        "{answer}"
+    );
 }
 
 #[test]
@@ -344,8 +367,16 @@ fn fields_of_messages() {
         ("workspace_id", json!("a"), Harmless),
         ("billing_policy", json!({"a": 1}), Harmless),
         ("betas", json!(["a"]), Harmless),
-        ("context_management", json!({"edits": [{"type": "clear_thinking_20251015"}]}), Harmless),
-        ("context_management", json!({"edits": [{"type": "clear_tool_uses_20250919"}]}), Refused),
+        (
+            "context_management",
+            json!({"edits": [{"type": "clear_thinking_20251015"}]}),
+            Harmless,
+        ),
+        (
+            "context_management",
+            json!({"edits": [{"type": "clear_tool_uses_20250919"}]}),
+            Refused,
+        ),
         ("container", json!("a"), Refused),
         ("mcp_servers", json!([{"a": 1}]), Refused),
         ("compaction", json!({"a": 1}), Refused),
@@ -360,18 +391,43 @@ fn fields_of_messages() {
     for (more, name) in [
         (named(json!({"defer_loading": true})), "tools[0].defer_loading"),
         (named(json!({"input_examples": [{}]})), "tools[0].input_examples"),
-        (named(json!({"allowed_callers": ["code"]})), "tools[0].allowed_callers"),
-        (json!({"thinking": {"type": "enabled", "budget_tokens": 20}}), "thinking.budget_tokens"),
-        (json!({"thinking": {"type": "enabled", "display": "omitted"}}), "thinking.display"),
+        (
+            named(json!({"allowed_callers": ["code"]})),
+            "tools[0].allowed_callers",
+        ),
+        (
+            json!({"thinking": {"type": "enabled", "budget_tokens": 20}}),
+            "thinking.budget_tokens",
+        ),
+        (
+            json!({"thinking": {"type": "enabled", "display": "omitted"}}),
+            "thinking.display",
+        ),
         (json!({"thinking": {"type": "some"}}), "thinking.type"),
-        (json!({"output_config": {"effort": "much"}}), "output_config.effort"),
-        (json!({"output_config": {"task_budget": {"a": 1}}}), "output_config.task_budget"),
+        (
+            json!({"output_config": {"effort": "much"}}),
+            "output_config.effort",
+        ),
+        (
+            json!({"output_config": {"task_budget": {"a": 1}}}),
+            "output_config.task_budget",
+        ),
     ] {
         let (status, _, answer) = server.ask(&more);
         let message = answer["error"]["message"].as_str().unwrap_or_default();
-        assert!(status == 400 && message.starts_with(name), "{name}: {status} {answer}");
+        assert!(
+            status == 400 && message.starts_with(name),
+            "{name}: {status} {answer}"
+        );
     }
-    assert_eq!(server.ask(&named(json!({"cache_control": {"type": "ephemeral"}, "allowed_callers": ["direct"]}))).0, 200);
+    assert_eq!(
+        server
+            .ask(&named(
+                json!({"cache_control": {"type": "ephemeral"}, "allowed_callers": ["direct"]})
+            ))
+            .0,
+        200
+    );
 }
 
 #[test]
@@ -379,15 +435,17 @@ fn allowed_tools_are_all_that_there_are() {
     let other = json!({"type": "function", "function": {"name": "other"}});
     let body = json!({"messages": [{"role": "user", "content": "hi"}], "tools": [tool(), other]});
     let server = Try::new("/v1/chat/completions", body.clone());
-    let choice = |tools: Value, mode: &str| {
-        json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}})
-    };
+    let choice = |tools: Value, mode: &str| json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}});
     let one = json!([{"type": "function", "function": {"name": "now"}}]);
     let some = server.ask(&choice(one.clone(), "auto")).1;
     assert_eq!(some, server.ask(&json!({ "tools": [tool()] })).1);
     assert_ne!(some, server.ask(&json!({})).1);
     let unknown = json!([{"type": "function", "function": {"name": "none"}}]);
-    for wrong in [choice(unknown, "auto"), choice(one, "all"), choice(json!(null), "auto")] {
+    for wrong in [
+        choice(unknown, "auto"),
+        choice(one, "all"),
+        choice(json!(null), "auto"),
+    ] {
         assert_eq!(server.ask(&wrong).0, 400, "{wrong}");
     }
 }
@@ -400,7 +458,11 @@ fn budgets_reach_the_engine() {
         for (key, value) in more.as_object().unwrap() {
             body[key] = value.clone();
         }
-        assert_eq!(post(server.address, "/v1/chat/completions", &body).status, 200, "{more}");
+        assert_eq!(
+            post(server.address, "/v1/chat/completions", &body).status,
+            200,
+            "{more}"
+        );
         let request = script.asked.lock().unwrap().take().unwrap();
         request.thinking.map(|t| {
             let ending = crate::script::tokenizer(None).decode(&t.ending, false).unwrap();
@@ -408,18 +470,51 @@ fn budgets_reach_the_engine() {
         })
     };
     const OPEN: &str = "{{ messages[0].content }}<think>\n";
-    const SHUT: &str = "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
+    const SHUT: &str = "{{ messages[0].content }}{% if not enable_thinking %}<think></think>{% endif %}";
     const WORDS: &str = "{{ messages[0].content }}{{ reasoning_effort }}<think>";
     let ending = || "\n</think>\n\n".to_owned();
     assert_eq!(thinking(json!({}), OPEN), Some((None, true, String::new())));
-    assert_eq!(thinking(json!({"thinking_budget": 7}), OPEN), Some((Some(7), true, ending())));
-    assert_eq!(thinking(json!({"thinking_budget": -1}), OPEN), Some((None, true, String::new())));
-    assert_eq!(thinking(json!({"thinking_budget": 7}), SHUT), Some((Some(7), false, ending())));
-    assert_eq!(thinking(json!({"enable_thinking": false}), OPEN), Some((Some(0), true, ending())));
-    assert_eq!(thinking(json!({"enable_thinking": false}), SHUT), None, "the template has closed it");
-    assert_eq!(thinking(json!({"reasoning_effort": "low"}), OPEN), Some((Some(1024), true, ending())));
-    assert_eq!(thinking(json!({"reasoning_effort": "high"}), OPEN), Some((None, true, String::new())));
-    assert_eq!(thinking(json!({"reasoning_effort": "none"}), OPEN), Some((Some(0), true, ending())));
-    assert_eq!(thinking(json!({"reasoning_effort": "low"}), WORDS), Some((None, true, String::new())), "the template tells the model");
-    assert_eq!(thinking(json!({"thinking_budget": 7}), "{{ messages[0].content }}"), None, "nothing to limit");
+    assert_eq!(
+        thinking(json!({"thinking_budget": 7}), OPEN),
+        Some((Some(7), true, ending()))
+    );
+    assert_eq!(
+        thinking(json!({"thinking_budget": -1}), OPEN),
+        Some((None, true, String::new()))
+    );
+    assert_eq!(
+        thinking(json!({"thinking_budget": 7, "enable_thinking": true}), SHUT),
+        Some((Some(7), false, ending()))
+    );
+    assert_eq!(
+        thinking(json!({"enable_thinking": false}), OPEN),
+        Some((Some(0), true, ending()))
+    );
+    assert_eq!(
+        thinking(json!({"enable_thinking": false}), SHUT),
+        None,
+        "the template has closed it"
+    );
+    assert_eq!(
+        thinking(json!({"reasoning_effort": "low"}), OPEN),
+        Some((Some(1024), true, ending()))
+    );
+    assert_eq!(
+        thinking(json!({"reasoning_effort": "high"}), OPEN),
+        Some((None, true, String::new()))
+    );
+    assert_eq!(
+        thinking(json!({"reasoning_effort": "none"}), OPEN),
+        Some((Some(0), true, ending()))
+    );
+    assert_eq!(
+        thinking(json!({"reasoning_effort": "low"}), WORDS),
+        Some((None, true, String::new())),
+        "the template tells the model"
+    );
+    assert_eq!(
+        thinking(json!({"thinking_budget": 7}), "{{ messages[0].content }}"),
+        None,
+        "nothing to limit"
+    );
 }

@@ -47,7 +47,9 @@ struct Turn {
 impl<P: Stepper> Scheduler<'_, P> {
     /// Guesses up to `most` tokens for each text that wants some: its index and how many it can use.
     pub(super) fn draft(&mut self, wanted: &[(usize, usize)]) {
-        let Some(mut drafter) = self.drafter.take() else { return };
+        let Some(mut drafter) = self.drafter.take() else {
+            return;
+        };
         match self.write_ahead(&mut drafter, wanted) {
             Ok(()) => self.drafter = Some(drafter),
             Err(error) => {
@@ -184,7 +186,11 @@ mod tests {
         ];
         for (ahead, tokens, at) in cases {
             let mut draft = draft(ahead);
-            assert_eq!((draft.agree(tokens), draft.ahead.len()), (at, 0), "{ahead:?} {tokens:?}");
+            assert_eq!(
+                (draft.agree(tokens), draft.ahead.len()),
+                (at, 0),
+                "{ahead:?} {tokens:?}"
+            );
         }
     }
 }
