@@ -114,7 +114,8 @@ impl Calls {
             begun: false, raw, ..
         } = &self.place
             && cut
-            && may_be_call(raw, &self.held)
+            && (self.marks.open.iter().any(|m| raw.trim_start().starts_with(m))
+                || may_be_call(raw, &self.held))
         {
             self.held.clear();
             self.place = Place::Text { fresh: false };
