@@ -78,16 +78,41 @@ fn logprobs(fields: &Fields<'_>) -> ApiResult<Option<usize>> {
     }
 }
 
-/// Whether a stream is wanted, and whether with usage.
-pub(crate) fn streaming(fields: &Fields<'_>) -> ApiResult<(bool, bool)> {
+/// Where a stream tells its usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    Nowhere,
+    /// In a chunk of its own behind the answer.
+    AtEnd,
+    /// There, and in each chunk what came so far.
+    Always,
+}
+
+impl Telling {
+    /// Puts into a chunk what it tells of the usage so far.
+    pub fn put(self, chunk: &mut Value, so_far: &Usage) {
+        match self {
+            Telling::Nowhere => {}
+            Telling::AtEnd => chunk["usage"] = Value::Null,
+            Telling::Always => chunk["usage"] = usage_json(so_far),
+        }
+    }
+}
+
+/// Whether a stream is wanted, and where with usage.
+pub(crate) fn streaming(fields: &Fields<'_>) -> ApiResult<(bool, Telling)> {
     let stream = fields.bool("stream")?.unwrap_or(false);
-    let with_usage = match fields.object("stream_options")? {
-        Some(options) => Fields::inside(options, "stream_options.")
-            .bool("include_usage")?
-            .unwrap_or(false),
-        None => false,
+    let Some(options) = fields.object("stream_options")? else {
+        return Ok((stream, Telling::Nowhere));
     };
-    Ok((stream, with_usage))
+    let options = Fields::inside(options, "stream_options.");
+    let always = options.bool("continuous_usage_stats")?.unwrap_or(false);
+    let telling = match options.bool("include_usage")?.unwrap_or(false) {
+        false => Telling::Nowhere,
+        true if always => Telling::Always,
+        true => Telling::AtEnd,
+    };
+    Ok((stream, telling))
 }
 
 /// Answers a chat.
@@ -102,10 +127,11 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     let map = body(bytes)?;
     let fields = Fields::new(&map);
     let model = app.models.get(fields.str("model")?).await?;
-    let (stream, with_usage) = streaming(&fields)?;
+    let (stream, telling) = streaming(&fields)?;
     let chat = read(&map, &model, app)?;
     let (n, with_logprobs) = (chat.request.n, chat.request.logprobs.is_some());
     let prepared = prepare(app, model, chat).await?;
+    let prompt_tokens = prepared.request.prompt.len();
     let mut answer = Answer::begin(
         app,
         request_id,
@@ -124,8 +150,12 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
         let format = ChatStream {
             head,
             n,
-            with_usage,
+            telling,
             usage: Usage::default(),
+            so_far: Usage {
+                prompt_tokens,
+                ..Usage::default()
+            },
             calls: vec![0; n],
             open: vec![false; n],
         };
@@ -221,8 +251,9 @@ fn call_json(app: &App, model: &ServedModel, call: &Call) -> Value {
 struct ChatStream {
     head: Head,
     n: usize,
-    with_usage: bool,
+    telling: Telling,
     usage: Usage,
+    so_far: Usage,
     /// Calls of each choice so far, and whether the last one is open.
     calls: Vec<usize>,
     open: Vec<bool>,
@@ -233,9 +264,7 @@ impl ChatStream {
         let mut chunk = self.head.object("chat.completion.chunk");
         chunk["choices"] =
             json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
-        if self.with_usage {
-            chunk["usage"] = Value::Null;
-        }
+        self.telling.put(&mut chunk, &self.so_far);
         chunk
     }
 
@@ -284,6 +313,7 @@ impl Format for ChatStream {
                 deltas,
                 tokens,
             } => {
+                self.so_far.completion_tokens += tokens.len();
                 let mut logprobs = self.head.logprobs(&tokens);
                 let deltas: Vec<Value> = deltas.into_iter().filter_map(|d| self.delta(index, d)).collect();
                 if deltas.is_empty() && self.head.with_logprobs && !tokens.is_empty() {
@@ -307,7 +337,7 @@ impl Format for ChatStream {
     }
 
     fn end(&mut self, out: &mut Frames) {
-        if self.with_usage {
+        if self.telling != Telling::Nowhere {
             let mut chunk = self.head.object("chat.completion.chunk");
             chunk["choices"] = json!([]);
             chunk["usage"] = usage_json(&self.usage);

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use mlx_native_lm::engine::{Logprobs, MAX_TOP_LOGPROBS, Request, Token, Usage};
 use serde_json::{Map, Value, json};
 
-use super::chat::streaming;
+use super::chat::{Telling, streaming};
 use super::{body, token_text, usage_json};
 use crate::answer::{Answer, Part, Text};
 use crate::app::App;
@@ -97,7 +97,7 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     let map: Map<String, Value> = body(bytes)?;
     let fields = Fields::new(&map);
     let model = app.models.get(fields.str("model")?).await?;
-    let (stream, with_usage) = streaming(&fields)?;
+    let (stream, telling) = streaming(&fields)?;
     // Of chats alone: what they ask for would be passed over here.
     known::refuse(&fields, &CHATS)?;
     if stream {
@@ -160,8 +160,9 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
             prompts,
             head,
             n,
-            with_usage,
+            telling,
             usage: Usage::default(),
+            so_far: Usage::default(),
             prompt: 0,
         };
         return Ok(respond(answers, format));
@@ -332,8 +333,9 @@ struct CompletionStream {
     texts: Vec<String>,
     offsets: Vec<usize>,
     n: usize,
-    with_usage: bool,
+    telling: Telling,
     usage: Usage,
+    so_far: Usage,
     /// The prompt whose answer comes.
     prompt: usize,
 }
@@ -343,9 +345,7 @@ impl CompletionStream {
         let mut chunk = self.head.object();
         chunk["choices"] =
             json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]);
-        if self.with_usage {
-            chunk["usage"] = Value::Null;
-        }
+        self.telling.put(&mut chunk, &self.so_far);
         chunk
     }
 
@@ -380,6 +380,7 @@ impl Format for CompletionStream {
     fn part(&mut self, part: Part, out: &mut Frames) {
         match part {
             Part::Prompt { logprobs } => {
+                self.so_far.prompt_tokens += self.prompts.get(self.prompt).map_or(0, Vec::len);
                 self.echo(&logprobs, out);
                 self.prompt += 1;
             }
@@ -388,6 +389,7 @@ impl Format for CompletionStream {
                 deltas,
                 tokens,
             } => {
+                self.so_far.completion_tokens += tokens.len();
                 let text: String = (deltas.into_iter())
                     .filter_map(|d| match d {
                         Delta::Content(text) => Some(text),
@@ -420,7 +422,7 @@ impl Format for CompletionStream {
     }
 
     fn end(&mut self, out: &mut Frames) {
-        if self.with_usage {
+        if self.telling != Telling::Nowhere {
             let mut chunk = self.head.object();
             chunk["choices"] = json!([]);
             chunk["usage"] = usage_json(&self.usage);
