@@ -146,7 +146,7 @@ fn kills_at_any_moment_leave_a_cache_that_serves() {
             hits += usize::from(reply["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0));
         }
         // Traffic that the kill meets: answers on their way, prompts half computed, pages half written.
-        let traffic: Vec<TcpStream> = (0..draw(5))
+        let mut traffic: Vec<TcpStream> = (0..draw(5))
             .map(|_| {
                 let mut fresh = body(0);
                 // Another text from the first token on: all of its pages are new.
@@ -154,7 +154,15 @@ fn kills_at_any_moment_leave_a_cache_that_serves() {
                 server.send(&fresh)
             })
             .collect();
-        std::thread::sleep(Duration::from_micros(draw(250_000)));
+        let pause = match traffic.first_mut().filter(|_| round % 2 == 0) {
+            // Pages are written behind an answer.
+            Some(first) => {
+                let _ = first.read_to_end(&mut Vec::new());
+                40_000
+            }
+            None => 250_000,
+        };
+        std::thread::sleep(Duration::from_micros(draw(pause)));
         drop(server);
         drop(traffic);
         let left = leftovers(&cache);

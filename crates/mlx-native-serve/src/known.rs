@@ -7,7 +7,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 /// Fields of all interfaces. Where one is null, false or empty, nothing is asked for.
-const LACKING: [&str; 38] = [
+const LACKING: [&str; 37] = [
     // OpenAI's.
     "audio",
     "functions",
@@ -45,7 +45,6 @@ const LACKING: [&str; 38] = [
     "grammar_triggers",
     "grammar_lazy",
     "samplers",
-    "dry_sequence_breakers",
     // mlx-lm's.
     "adapters",
     "role_mapping",

@@ -100,14 +100,23 @@ fn a_stream_to_the_letter() {
 #[test]
 fn usage_so_far_in_every_chunk() {
     let server = saying("Grüße, Welt!");
-    let options = json!({"stream": true, "stream_options": {"include_usage": true, "continuous_usage_stats": true}});
-    let chat = post(server.address, "/v1/chat/completions", &with(hello(), options.clone())).chunks();
+    let options =
+        json!({"stream": true, "stream_options": {"include_usage": true, "continuous_usage_stats": true}});
+    let chat = post(
+        server.address,
+        "/v1/chat/completions",
+        &with(hello(), options.clone()),
+    )
+    .chunks();
     let text = with(json!({"prompt": "hi"}), options);
     for chunks in [chat, post(server.address, "/v1/completions", &text).chunks()] {
         let told: Vec<[u64; 2]> = (chunks.iter())
             .map(|c| ["prompt_tokens", "completion_tokens"].map(|k| c["usage"][k].as_u64().unwrap()))
             .collect();
-        assert!(told.windows(2).all(|w| w[0][1] <= w[1][1] && w[0][0] == w[1][0]), "{told:?}");
+        assert!(
+            told.windows(2).all(|w| w[0][1] <= w[1][1] && w[0][0] == w[1][0]),
+            "{told:?}"
+        );
         assert_eq!(told.last().unwrap()[1], 4);
         assert!(told.iter().any(|t| t[1] == 2) && told[0][0] > 0, "{told:?}");
     }
