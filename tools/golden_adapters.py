@@ -7,13 +7,11 @@ The models are those of tests/models. Each folder has adapter_config.json and ad
 --dequantize, and `packed`, without. The folders `peft-*` hold the same numbers under PEFT's names; what PEFT computes is the same product.
 """
 
-import copy
 import json
 import pathlib
 import sys
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import dequantize_model, load_model
@@ -32,25 +30,9 @@ CASES = {
 
 
 def wide(model):
-    """Activations in f32: everything that is not packed codes, but for the rows of the embedding."""
-    stored = copy.deepcopy(model.model.embed_tokens)
+    """Activations in f32: everything that is not packed codes, the scales of the embedding with it."""
     params = [(k, v.astype(mx.float32)) for k, v in tree_flatten(model.parameters()) if v.dtype in (mx.bfloat16, mx.float16)]
     model.update(tree_unflatten(params))
-    model.model.embed_tokens = Embedding(stored, model.model.embed_tokens)
-
-
-class Embedding(nn.Module):
-    """Rows as they are stored, in the dtype of their scales; the output layer in f32."""
-
-    def __init__(self, stored, widened):
-        super().__init__()
-        self.stored, self.widened = [stored], widened
-
-    def __call__(self, ids):
-        return self.stored[0](ids).astype(mx.float32)
-
-    def as_linear(self, x):
-        return self.widened.as_linear(x)
 
 
 def logits(model):

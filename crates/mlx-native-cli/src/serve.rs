@@ -136,6 +136,14 @@ pub struct Serve {
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Speculation")]
     pub prompt_lookup: usize,
 
+    /// Folder of a smaller model with the same vocabulary, which guesses what the first --model will say; answers stay the same.
+    #[arg(long, value_name = "PATH", help_heading = "Speculation")]
+    pub draft_model: Option<PathBuf>,
+
+    /// Tokens that the draft model guesses at a time.
+    #[arg(long, default_value_t = 3, value_name = "N", help_heading = "Speculation")]
+    pub num_draft_tokens: usize,
+
     /// No line for each request.
     #[arg(long, help_heading = "Connections")]
     pub quiet: bool,
@@ -236,6 +244,7 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
             prompt_cache_dir: options.prompt_cache_dir.clone(),
             prompt_cache_disk_bytes: (options.prompt_cache_disk * f64::from(1 << 30)) as u64,
             prompt_lookup: options.prompt_lookup,
+            draft_tokens: options.num_draft_tokens,
             max_context: options.max_context,
             ..EngineConfig::default()
         },
@@ -244,7 +253,13 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
         threads: options.threads,
         temp: options.temp,
         top_p: options.top_p,
+        draft: options.draft_model.clone(),
     };
+    if let Some(draft) = &options.draft_model
+        && !draft.exists()
+    {
+        bail!("--draft-model: there is nothing at {}", draft.display());
+    }
     if options.model.is_empty() && !options.adapter.is_empty() {
         bail!("--adapter needs --model: the demo model has no adapters");
     }
@@ -269,7 +284,11 @@ fn sources(options: &Serve) -> Result<Vec<ModelSource>> {
         if sources.iter().any(|s| s.id == name) {
             bail!("--model {name}: the name is given twice");
         }
-        sources.push(source(name, Some(path), None, settings.clone()));
+        let mut settings = settings.clone();
+        if !sources.is_empty() {
+            settings.draft = None;
+        }
+        sources.push(source(name, Some(path), None, settings));
     }
     let first = options.model.first().map(|model| named(model).1);
     for adapter in &options.adapter {
@@ -303,6 +322,8 @@ struct Settings {
     threads: Option<usize>,
     temp: Option<f32>,
     top_p: Option<f32>,
+    /// Of the first model, and of its adapters.
+    draft: Option<PathBuf>,
 }
 
 fn source(id: String, path: Option<PathBuf>, adapter: Option<PathBuf>, settings: Settings) -> ModelSource {
@@ -337,7 +358,13 @@ fn load(id: &str, path: Option<&Path>, adapter: Option<&Path>, settings: &Settin
         (Some(path), None) => Model::open(&device, path, &options)?,
         (None, _) => Model::from_files(&device, mlx_native_demo::files(), &options)?,
     };
-    let engine = Engine::start(model, settings.engine.clone())?;
+    let engine = match &settings.draft {
+        None => Engine::start(model, settings.engine.clone())?,
+        Some(path) => {
+            let draft = Model::open(&device, path, &options).context("--draft-model")?;
+            Engine::start_with_draft(model, draft, settings.engine.clone()).context("--draft-model")?
+        }
+    };
     let mut served = ServedModel::of_engine(id, engine)?;
     let sampling = served.sampling_mut();
     sampling.temperature = settings.temp.unwrap_or(sampling.temperature);

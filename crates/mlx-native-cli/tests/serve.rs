@@ -107,6 +107,99 @@ fn a_server_that_is_killed_serves_again_with_the_same_tokens() {
     assert!(hits > 0, "nothing was ever found again");
 }
 
+/// Files of a folder that are no pages.
+fn leftovers(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    names
+        .filter(|p| p.extension().is_none_or(|e| e != "page"))
+        .count()
+}
+
+/// `cargo test --release -p mlx-native-cli --test serve -- --ignored kills --nocapture`: some minutes.
+#[test]
+#[ignore = "200 kills take minutes"]
+fn kills_at_any_moment_leave_a_cache_that_serves() {
+    let cache = scratch("kills");
+    // Small enough that pages are thrown out while others are written.
+    let flags = [
+        "--prompt-cache-dir",
+        cache.to_str().unwrap(),
+        "--prompt-cache-disk",
+        "0.02",
+    ];
+    let wanted: Vec<[Value; 2]> = {
+        let server = Server::start(&[]);
+        (0..8).map(|i| of(&server.ask(&body(i)))).collect()
+    };
+    let mut random = 12345u64;
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % below
+    };
+    let (mut hits, mut asked, mut most) = (0, 0, 0);
+    for round in 0..200usize {
+        let server = Server::start(&flags);
+        for i in [round % 8, draw(8) as usize] {
+            let reply = server.ask(&body(i));
+            assert_eq!(of(&reply), wanted[i], "round {round}, request {i}");
+            asked += 1;
+            hits += usize::from(reply["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0));
+        }
+        // Traffic that the kill meets: answers on their way, prompts half computed, pages half written.
+        let traffic: Vec<TcpStream> = (0..draw(5))
+            .map(|_| server.send(&body(8 + draw(1000) as usize)))
+            .collect();
+        std::thread::sleep(Duration::from_micros(draw(250_000)));
+        drop(server);
+        drop(traffic);
+        most = most.max(leftovers(&cache));
+    }
+    let server = Server::start(&flags);
+    for (i, wanted) in wanted.iter().enumerate() {
+        assert_eq!(&of(&server.ask(&body(i))), wanted, "at the end, request {i}");
+    }
+    let left = leftovers(&cache);
+    println!(
+        "200 kills, {asked} answers all right, {hits} of them with a cached beginning; files left half written: {most} at most, {left} at the end"
+    );
+    assert!(hits > 20, "the cache was hardly ever met: {hits}");
+    // What a kill leaves half written goes at the next start.
+    assert!(most <= 8 && left <= 2, "{most} {left}");
+}
+
+#[test]
+fn a_draft_model_changes_no_answer() {
+    let folder = scratch("draft");
+    for (name, bytes) in mlx_native_demo::files() {
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    let asked = json!({"prompt": "Ownership in Rust means", "max_tokens": 24, "temperature": 0.8, "seed": 3, "logprobs": 1});
+    let wanted = of(&Server::start(&[]).ask(&asked));
+    let path = folder.to_str().unwrap();
+    let server = Server::start(&["--draft-model", path, "--num-draft-tokens", "4"]);
+    assert_eq!(of(&server.ask(&asked)), wanted);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let number = |name: &str| {
+        let line = reply.lines().find(|l| l.starts_with(name) && !l.starts_with('#'));
+        line.and_then(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .unwrap_or(-1.0)
+    };
+    let accepted = number("mlx_native_spec_decode_num_accepted_tokens_total");
+    assert!(accepted > 10.0, "{accepted}: {reply}");
+    let output = Command::new(env!("CARGO_BIN_EXE_mlx-native"))
+        .args(["serve", "--port", "0", "--draft-model", "/nowhere/at-all"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("--draft-model"));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_server_that_is_told_to_stop_ends_with_its_pages_written() {

@@ -177,7 +177,8 @@ fn goes_back(state: &SequenceState) -> bool {
     state.layers().all(|layer| layer.can_truncate(2, 1).is_ok())
 }
 
-fn same_vocabulary(a: &Tokenizer, b: &Tokenizer) -> Result<()> {
+/// Checks that every id stands for the same token in both.
+pub(crate) fn same_vocabulary(a: &Tokenizer, b: &Tokenizer) -> Result<()> {
     let (n, m) = (a.vocab_size(), b.vocab_size());
     let differs = (0..n.max(m) as u32).find(|id| a.token(*id) != b.token(*id));
     match differs {

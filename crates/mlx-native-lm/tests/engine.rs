@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use mlx_native::quant::WeightFormat;
 use mlx_native::{DType, DeviceKind, MlxDevice};
-use mlx_native_lm::engine::{Engine, EngineConfig, Event, Request};
+use mlx_native_lm::engine::{Engine, EngineConfig, Event, Request, Thinking};
 use mlx_native_lm::{
     Draft, GenerateOptions, Model, ModelOptions, RandomFormat, RandomModel, SamplingParams, generate,
     generate_with_draft,
@@ -423,4 +423,142 @@ fn drafts_do_not_change_a_text() {
         .to_string();
     assert!(error.contains("recurrent"), "{error}");
     assert!(Draft::look_back(0, &open(&folder.path().join("qwen3"), None)).is_err());
+}
+
+#[test]
+fn a_draft_model_in_the_engine_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, small) = (folder.path().join("model"), folder.path().join("small"));
+    let (_, bits, shape) = MODELS[0];
+    save(shape, bits, &model);
+    save(
+        &shape.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
+        bits,
+        &small,
+    );
+    let prompts: Vec<Vec<u32>> = vec![prompt(1, 3), prompt(2, 200), prompt(3, 40), prompt(4, 9)];
+    let long = |prompt: &[u32], seed: u64| {
+        let mut request = request(prompt.to_vec(), seed);
+        request.max_tokens = Some(30);
+        request
+    };
+    let plain = Engine::start(open(&model, None), EngineConfig::default()).unwrap();
+    let wanted: Vec<Answer> = (prompts.iter().zip(0..))
+        .map(|(p, seed)| collect(plain.submit(long(p, seed)).unwrap()))
+        .collect();
+    // The model itself guesses right; another one now and then at most; memory for one text only, and prompts looked back in as well.
+    for (kind, draft) in [&model, &small, &model, &model].into_iter().enumerate() {
+        let config = EngineConfig {
+            draft_tokens: [3, 4, 20, 2][kind],
+            prompt_lookup: [0, 0, 0, 4][kind],
+            ..EngineConfig::default()
+        };
+        let engine = Engine::start_with_draft(open(&model, None), open(draft, None), config).unwrap();
+        for together in [false, true] {
+            let mut streams = Vec::new();
+            for ((prompt, seed), wanted) in prompts.iter().zip(0..).zip(&wanted) {
+                let stream = engine.submit(long(prompt, seed)).unwrap();
+                if together {
+                    streams.push((stream, wanted));
+                } else {
+                    let found = collect(stream);
+                    assert_eq!(
+                        (&found.ids, &found.bits),
+                        (&wanted.ids, &wanted.bits),
+                        "{kind}, alone"
+                    );
+                }
+            }
+            for (stream, wanted) in streams {
+                let found = collect(stream);
+                assert_eq!(
+                    (&found.ids, &found.bits),
+                    (&wanted.ids, &wanted.bits),
+                    "{kind}, together"
+                );
+            }
+        }
+        let stats = engine.stats();
+        assert!(stats.guessed > 0, "{kind}: {stats:?}");
+        assert!(
+            kind != 0 || stats.guessed_right * 10 > stats.guessed * 8,
+            "{stats:?}"
+        );
+    }
+    let recurrent = folder.path().join("recurrent");
+    save(MODELS[2].2, 16, &recurrent);
+    for (a, b) in [(&model, &recurrent), (&recurrent, &model)] {
+        let error =
+            Engine::start_with_draft(open(a, None), open(b, None), EngineConfig::default()).unwrap_err();
+        assert!(error.to_string().contains("go back"), "{error}");
+    }
+}
+
+#[test]
+fn a_budget_ends_thoughts_and_the_answer_goes_on_as_if_they_had_ended_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, bits, shape) = MODELS[0];
+    let folder = folder.path().join("model");
+    save(shape, bits, &folder);
+    for lookup in [0, 4] {
+        let config = EngineConfig {
+            prompt_lookup: lookup,
+            ..EngineConfig::default()
+        };
+        let engine = Engine::start(open(&folder, None), config).unwrap();
+        let plain = ask(&engine, &prompt(2, 50), 4).ids;
+        let ending = engine.tokenizer().encode_with("</think>\n", false).unwrap();
+        assert!(ending.len() > 1);
+        let thinking = |budget: usize, is_open: bool| {
+            let mut request = request(prompt(2, 50), 4);
+            request.max_tokens = Some(12 + ending.len());
+            request.thinking = Some(Thinking {
+                open: "<think>".to_owned(),
+                close: "</think>".to_owned(),
+                is_open,
+                budget: Some(budget),
+                ending: ending.clone(),
+            });
+            // Neither may keep what is forced from coming.
+            request.sampling.logit_bias = ending.iter().map(|id| (*id, -100.0)).collect();
+            request.stop_token_ids = vec![ending[0]];
+            let mut reasoning = 0;
+            let events = engine.submit(request).unwrap().inspect(|event| {
+                if let Event::Finished { usage, .. } = event {
+                    reasoning = usage.reasoning_tokens;
+                }
+            });
+            (collect(events).ids, reasoning)
+        };
+        for budget in [0, 1, 5] {
+            let (found, reasoning) = thinking(budget, true);
+            assert_eq!(found[..budget], plain[..budget]);
+            assert_eq!(found[budget..budget + ending.len()], ending);
+            assert_eq!(reasoning, budget + ending.len());
+            let mut before = prompt(2, 50);
+            before.extend(&found[..budget + ending.len()]);
+            let mut rest = request(before, 4);
+            rest.sampling.logit_bias = ending.iter().map(|id| (*id, -100.0)).collect();
+            let rest = collect(engine.submit(rest).unwrap()).ids;
+            assert_eq!(found[budget + ending.len()..], rest[..12 - budget], "{budget}");
+        }
+        let (found, reasoning) = thinking(1, false);
+        assert_eq!((&found[..12], reasoning), (&plain[..], 0), "nothing was thought");
+    }
+    let mut wrong = request(prompt(1, 3), 1);
+    wrong.thinking = Some(Thinking {
+        open: String::new(),
+        close: String::new(),
+        is_open: true,
+        budget: Some(1),
+        ending: Vec::new(),
+    });
+    let engine = Engine::start(open(&folder, None), EngineConfig::default()).unwrap();
+    assert!(
+        engine
+            .submit(wrong)
+            .unwrap_err()
+            .to_string()
+            .starts_with("thinking")
+    );
 }

@@ -178,7 +178,7 @@ impl Answer {
         let Some(choice) = self.choices.get_mut(index) else {
             return;
         };
-        let deltas = choice.reader.finish();
+        let deltas = choice.reader.finish(reason == StopReason::Length);
         choice.note(&deltas);
         choice.done = true;
         let finish = match reason {
@@ -227,6 +227,8 @@ impl Answer {
                     tokens,
                 } => {
                     if let Some(text) = whole.choices.get_mut(index) {
+                        let content = text.sorted.of(&deltas, &tokens);
+                        text.content_tokens.extend(content);
                         deltas.into_iter().for_each(|d| text.add(d));
                         text.tokens.extend(tokens);
                     }
@@ -249,6 +251,7 @@ impl Answer {
 pub(crate) fn sum(a: Usage, b: Usage) -> Usage {
     Usage {
         completion_tokens: a.completion_tokens + b.completion_tokens,
+        reasoning_tokens: a.reasoning_tokens + b.reasoning_tokens,
         ..b
     }
 }
@@ -298,6 +301,26 @@ pub(crate) struct Call {
     pub arguments: String,
 }
 
+/// Tells the tokens whose text is content from those of thoughts and calls.
+#[derive(Debug, Default)]
+pub(crate) struct ContentTokens {
+    /// Tokens whose text may still become either.
+    held: Vec<Token>,
+}
+
+impl ContentTokens {
+    /// The tokens of content among those that came with `deltas`, and before.
+    pub fn of(&mut self, deltas: &[Delta], tokens: &[Token]) -> Vec<Token> {
+        self.held.extend_from_slice(tokens);
+        if deltas.is_empty() {
+            return Vec::new();
+        }
+        let tokens = std::mem::take(&mut self.held);
+        let is_content = deltas.iter().any(|d| matches!(d, Delta::Content(_)));
+        if is_content { tokens } else { Vec::new() }
+    }
+}
+
 /// A choice, whole.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
@@ -306,6 +329,9 @@ pub(crate) struct Text {
     pub calls: Vec<Call>,
     open: Option<Call>,
     pub tokens: Vec<Token>,
+    /// Those of the content.
+    pub content_tokens: Vec<Token>,
+    sorted: ContentTokens,
     pub finish: Option<Finish>,
 }
 

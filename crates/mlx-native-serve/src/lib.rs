@@ -12,6 +12,7 @@ mod chat;
 mod error;
 mod fields;
 mod gbnf;
+mod known;
 mod metrics;
 mod models;
 mod output;

@@ -64,6 +64,10 @@ pub struct ServedModel {
     pub(crate) template: Arc<ChatTemplate>,
     /// Whether the template shows tools to the model.
     pub(crate) template_has_tools: bool,
+    /// Whether it has words for efforts of reasoning, for how much is said, and for documents.
+    pub(crate) template_has_effort: bool,
+    pub(crate) template_has_verbosity: bool,
+    pub(crate) template_has_documents: bool,
     pub(crate) family: Family,
     pub(crate) thinking: Option<Thinking>,
     /// How tokens are chosen where a request does not say it.
@@ -105,6 +109,9 @@ impl ServedModel {
             backend,
             template: Arc::new(template),
             template_has_tools: text.contains("tools"),
+            template_has_effort: text.contains("reasoning_effort"),
+            template_has_verbosity: text.contains("verbosity"),
+            template_has_documents: text.contains("documents"),
             family: Family::of_template(&text),
             thinking: Thinking::of_template(&text),
             tokenizer,

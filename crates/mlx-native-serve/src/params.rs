@@ -2,52 +2,25 @@
 
 use mlx_native_lm::SamplingParams;
 use mlx_native_lm::engine::{Grammar, MAX_CHOICES, MAX_TOP_LOGPROBS, Request};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::gbnf;
+use crate::known;
 use crate::models::ServedModel;
-
-/// Fields that mean something elsewhere and change the answer, and that this server lacks.
-const LACKING: [&str; 9] = [
-    "audio",
-    "function_call",
-    "functions",
-    "suffix",
-    "web_search_options",
-    "adapters",
-    "prompt_embeds",
-    "bad_words",
-    "return_token_ids",
-];
 
 /// Reads the fields that the interfaces in OpenAI's manner share; the prompt is empty still.
 pub(crate) fn read(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Request> {
-    for name in LACKING {
-        let given = fields.get(name).is_some_and(|v| {
-            *v != json!("")
-                && *v != json!(false)
-                && *v != json!([])
-                && *v != json!({})
-                && !(name == "function_call" && *v == json!("none"))
-        });
-        if given {
-            return Err(ApiError::unsupported(name));
-        }
-    }
-    for name in ["use_beam_search", "include_stop_str_in_output"] {
-        if fields.bool(name)? == Some(true) {
-            return Err(ApiError::unsupported(name));
-        }
-    }
+    known::refuse_lacking(fields)?;
     let mut request = Request::new(Vec::new());
     request.sampling = sampling(fields, model)?;
-    let max = fields.usize("max_completion_tokens", 0, usize::MAX)?;
-    request.max_tokens = match max {
-        Some(n) => Some(n),
-        None => fields.usize("max_tokens", 0, usize::MAX)?,
-    };
+    for name in ["max_completion_tokens", "max_tokens", "n_predict"] {
+        // llama.cpp's has -1 for no limit.
+        if request.max_tokens.is_none() && !(name == "n_predict" && fields.i64(name)? == Some(-1)) {
+            request.max_tokens = fields.usize(name, 0, usize::MAX)?;
+        }
+    }
     request.min_tokens = fields.usize("min_tokens", 0, usize::MAX)?.unwrap_or(0);
     request.n = fields.usize("n", 1, MAX_CHOICES)?.unwrap_or(1);
     if let Some(best_of) = fields.usize("best_of", 1, MAX_CHOICES)?
@@ -95,8 +68,10 @@ fn sampling(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<SamplingParam
                 .map_err(|_| ApiError::invalid("top_k", format!("found {k}, wanted -1 or more")))?,
         };
     }
-    if let Some(penalty) = fields.f32_within("repetition_penalty", 0.0, 1e6)? {
-        params.repetition_penalty = Some(penalty);
+    for name in ["repeat_penalty", "repetition_penalty"] {
+        if let Some(penalty) = fields.f32_within(name, 0.0, 1e6)? {
+            params.repetition_penalty = Some(penalty);
+        }
     }
     if let Some(penalty) = fields.f32_within("presence_penalty", -2.0, 2.0)? {
         params.presence_penalty = Some(penalty);

@@ -154,6 +154,9 @@ async fn connection(
     let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A client that closes its side is gone: only so is the machine free at once when one leaves. One that closes its writing side
+        // alone and still waits looks the same until something is written to it, and gets no answer.
+        .half_close(false)
         .header_read_timeout(HEADER_TIME)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

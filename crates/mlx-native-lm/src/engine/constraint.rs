@@ -385,6 +385,17 @@ impl Follow {
         Ok(false)
     }
 
+    /// Gives up a grammar that holds each time it is begun, until it is begun again.
+    pub fn rest(&mut self) {
+        if self.active && matches!(self.begin, Begin::Each(_)) {
+            self.active = false;
+            self.seen.clear();
+            if let Some(fresh) = &self.fresh {
+                self.matcher = fresh.deep_clone();
+            }
+        }
+    }
+
     fn feed(&mut self, bytes: &[u8]) -> bool {
         if bytes.is_empty() {
             return true;

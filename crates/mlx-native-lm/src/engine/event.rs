@@ -75,6 +75,8 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, one that ended the text included.
     pub completion_tokens: usize,
+    /// How many of those the model thought before it answered, as far as [`Request::thinking`](super::Request::thinking) tells them apart.
+    pub reasoning_tokens: usize,
     /// From submission until the engine took the request up.
     pub queued: Duration,
     /// From then on to the first token.

@@ -2,6 +2,7 @@
 
 use super::EngineError;
 use super::constraint::Constraint;
+use super::thinking::Thinking;
 use crate::sampling::SamplingParams;
 
 /// Alternatives per token that may be asked for at most.
@@ -39,6 +40,8 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// A grammar that the text has to follow.
     pub constraint: Option<Constraint>,
+    /// How what the model thinks before it answers is told from the answer, and how long it may be.
+    pub thinking: Option<Thinking>,
     /// Whether the prompt may be taken from the cache, and put there.
     pub use_cache: bool,
     /// Requests with different salts share nothing in the cache.
@@ -62,6 +65,7 @@ impl Request {
             logprobs: None,
             prompt_logprobs: None,
             constraint: None,
+            thinking: None,
             use_cache: true,
             cache_salt: String::new(),
         }
@@ -94,7 +98,12 @@ impl Request {
         if self.allowed_token_ids.is_some() && allowed.is_empty() {
             return refuse("allowed_token_ids", "found none, wanted one at least".to_owned());
         }
+        let ending = self.thinking.as_ref().map_or(&[][..], |t| &t.ending);
+        if ending.is_empty() && self.thinking.as_ref().is_some_and(|t| t.budget.is_some()) {
+            return refuse("thinking", "a budget needs tokens that end thoughts".to_owned());
+        }
         let ids = [
+            ("thinking", ending),
             ("prompt", self.prompt.as_slice()),
             ("stop_token_ids", &self.stop_token_ids),
             ("allowed_token_ids", allowed),

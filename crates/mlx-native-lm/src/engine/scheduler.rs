@@ -17,8 +17,10 @@ use crate::error::Result;
 use crate::model::PAGE;
 use crate::tokenizer::Tokenizer;
 
+mod draft;
 mod upkeep;
 
+pub(super) use draft::Draft;
 use upkeep::Upkeep;
 
 /// Positions that are reserved for an answer when its prompt is taken up; a longer one gets more as it grows.
@@ -53,6 +55,8 @@ fn blend(average: &mut f64, seconds: f64) {
 
 pub(super) struct Scheduler<'t, P: Stepper> {
     stepper: P,
+    /// A smaller model, which guesses.
+    drafter: Option<P>,
     tokenizer: &'t Tokenizer,
     eos: Vec<u32>,
     config: EngineConfig,
@@ -83,6 +87,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     ) -> Self {
         Scheduler {
             stepper,
+            drafter: None,
             tokenizer,
             eos,
             cache: PrefixCache::new(config.prompt_cache_entries, GRID),
@@ -94,6 +99,12 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             upkeep: VecDeque::new(),
             pace: Pace::default(),
         }
+    }
+
+    /// With a smaller model that guesses.
+    pub fn with_drafter(mut self, drafter: Option<P>) -> Self {
+        self.drafter = drafter;
+        self
     }
 
     /// Works until it is told to stop, or nobody is left who could say so.
@@ -160,7 +171,10 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
     /// Bytes of all states, those of the cache included.
     fn bytes(&self) -> usize {
         let states = self.running.iter().filter_map(|s| s.state.as_ref());
-        self.cache.bytes() + states.map(|s| self.stepper.bytes(s)).sum::<usize>()
+        let drafts = self.running.iter().filter_map(|s| s.draft.as_ref());
+        self.cache.bytes()
+            + states.map(|s| self.stepper.bytes(s)).sum::<usize>()
+            + drafts.map(|d| self.stepper.bytes(&d.state)).sum::<usize>()
     }
 
     /// Lets go of something that nobody waits for; whether there was something.
@@ -400,14 +414,23 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             .min(self.stepper.chunk())
             .saturating_sub(1);
         let most = self.config.prompt_lookup.min(room);
+        let drafted = match self.drafter {
+            Some(_) => self.config.draft_tokens.min(room),
+            None => 0,
+        };
         let goes_back = !self.stepper.ends_matter();
-        for sequence in &mut self.running {
+        let mut wanted = Vec::new();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
             sequence.guesses.clear();
-            if most > 0 && goes_back && sequence.is_decoding() && sequence.luck.is_on() {
-                let most = most.min(sequence.left().saturating_sub(1));
-                sequence.guesses = look_back(&sequence.tokens, most).to_vec();
+            if most.max(drafted) > 0 && goes_back && sequence.is_decoding() && sequence.luck.is_on() {
+                let left = sequence.left().saturating_sub(1);
+                sequence.guesses = look_back(&sequence.tokens, most.min(left)).to_vec();
+                if sequence.guesses.is_empty() && drafted.min(left) > 0 {
+                    wanted.push((index, drafted.min(left)));
+                }
             }
         }
+        self.draft(&wanted);
     }
 
     /// The next token of a sequence was computed, and what was guessed to follow: as many are chosen as were guessed right, and one
@@ -584,6 +607,7 @@ impl<'t, P: Stepper> Scheduler<'t, P> {
             if let Some(index) = newest {
                 let mut sequence = self.running.swap_remove(index);
                 sequence.state = None;
+                sequence.draft = None;
                 sequence.fed = 0;
                 self.shared.count_preemption();
                 self.waiting.push_front(sequence);

@@ -9,6 +9,8 @@ use super::guess::Luck;
 use super::logprobs::logprobs;
 use super::release::{Release, Released};
 use super::request::Request;
+use super::scheduler::Draft;
+use super::thinking::Thoughts;
 use crate::detokenizer::Detokenizer;
 use crate::error::Result;
 use crate::sampling::Sampler;
@@ -35,16 +37,19 @@ pub(super) struct Sequence<'t, S> {
     pub state: Option<S>,
     /// Tokens of prompts computed for it: who had least goes first.
     pub served: usize,
-    sampler: Sampler,
+    pub sampler: Sampler,
     detokenizer: Detokenizer<'t>,
     release: Release,
     follow: Option<Follow>,
+    thoughts: Thoughts,
     generated: usize,
     /// Tokens of the prompt that the cache had.
     pub cached: usize,
     /// What was guessed to follow the last token; computed with it in this step.
     pub guesses: Vec<u32>,
     pub luck: Luck,
+    /// The smaller model's state of the same text, where there is one.
+    pub draft: Option<Draft<S>>,
     prompt_logprobs: Vec<Option<Logprobs>>,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
@@ -63,10 +68,12 @@ impl<'t, S> Sequence<'t, S> {
             detokenizer: Detokenizer::new(tokenizer),
             release: Release::new(request.stop.clone()),
             follow: request.constraint.as_ref().map(|c| c.start()),
+            thoughts: Thoughts::new(request.thinking.as_ref()),
             generated: 0,
             cached: 0,
             guesses: Vec::new(),
             luck: Luck::default(),
+            draft: None,
             prompt_logprobs: Vec::new(),
             admitted: None,
             first_token: None,
@@ -94,10 +101,12 @@ impl<'t, S> Sequence<'t, S> {
             detokenizer: Detokenizer::new(tokenizer),
             release: Release::new(request.stop.clone()),
             follow: self.follow.as_ref().map(Follow::fork),
+            thoughts: Thoughts::new(request.thinking.as_ref()),
             generated: 0,
             cached: self.cached,
             guesses: Vec::new(),
             luck: Luck::default(),
+            draft: None,
             prompt_logprobs: Vec::new(),
             admitted: self.admitted,
             first_token: None,
@@ -179,7 +188,11 @@ impl<'t, S> Sequence<'t, S> {
         if self.left() == 0 {
             return Ok(Some(StopReason::Length));
         }
-        self.forbid(logits, eos)?;
+        let forced = self.thoughts.forced(self.job.request.thinking.as_ref());
+        match forced {
+            Some(id) => self.force(logits, id),
+            None => self.forbid(logits, eos)?,
+        }
         let id = self
             .sampler
             .sample(logits, &self.tokens)
@@ -187,10 +200,10 @@ impl<'t, S> Sequence<'t, S> {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         let request = &self.job.request;
-        if request.stop_token_ids.contains(&id) {
+        if request.stop_token_ids.contains(&id) && forced.is_none() {
             return self.end(StopReason::StopToken(id));
         }
-        if eos.contains(&id) && !request.ignore_eos {
+        if eos.contains(&id) && !request.ignore_eos && forced.is_none() {
             return self.end(StopReason::EndOfText(id));
         }
         let probabilities = request.logprobs.map(|top| logprobs(logits, id, top));
@@ -201,6 +214,7 @@ impl<'t, S> Sequence<'t, S> {
         } else {
             self.detokenizer.push(id).map_err(|e| e.to_string())?
         };
+        self.thoughts.push(&text, request.thinking.as_ref());
         let grammar_ended = match &mut self.follow {
             Some(follow) => follow.push(id, &text)?,
             None => false,
@@ -226,6 +240,18 @@ impl<'t, S> Sequence<'t, S> {
 
     fn may_stop(&self) -> bool {
         self.generated >= self.job.request.min_tokens
+    }
+
+    /// Leaves one token, which ends the thoughts.
+    fn force(&mut self, logits: &mut [f32], id: u32) {
+        logits.fill(f32::NEG_INFINITY);
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = 0.0;
+        }
+        // A call that was begun in thoughts is none.
+        if let Some(follow) = &mut self.follow {
+            follow.rest();
+        }
     }
 
     /// Takes out what may not come now.
@@ -285,6 +311,7 @@ impl<'t, S> Sequence<'t, S> {
             prompt_tokens: self.prompt_len(),
             cached_tokens: self.cached,
             completion_tokens: self.generated,
+            reasoning_tokens: self.thoughts.tokens(),
             queued: since(Some(self.job.submitted), self.admitted.or(now)),
             prefill: since(self.admitted, first),
             decode: since(self.first_token, now),

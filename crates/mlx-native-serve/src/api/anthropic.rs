@@ -15,9 +15,11 @@ use super::chat::call_id;
 use crate::answer::{Answer, Finish, Text};
 use crate::app::App;
 use crate::chat::messages::{self, Choice, Tool};
-use crate::chat::prepare::{Chat, prepare};
+use crate::chat::prepare::{Chat, prepare, variables};
+use crate::chat::thoughts::Thoughts;
 use crate::error::{ApiError, ApiResult, Dialect};
 use crate::fields::{Fields, kind};
+use crate::known;
 use crate::models::ServedModel;
 use crate::params;
 use crate::server::RequestId;
@@ -26,6 +28,39 @@ use crate::stream::respond;
 /// A block of the system's text that clients change each time, and that says nothing to a model: kept, it would make every prompt a
 /// new one from its first token on.
 const BILLING: &str = "x-anthropic-billing-header:";
+
+/// Fields that change an answer and that this server lacks: it runs no tools itself and keeps nothing of a conversation.
+const LACKING: [&str; 9] = [
+    "container",
+    "mcp_servers",
+    "compaction",
+    "thread",
+    "fallbacks",
+    "diagnostics",
+    "echo",
+    "add_special_tokens",
+    "prompt_logprobs",
+];
+
+/// `context_management`: edits of the conversation. Thoughts of earlier turns are the chat template's to keep or to drop; nothing else
+/// is taken away.
+fn check_edits(fields: &Fields<'_>) -> ApiResult<()> {
+    let Some(management) = fields.object("context_management")? else {
+        return Ok(());
+    };
+    let path = fields.name("context_management.");
+    let inner = Fields::inside(management, &path);
+    for edit in inner.array("edits")?.unwrap_or_default() {
+        let kind = edit.get("type").and_then(Value::as_str).unwrap_or_default();
+        if !kind.starts_with("clear_thinking") {
+            return Err(ApiError::unsupported(inner.name("edits")));
+        }
+    }
+    match management.keys().find(|key| *key != "edits") {
+        Some(other) => Err(ApiError::unsupported(inner.name(other))),
+        None => Ok(()),
+    }
+}
 
 /// The model of a name; Anthropic's own names stand for the first one.
 async fn model(app: &App, name: Option<&str>) -> ApiResult<Arc<ServedModel>> {
@@ -179,7 +214,10 @@ fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
             }
             value => value,
         };
-        tools.push(Tool::new(name, inner.str("description")?, schema, false));
+        known::refuse(&inner, &["defer_loading", "input_examples"])?;
+        known::refuse_unless(&inner, "allowed_callers", &[json!(["direct"])])?;
+        let strict = inner.bool("strict")?.unwrap_or(false);
+        tools.push(Tool::new(name, inner.str("description")?, schema, strict));
     }
     Ok(tools)
 }
@@ -191,10 +229,11 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
     for key in ["stop", "tools", "tool_choice", "metadata", "system"] {
         shared.remove(key);
     }
-    if let Some(stops) = map.get("stop_sequences") {
-        shared.insert("stop".to_owned(), stops.clone());
-    }
+    known::refuse(&fields, &LACKING)?;
+    check_edits(&fields)?;
     let mut request = params::read(&Fields::new(&shared), model)?;
+    request.stop = fields.strings("stop_sequences")?.unwrap_or_default();
+    request.stop.retain(|s| !s.is_empty());
     if !counting {
         match request.max_tokens {
             None => return Err(ApiError::invalid("max_tokens", "missing")),
@@ -235,36 +274,39 @@ fn read(map: &Map<String, Value>, model: &ServedModel, counting: bool) -> ApiRes
         }
     };
     messages::check_choice(&choice, &tools)?;
-    let mut variables = Map::new();
-    if let Some(thinking) = fields.object("thinking")? {
-        let enabled = Fields::inside(thinking, "thinking.")
-            .str("type")?
-            .is_some_and(|t| t != "disabled");
-        let budget = Fields::inside(thinking, "thinking.").usize("budget_tokens", 1, usize::MAX)?;
-        if let (Some(budget), Some(most), true) = (budget, request.max_tokens, enabled)
-            && budget >= most
-        {
-            let message = format!("found {budget}, wanted less than max_tokens, which is {most}");
-            return Err(ApiError::invalid("thinking.budget_tokens", message));
-        }
-        variables.insert("enable_thinking".to_owned(), json!(enabled));
+    let mut thoughts = Thoughts::of_openai(&fields)?;
+    if let (Some(budget), Some(most)) = (thoughts.budget, request.max_tokens)
+        && budget >= most
+        && thoughts.enabled == Some(true)
+    {
+        let message = format!("found {budget}, wanted less than max_tokens, which is {most}");
+        return Err(ApiError::invalid("thinking.budget_tokens", message));
     }
     let continues = said
         .last()
         .is_some_and(|m| m.role == "assistant" && !m.other.contains_key("tool_calls"));
     let mut grammar = params::grammar(&fields)?;
-    if let Some(config) = fields.object("output_config")?
-        && let Some(Value::Object(format)) = config.get("format")
-    {
-        grammar = params::response_format(format, "output_config.format")?
-            .map(|g| ("output_config.format".to_owned(), g));
+    if let Some(format) = fields.object("output_format")? {
+        grammar = params::response_format(format, "output_format")?.map(|g| ("output_format".to_owned(), g));
+    }
+    if let Some(config) = fields.object("output_config")? {
+        let config = Fields::inside(config, "output_config.");
+        known::refuse(&config, &["task_budget"])?;
+        if let Some(effort) = config.str("effort")? {
+            thoughts.say_effort(config.name("effort"), effort);
+        }
+        if let Some(format) = config.object("format")? {
+            grammar = params::response_format(format, "output_config.format")?
+                .map(|g| ("output_config.format".to_owned(), g));
+        }
     }
     Ok(Chat {
         messages: said,
         tools,
         choice,
         parallel,
-        variables,
+        variables: variables(&fields, model)?,
+        thoughts,
         continues,
         grammar,
         request,

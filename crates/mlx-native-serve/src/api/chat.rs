@@ -13,8 +13,10 @@ use crate::answer::{Answer, Call, Part, Text, sum};
 use crate::app::App;
 use crate::chat::messages;
 use crate::chat::prepare::{Chat, prepare, variables};
+use crate::chat::thoughts::Thoughts;
 use crate::error::{ApiError, ApiResult, Dialect};
 use crate::fields::Fields;
+use crate::known;
 use crate::models::ServedModel;
 use crate::output::Delta;
 use crate::params;
@@ -29,14 +31,15 @@ pub(crate) fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> 
     {
         return Err(ApiError::unsupported("modalities"));
     }
+    known::refuse(&fields, &["echo", "add_special_tokens", "prompt_logprobs"])?;
     let mut request = params::read(&fields, model)?;
     request.max_tokens = request.max_tokens.or(app.config.max_tokens);
     if request.max_tokens == Some(0) {
         return Err(ApiError::invalid("max_tokens", "found 0, wanted 1 or more"));
     }
     request.logprobs = logprobs(&fields)?;
-    let tools = messages::tools(&fields)?;
-    let choice = messages::choice(&fields, &tools)?;
+    let mut tools = messages::tools(&fields)?;
+    let choice = messages::choice(&fields, &mut tools)?;
     let continues = fields.bool("continue_final_message")?.unwrap_or(false);
     if let Some(add) = fields.bool("add_generation_prompt")?
         && add == continues
@@ -51,7 +54,8 @@ pub(crate) fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> 
         tools,
         choice,
         parallel: fields.bool("parallel_tool_calls")?,
-        variables: variables(&fields)?,
+        variables: variables(&fields, model)?,
+        thoughts: Thoughts::of_openai(&fields)?,
         continues,
         grammar: params::grammar(&fields)?,
         request,

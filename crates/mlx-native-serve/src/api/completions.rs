@@ -14,6 +14,7 @@ use crate::answer::{Answer, Part, Text};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Dialect};
 use crate::fields::Fields;
+use crate::known;
 use crate::models::ServedModel;
 use crate::output::{Delta, Reader};
 use crate::params;
@@ -24,6 +25,19 @@ use crate::stream::{Format, Frames, respond};
 const MAX_PROMPTS: usize = 1024;
 /// Tokens of an answer where the request does not say it, as OpenAI has it.
 const DEFAULT_TOKENS: usize = 16;
+
+/// Fields that mean something for chats alone.
+const CHATS: [&str; 9] = [
+    "messages",
+    "tools",
+    "tool_choice",
+    "chat_template_kwargs",
+    "documents",
+    "thinking_token_budget",
+    "thinking_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget",
+];
 
 /// Completes prompts.
 pub(crate) async fn handle(State(app): State<Arc<App>>, id: RequestId, bytes: Bytes) -> Response {
@@ -36,11 +50,13 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, id: RequestId, bytes: By
 /// The prompts of `prompt`, as ids.
 fn prompts(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Vec<Vec<u32>>> {
     let wanted = "a string, a list of token ids, or a list of either";
+    let special = fields.bool("add_special_tokens")?.unwrap_or(true);
     let encode = |text: &str| -> ApiResult<Vec<u32>> {
-        let ids = model
-            .tokenizer
-            .encode(text)
-            .map_err(|e| ApiError::invalid("prompt", e))?;
+        let encoded = match special {
+            true => model.tokenizer.encode(text),
+            false => model.tokenizer.encode_with(text, false),
+        };
+        let ids = encoded.map_err(|e| ApiError::invalid("prompt", e))?;
         if ids.is_empty() {
             return Err(ApiError::invalid("prompt", "it has no tokens"));
         }
@@ -82,6 +98,11 @@ async fn answer(app: &Arc<App>, request_id: &str, bytes: &Bytes) -> ApiResult<Re
     let fields = Fields::new(&map);
     let model = app.models.get(fields.str("model")?).await?;
     let (stream, with_usage) = streaming(&fields)?;
+    // Of chats alone: what they ask for would be passed over here.
+    known::refuse(&fields, &CHATS)?;
+    if stream {
+        known::refuse(&fields, &["prompt_logprobs"])?;
+    }
     let mut request = params::read(&fields, &model)?;
     request.max_tokens = request
         .max_tokens

@@ -15,8 +15,10 @@ use crate::answer::{Answer, Call, Finish, Part};
 use crate::app::App;
 use crate::chat::messages;
 use crate::chat::prepare::{Chat, Prepared, prepare};
+use crate::chat::thoughts::Thoughts;
 use crate::error::{ApiError, ApiResult, Dialect};
 use crate::fields::Fields;
+use crate::known;
 use crate::models::ServedModel;
 use crate::output::{Delta, Reader};
 use crate::params;
@@ -35,6 +37,9 @@ const OPTIONS: [(&str, &str); 9] = [
     ("seed", "seed"),
     ("stop", "stop"),
 ];
+
+/// Fields that change an answer and that this server lacks.
+const LACKING: [&str; 5] = ["images", "template", "context", "logprobs", "top_logprobs"];
 
 /// The options of a request, under the names of the other interfaces.
 fn options(fields: &Fields<'_>) -> ApiResult<Map<String, Value>> {
@@ -123,16 +128,14 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes, is_chat: bool) -> 
         out["done_reason"] = json!("load");
         return Ok(axum::Json(out).into_response());
     }
-    let mut variables = Map::new();
+    let mut thoughts = Thoughts::default();
     match fields.get("think") {
-        Some(Value::Bool(think)) => {
-            variables.insert("enable_thinking".to_owned(), json!(think));
-        }
-        Some(Value::String(effort)) => {
-            variables.insert("reasoning_effort".to_owned(), json!(effort));
-        }
-        _ => {}
+        None => {}
+        Some(Value::Bool(think)) => thoughts.enabled = Some(*think),
+        Some(Value::String(effort)) => thoughts.say_effort("think".to_owned(), effort),
+        Some(other) => return Err(fields.wrong("think", other, "a boolean or an effort")),
     }
+    known::refuse(&fields, &LACKING)?;
     let tools = messages::tools(&fields)?;
     let raw = !is_chat && fields.bool("raw")?.unwrap_or(false);
     if !is_chat && fields.str("suffix")?.is_some_and(|s| !s.is_empty()) {
@@ -162,7 +165,8 @@ async fn run(app: &Arc<App>, request_id: &str, bytes: &Bytes, is_chat: bool) -> 
             tools,
             choice: messages::Choice::Auto,
             parallel: None,
-            variables,
+            variables: Map::new(),
+            thoughts,
             continues: false,
             grammar: grammar(&fields)?,
             request,

@@ -6,22 +6,62 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use mlx_native_lm::ChatMessage;
-use mlx_native_lm::engine::{MAX_TOP_LOGPROBS, Usage};
+use mlx_native_lm::engine::{MAX_TOP_LOGPROBS, Token, Usage};
 use serde_json::{Map, Value, json};
 
-use super::body;
 use super::chat::call_id;
-use crate::answer::{Answer, Finish, Part, Text};
+use super::{body, chat_logprob};
+use crate::answer::{Answer, ContentTokens, Finish, Part, Text};
 use crate::app::App;
 use crate::chat::messages;
-use crate::chat::prepare::{Chat, prepare};
+use crate::chat::prepare::{Chat, prepare, variables, verbosity};
+use crate::chat::thoughts::Thoughts;
 use crate::error::{ApiError, ApiResult, Dialect};
 use crate::fields::{Fields, kind};
+use crate::known;
 use crate::models::ServedModel;
 use crate::output::Delta;
 use crate::params;
 use crate::server::RequestId;
 use crate::stream::{Format, Frames, respond};
+
+/// Fields that change an answer and that this server lacks: it keeps nothing of a response behind its end.
+const LACKING: [&str; 11] = [
+    "previous_response_id",
+    "conversation",
+    "prompt",
+    "background",
+    "background_options",
+    "context_management",
+    "access_programs",
+    "image",
+    "echo",
+    "add_special_tokens",
+    "prompt_logprobs",
+];
+
+/// What `include` asks for. But for probabilities it is of tools that there are none of here, or encrypted.
+fn included<'a>(fields: &Fields<'a>) -> ApiResult<Vec<&'a str>> {
+    const KNOWN: [&str; 8] = [
+        "file_search_call.results",
+        "web_search_call.results",
+        "web_search_call.action.sources",
+        "message.input_image.image_url",
+        "computer_call_output.output.image_url",
+        "code_interpreter_call.outputs",
+        "reasoning.encrypted_content",
+        "message.output_text.logprobs",
+    ];
+    let list = fields.array("include")?.unwrap_or_default();
+    let known = |value: &'a Value| value.as_str().filter(|word| KNOWN.contains(word));
+    match list.iter().map(known).collect() {
+        Some(words) => Ok(words),
+        None => Err(ApiError::invalid(
+            "include",
+            format!("wanted a list of {}", KNOWN.join(", ")),
+        )),
+    }
+}
 
 /// Items of the input as messages.
 fn input(fields: &Fields<'_>) -> ApiResult<Vec<ChatMessage>> {
@@ -114,46 +154,31 @@ fn item(index: usize, item: &Value, out: &mut Vec<ChatMessage>) -> ApiResult<()>
 
 fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> ApiResult<Chat> {
     let fields = Fields::new(map);
-    for name in ["previous_response_id", "conversation", "prompt"] {
-        if fields.get(name).is_some() {
-            return Err(ApiError::unsupported(name));
-        }
-    }
-    if fields.bool("background")? == Some(true) {
-        return Err(ApiError::unsupported("background"));
-    }
+    known::refuse(&fields, &LACKING)?;
+    known::refuse_unless(&fields, "truncation", &[json!("disabled")])?;
     let mut shared = map.clone();
     shared.remove("n");
     let mut request = params::read(&Fields::new(&shared), model)?;
     let limit = fields.usize("max_output_tokens", 1, usize::MAX)?;
     request.max_tokens = limit.or(request.max_tokens).or(app.config.max_tokens);
-    if let Some(top) = fields
-        .usize("top_logprobs", 0, MAX_TOP_LOGPROBS)?
-        .filter(|n| *n > 0)
-    {
-        request.logprobs = Some(top);
+    let top = fields.usize("top_logprobs", 0, MAX_TOP_LOGPROBS)?;
+    let wanted = included(&fields)?.contains(&"message.output_text.logprobs");
+    if wanted || top.is_some_and(|n| n > 0) {
+        request.logprobs = Some(top.unwrap_or(0));
     }
     // Tools that OpenAI runs itself are none of ours; one that is asked for is refused.
-    let tools = messages::tools(&fields)?;
-    let choice = messages::choice(&fields, &tools)?;
-    let mut variables = Map::new();
-    if let Some(reasoning) = fields.object("reasoning")?
-        && let Some(effort) = Fields::inside(reasoning, "reasoning.").str("effort")?
-    {
-        let (name, value) = if effort == "none" {
-            ("enable_thinking", json!(false))
-        } else {
-            ("reasoning_effort", json!(effort))
-        };
-        variables.insert(name.to_owned(), value);
-    }
+    let mut tools = messages::tools(&fields)?;
+    let choice = messages::choice(&fields, &mut tools)?;
+    let mut variables = variables(&fields, model)?;
     let mut grammar = params::grammar(&fields)?;
-    if let Some(text) = fields.object("text")?
-        && let Some(format) = Fields::inside(text, "text.").object("format")?
-    {
-        grammar = params::response_format(format, "text.format")?
-            .map(|g| ("text.format".to_owned(), g))
-            .or(grammar);
+    if let Some(text) = fields.object("text")? {
+        let text = Fields::inside(text, "text.");
+        verbosity(&text, model, &mut variables)?;
+        if let Some(format) = text.object("format")? {
+            grammar = params::response_format(format, "text.format")?
+                .map(|g| ("text.format".to_owned(), g))
+                .or(grammar);
+        }
     }
     Ok(Chat {
         messages: input(&fields)?,
@@ -161,6 +186,7 @@ fn read(map: &Map<String, Value>, model: &ServedModel, app: &App) -> ApiResult<C
         choice,
         parallel: fields.bool("parallel_tool_calls")?,
         variables,
+        thoughts: Thoughts::of_openai(&fields)?,
         continues: false,
         grammar,
         request,
@@ -231,7 +257,7 @@ impl Head {
                 "input_tokens": u.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": u.cached_tokens},
                 "output_tokens": u.completion_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": u.reasoning_tokens},
                 "total_tokens": u.prompt_tokens + u.completion_tokens,
             })
         });
@@ -249,13 +275,21 @@ impl Head {
         })
     }
 
+    /// Probabilities of tokens, where they were asked for.
+    fn logprobs(&self, tokens: &[Token]) -> Vec<Value> {
+        let one = |t: &Token| Some(chat_logprob(&self.model, t.id, t.logprobs.as_ref()?));
+        tokens.iter().filter_map(one).collect()
+    }
+
     fn items(&self, text: &Text) -> Vec<Value> {
         let mut items = Vec::new();
         if !text.reasoning.is_empty() {
             items.push(reasoning_item(&self.app.id("rs_"), &text.reasoning));
         }
         if !text.content.is_empty() || text.calls.is_empty() {
-            items.push(message_item(&self.app.id("msg_"), &text.content, "completed"));
+            let logprobs = self.logprobs(&text.content_tokens);
+            let id = self.app.id("msg_");
+            items.push(message_item(&id, &text.content, &logprobs, "completed"));
         }
         for call in &text.calls {
             let id = call_id(&self.app, &self.model, call.id.as_deref());
@@ -271,13 +305,13 @@ impl Head {
     }
 }
 
-fn text_part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+fn text_part(text: &str, logprobs: &[Value]) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs})
 }
 
-fn message_item(id: &str, text: &str, status: &str) -> Value {
+fn message_item(id: &str, text: &str, logprobs: &[Value], status: &str) -> Value {
     let content = if status == "completed" {
-        json!([text_part(text)])
+        json!([text_part(text, logprobs)])
     } else {
         json!([])
     };
@@ -302,6 +336,7 @@ enum Item {
     Message {
         id: String,
         text: String,
+        logprobs: Vec<Value>,
     },
     Reasoning {
         id: String,
@@ -321,6 +356,7 @@ struct ResponseStream {
     open: Option<Item>,
     done: Vec<Value>,
     last: Option<(Finish, Usage)>,
+    tokens: ContentTokens,
 }
 
 impl ResponseStream {
@@ -331,6 +367,7 @@ impl ResponseStream {
             open: None,
             done: Vec::new(),
             last: None,
+            tokens: ContentTokens::default(),
         }
     }
 
@@ -355,7 +392,7 @@ impl ResponseStream {
         let Some(open) = self.open.take() else { return };
         let index = self.done.len();
         let item = match open {
-            Item::Message { id, text } => {
+            Item::Message { id, text, logprobs } => {
                 let place = |mut value: Value| {
                     value["item_id"] = json!(id);
                     value["output_index"] = json!(index);
@@ -364,15 +401,15 @@ impl ResponseStream {
                 };
                 self.event(
                     "response.output_text.done",
-                    place(json!({"text": text, "logprobs": []})),
+                    place(json!({"text": text, "logprobs": logprobs})),
                     out,
                 );
                 self.event(
                     "response.content_part.done",
-                    place(json!({"part": text_part(&text)})),
+                    place(json!({"part": text_part(&text, &logprobs)})),
                     out,
                 );
-                message_item(&id, &text, "completed")
+                message_item(&id, &text, &logprobs, "completed")
             }
             Item::Reasoning { id, text } => {
                 let done = json!({"item_id": id, "output_index": index, "content_index": 0, "text": text});
@@ -399,22 +436,24 @@ impl ResponseStream {
         self.done.push(item);
     }
 
-    fn message(&mut self, more: &str, out: &mut Frames) {
+    fn message(&mut self, more: &str, more_logprobs: Vec<Value>, out: &mut Frames) {
         if !matches!(self.open, Some(Item::Message { .. })) {
             self.close(out);
             let id = self.head.app.id("msg_");
-            self.added(message_item(&id, "", "in_progress"), out);
-            let part = json!({"item_id": id, "output_index": self.done.len(), "content_index": 0, "part": text_part("")});
+            self.added(message_item(&id, "", &[], "in_progress"), out);
+            let part = json!({"item_id": id, "output_index": self.done.len(), "content_index": 0, "part": text_part("", &[])});
             self.event("response.content_part.added", part, out);
             self.open = Some(Item::Message {
                 id,
                 text: String::new(),
+                logprobs: Vec::new(),
             });
         }
         let index = self.done.len();
-        if let Some(Item::Message { id, text }) = &mut self.open {
+        if let Some(Item::Message { id, text, logprobs }) = &mut self.open {
             text.push_str(more);
-            let delta = json!({"item_id": id, "output_index": index, "content_index": 0, "delta": more, "logprobs": []});
+            let delta = json!({"item_id": id, "output_index": index, "content_index": 0, "delta": more, "logprobs": more_logprobs});
+            logprobs.extend(more_logprobs);
             self.event("response.output_text.delta", delta, out);
         }
     }
@@ -437,9 +476,9 @@ impl ResponseStream {
         }
     }
 
-    fn delta(&mut self, delta: Delta, out: &mut Frames) {
+    fn delta(&mut self, delta: Delta, logprobs: &mut Vec<Value>, out: &mut Frames) {
         match delta {
-            Delta::Content(text) => self.message(&text, out),
+            Delta::Content(text) => self.message(&text, std::mem::take(logprobs), out),
             Delta::Reasoning(text) => self.reasoning(&text, out),
             Delta::CallStart { name, id } => {
                 self.close(out);
@@ -477,10 +516,14 @@ impl Format for ResponseStream {
     fn part(&mut self, part: Part, out: &mut Frames) {
         match part {
             Part::Prompt { .. } => {}
-            Part::More { deltas, .. } => deltas.into_iter().for_each(|d| self.delta(d, out)),
+            Part::More { deltas, tokens, .. } => {
+                let tokens = self.tokens.of(&deltas, &tokens);
+                let mut logprobs = self.head.logprobs(&tokens);
+                deltas.into_iter().for_each(|d| self.delta(d, &mut logprobs, out));
+            }
             Part::Finished { finish, usage, .. } => {
                 if self.done.is_empty() && self.open.is_none() {
-                    self.message("", out);
+                    self.message("", Vec::new(), out);
                 }
                 self.close(out);
                 self.last = Some((finish, usage));

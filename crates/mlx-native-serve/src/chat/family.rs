@@ -69,22 +69,32 @@ impl Family {
 pub(crate) struct Thinking {
     pub open: &'static str,
     pub close: &'static str,
+    /// What is written in the model's stead where it may think no longer: the mark that closes, with the white space that models were
+    /// trained to have around it.
+    pub ending: &'static str,
 }
+
+/// Thoughts of gpt-oss are a channel of their own; the answer is another.
+pub(crate) const HARMONY: Thinking = Thinking {
+    open: "<|channel|>analysis<|message|>",
+    close: "<|end|>",
+    ending: "<|end|><|start|>assistant<|channel|>final<|message|>",
+};
 
 impl Thinking {
     /// By marks in the chat template; `None` where it has none.
     pub fn of_template(text: &str) -> Option<Self> {
         let marks = [
-            ("<think>", "</think>"),
-            ("[THINK]", "[/THINK]"),
-            ("<|channel>thought", "<channel|>"),
-            ("<longcat_think>", "</longcat_think>"),
-            ("<|think:start|>", "<|think:end|>"),
-            ("<seed:think>", "</seed:think>"),
+            ("<think>", "</think>", "\n</think>\n\n"),
+            ("[THINK]", "[/THINK]", "[/THINK]"),
+            ("<|channel>thought", "<channel|>", "<channel|>"),
+            ("<longcat_think>", "</longcat_think>", "\n</longcat_think>\n"),
+            ("<|think:start|>", "<|think:end|>", "<|think:end|>"),
+            ("<seed:think>", "</seed:think>", "</seed:think>"),
         ];
-        let has = |(open, close): &&(&str, &str)| text.contains(close) || text.contains(open);
-        let (open, close) = marks.iter().find(has)?;
-        Some(Thinking { open, close })
+        let has = |(open, close, _): &&(&str, &str, &str)| text.contains(close) || text.contains(open);
+        let (open, close, ending) = marks.iter().find(has)?;
+        Some(Thinking { open, close, ending })
     }
 }
 

@@ -101,7 +101,8 @@ pub(crate) fn tools(fields: &Fields<'_>) -> ApiResult<Vec<Tool>> {
 }
 
 /// `tool_choice` of a chat in OpenAI's manner.
-pub(crate) fn choice(fields: &Fields<'_>, tools: &[Tool]) -> ApiResult<Choice> {
+/// Where only some of the tools are allowed, the others are taken away.
+pub(crate) fn choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> ApiResult<Choice> {
     let choice = match fields.get("tool_choice") {
         None => Choice::Auto,
         Some(Value::String(word)) => match word.as_str() {
@@ -116,6 +117,16 @@ pub(crate) fn choice(fields: &Fields<'_>, tools: &[Tool]) -> ApiResult<Choice> {
             }
         },
         Some(Value::Object(map)) => {
+            let inner = Fields::inside(map, "tool_choice.");
+            match inner.str("type")? {
+                Some("function") | None => {}
+                Some("allowed_tools") => {
+                    let choice = allowed(&inner, tools)?;
+                    check_choice(&choice, tools)?;
+                    return Ok(choice);
+                }
+                Some(_) => return Err(ApiError::unsupported("tool_choice.type")),
+            }
             let named = map
                 .get("function")
                 .unwrap_or(&Value::Null)
@@ -130,6 +141,38 @@ pub(crate) fn choice(fields: &Fields<'_>, tools: &[Tool]) -> ApiResult<Choice> {
     };
     check_choice(&choice, tools)?;
     Ok(choice)
+}
+
+/// `tool_choice` of type `allowed_tools`: the tools of a list, and whether one has to be called.
+fn allowed(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> ApiResult<Choice> {
+    let path = fields.name("allowed_tools.");
+    let inner = match fields.object("allowed_tools")? {
+        Some(map) => Fields::inside(map, &path),
+        None => *fields,
+    };
+    let Some(list) = inner.array("tools")? else {
+        return Err(ApiError::invalid(inner.name("tools"), "missing"));
+    };
+    let name = |tool: &Value| {
+        let holder = tool.get("function").unwrap_or(tool);
+        holder.get("name").and_then(Value::as_str).map(str::to_owned)
+    };
+    let Some(names) = list.iter().map(name).collect::<Option<Vec<String>>>() else {
+        return Err(ApiError::invalid(
+            inner.name("tools"),
+            "wanted functions with names",
+        ));
+    };
+    if let Some(unknown) = names.iter().find(|n| !tools.iter().any(|t| t.name == **n)) {
+        let message = format!("there is no tool named {unknown:?}");
+        return Err(ApiError::invalid(inner.name("tools"), message));
+    }
+    tools.retain(|t| names.contains(&t.name));
+    match inner.str("mode")? {
+        Some("auto") => Ok(Choice::Auto),
+        Some("required") => Ok(Choice::Required),
+        _ => Err(ApiError::invalid(inner.name("mode"), "wanted auto or required")),
+    }
 }
 
 /// A choice that asks for calls needs tools to call.

@@ -4,3 +4,4 @@ pub(crate) mod family;
 mod forced;
 pub(crate) mod messages;
 pub(crate) mod prepare;
+pub(crate) mod thoughts;

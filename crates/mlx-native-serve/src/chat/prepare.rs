@@ -7,11 +7,13 @@ use mlx_native_lm::engine::{Begin, Grammar, Request};
 use mlx_native_lm::{ChatMessage, ChatOptions};
 use serde_json::{Map, Value, json};
 
-use super::family::Family;
+use super::family::{Family, HARMONY};
 use super::forced;
 use super::messages::{Choice, Tool};
+use super::thoughts::Thoughts;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
 use crate::models::ServedModel;
 use crate::output::Reader;
 
@@ -29,6 +31,8 @@ pub(crate) struct Chat {
     pub parallel: Option<bool>,
     /// Further variables of the template.
     pub variables: Map<String, Value>,
+    /// Whether and how much the model may think.
+    pub thoughts: Thoughts,
     /// Whether the answer goes on with the last message.
     pub continues: bool,
     /// The form of the answer, and the name of the field that asks for it.
@@ -49,6 +53,8 @@ pub(crate) async fn prepare(app: &App, model: Arc<ServedModel>, mut chat: Chat) 
     if chat.choice == Choice::None {
         chat.tools.clear();
     }
+    chat.thoughts.check(&model)?;
+    chat.thoughts.variables(&mut chat.variables);
     let permit = app.templates.clone().acquire_owned().await;
     let task = {
         let model = model.clone();
@@ -118,6 +124,11 @@ fn build(model: Arc<ServedModel>, mut chat: Chat, text: &str) -> ApiResult<Prepa
         chat.tools
     };
     let harmony = model.family == Family::Harmony && !is_form && !forced;
+    let marks = if harmony { Some(HARMONY) } else { thinking };
+    chat.request.thinking = match marks {
+        Some(marks) => Some(chat.thoughts.rules(&model, marks, open.is_some() && !harmony)?),
+        None => None,
+    };
     let reader = Reader::new(
         if harmony { Family::Harmony } else { family },
         tools,
@@ -165,27 +176,12 @@ fn describe_tools(messages: &mut Vec<ChatMessage>, tools: &[Value]) {
 }
 
 /// Variables of the template that requests in OpenAI's manner may set.
-pub(crate) fn variables(fields: &crate::fields::Fields<'_>) -> ApiResult<Map<String, Value>> {
+pub(crate) fn variables(fields: &Fields<'_>, model: &ServedModel) -> ApiResult<Map<String, Value>> {
     let mut variables = Map::new();
-    match fields.str("reasoning_effort")? {
-        Some("none") => {
-            variables.insert("enable_thinking".to_owned(), json!(false));
-        }
-        Some(effort) => {
-            variables.insert("reasoning_effort".to_owned(), json!(effort));
-        }
-        None => {}
-    }
-    if let Some(flag) = fields.bool("enable_thinking")? {
-        variables.insert("enable_thinking".to_owned(), json!(flag));
-    }
     if let Some(further) = fields.object("chat_template_kwargs")? {
         for (name, value) in further {
             variables.insert(name.clone(), value.clone());
         }
-    }
-    if fields.get("chat_template").is_some() {
-        return Err(ApiError::unsupported("chat_template"));
     }
     for name in ["messages", "tools", "add_generation_prompt"] {
         if variables.contains_key(name) {
@@ -195,5 +191,29 @@ pub(crate) fn variables(fields: &crate::fields::Fields<'_>) -> ApiResult<Map<Str
             ));
         }
     }
+    if let Some(documents) = fields.array("documents")?.filter(|list| !list.is_empty()) {
+        if !model.template_has_documents {
+            return Err(ApiError::unsupported(fields.name("documents")));
+        }
+        variables.insert("documents".to_owned(), json!(documents));
+    }
+    verbosity(fields, model, &mut variables)?;
     Ok(variables)
+}
+
+/// How much is to be said: the template's to tell the model, where it can.
+pub(crate) fn verbosity(
+    fields: &Fields<'_>,
+    model: &ServedModel,
+    variables: &mut Map<String, Value>,
+) -> ApiResult<()> {
+    match fields.str("verbosity")? {
+        Some(word) if model.template_has_verbosity => {
+            variables.insert("verbosity".to_owned(), json!(word));
+            Ok(())
+        }
+        // What there is where nothing is said.
+        None | Some("medium") => Ok(()),
+        Some(_) => Err(ApiError::unsupported(fields.name("verbosity"))),
+    }
 }

@@ -67,6 +67,18 @@ enum Place {
     },
 }
 
+/// Whether the beginning of a call without a mark can become one: lists begin as lists of calls do only where a name follows.
+fn may_be_call(raw: &str, held: &str) -> bool {
+    let text = raw.to_owned() + held;
+    let Some(rest) = text.trim_start().strip_prefix('[') else {
+        return true;
+    };
+    let name = rest.trim_start();
+    let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'));
+    let has_name = !name.starts_with(|c: char| c.is_ascii_digit());
+    has_name && end.is_none_or(|end| end > 0 && name[end..].starts_with('('))
+}
+
 /// Finds calls in the content of an answer.
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
@@ -96,13 +108,35 @@ impl Calls {
         while self.advance(false, out) {}
     }
 
-    pub fn finish(&mut self, out: &mut Vec<Delta>) {
+    pub fn finish(&mut self, cut: bool, out: &mut Vec<Delta>) {
+        // Reading it to its end would find that it is no call.
+        if let Place::Call {
+            begun: false, raw, ..
+        } = &self.place
+            && cut
+            && (self.marks.open.iter().any(|m| raw.trim_start().starts_with(m))
+                || may_be_call(raw, &self.held))
+        {
+            self.held.clear();
+            self.place = Place::Text { fresh: false };
+            return;
+        }
         while self.advance(true, out) {}
         let rest = std::mem::take(&mut self.held);
         match std::mem::replace(&mut self.place, Place::Text { fresh: false }) {
             Place::Text { .. } => {
-                if !(self.after_call && rest.trim().is_empty()) {
-                    push(out, Delta::Content(rest));
+                // More than one character of a mark is hardly anything else.
+                let begun = match cut {
+                    true => open_end(&rest, self.marks.all()),
+                    false => 0,
+                };
+                let shown = if begun > 1 {
+                    &rest[..rest.len() - begun]
+                } else {
+                    &rest[..]
+                };
+                if !(self.after_call && shown.trim().is_empty()) {
+                    push(out, Delta::Content(shown.to_owned()));
                 }
             }
             Place::Call {

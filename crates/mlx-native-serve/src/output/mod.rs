@@ -98,7 +98,7 @@ impl Thoughts {
 
     /// The text has ended.
     pub fn finish(&mut self) -> Vec<Said> {
-        said(self.0.finish())
+        said(self.0.finish(false))
     }
 }
 
@@ -161,8 +161,9 @@ impl Reader {
         out
     }
 
-    /// The text has ended.
-    pub fn finish(&mut self) -> Vec<Delta> {
+    /// The text has ended. Where it was `cut` before the model ended it, a call without its name is not the answer's text: it would
+    /// have become one.
+    pub fn finish(&mut self, cut: bool) -> Vec<Delta> {
         let mut out = Vec::new();
         match &mut self.kind {
             Kind::Plain => {}
@@ -174,7 +175,7 @@ impl Reader {
                 }
                 read_calls(calls.as_deref_mut(), said, &mut out);
                 if let Some(calls) = calls {
-                    calls.finish(&mut out);
+                    calls.finish(cut, &mut out);
                 }
             }
         }

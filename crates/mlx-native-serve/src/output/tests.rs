@@ -16,7 +16,7 @@ struct Read {
 fn read(reader: &Reader, pieces: &[&str]) -> Read {
     let mut reader = reader.clone();
     let mut deltas: Vec<Delta> = pieces.iter().flat_map(|p| reader.push(p)).collect();
-    deltas.extend(reader.finish());
+    deltas.extend(reader.finish(false));
     let mut read = Read::default();
     let mut open: Option<(String, String)> = None;
     for delta in deltas {
@@ -289,4 +289,57 @@ fn thought_and_said() {
             ..Read::default()
         },
     );
+}
+
+#[test]
+fn a_call_that_was_cut_before_its_name_is_not_shown() {
+    let cut = |family: Family, text: &str| {
+        let mut reader = Reader::new(family, tools(), None, false);
+        let mut deltas = reader.push(text);
+        deltas.extend(reader.finish(true));
+        let shown = deltas.iter().map(|d| match d {
+            Delta::Content(text) => text.clone(),
+            Delta::CallStart { name, .. } => format!("[{name}]"),
+            Delta::CallArguments(text) => text.clone(),
+            Delta::CallEnd { raw } => format!("[{}]", if raw.is_some() { "broken" } else { "end" }),
+            Delta::Reasoning(_) => String::new(),
+        });
+        shown.collect::<String>()
+    };
+    let cases = [
+        (Family::Hermes, "I look.\n<tool_call>\n{\"na", "I look."),
+        (
+            Family::Hermes,
+            "I look.\n<tool_call>\n{\"name\": \"wea",
+            "I look.",
+        ),
+        (Family::Hermes, "I look.\n<tool_c", "I look.\n"),
+        (Family::Hermes, "a <", "a <"),
+        (
+            Family::Hermes,
+            "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}}</tool",
+            "[now]{\"a\": 1}[end]",
+        ),
+        (
+            Family::Hermes,
+            "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1",
+            "[now]{\"a\": 1[broken]",
+        ),
+        (Family::QwenCoder, "<tool_call>\n<function=wea", ""),
+        (Family::Glm, "Yes. <tool_call>wea", "Yes."),
+        (Family::Llama3, "{\"name\": \"wea", ""),
+        (Family::Llama3, "{\"answer\": \"Par", "{\"answer\": \"Par"),
+        (Family::Pythonic, "[weather(city=\"O", ""),
+        (Family::Pythonic, "[1, 2, 3", "[1, 2, 3"),
+        (Family::Pythonic, "[\"a\", \"b", "[\"a\", \"b"),
+        (Family::Mistral, "[TOOL_CALLS]wea", ""),
+        (
+            Family::DeepSeek,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>we",
+            "",
+        ),
+    ];
+    for (family, text, shown) in cases {
+        assert_eq!(cut(family, text), shown, "{family:?}: {text}");
+    }
 }

@@ -39,7 +39,7 @@ impl Split {
 
     /// Whether there may be more to do.
     fn advance(&mut self, out: &mut Vec<Delta>) -> bool {
-        let Thinking { open, close } = self.marks;
+        let Thinking { open, close, .. } = self.marks;
         match self.place {
             Place::Start => {
                 let begun = self.held.trim_start();

@@ -3,6 +3,7 @@
 mod anthropic;
 mod client;
 mod demo;
+mod fields;
 mod openai;
 mod script;
 mod service;

@@ -6,7 +6,8 @@ use super::error::{Error, Res};
 
 /// Steps of one rendering: an operation costs one, data that is made or looked through one for each 64 bytes. A chat of a
 /// hundred messages takes some ten thousand, one of 500 KB with loops over all messages in each up to ten million.
-const STEPS: u64 = 50_000_000;
+/// Fewer in this crate's own tests, unoptimised as they are: what runs out of them takes a second there too.
+const STEPS: u64 = if cfg!(test) { 12_000_000 } else { 50_000_000 };
 /// Largest piece of data, in bytes.
 const MAX_PIECE: usize = 64 << 20;
 /// Most memory of texts and lists that live at one time, in bytes.

@@ -114,8 +114,8 @@ const W_TILE: usize = 256 * 64 * 2;
 const WARPGROUP_STAGES: usize = 4;
 /// The most scratch memory of a product.
 const MOST_SCRATCH: usize = 512 << 20;
-/// From so many rows on it pays to make tiles of a whole matrix.
-const WARPGROUPS_FROM: u32 = 128;
+/// From so many rows on it pays to make tiles of a whole matrix; the operator has other kernels for fewer than 13.
+const WARPGROUPS_FROM: u32 = 13;
 
 static LINEAR_WARPGROUPS: Many = Many {
     capability: 90,

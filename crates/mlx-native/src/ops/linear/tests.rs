@@ -378,6 +378,12 @@ fn many_rows() -> Vec<LinearCase> {
     let affine = |group| WeightFormat::affine(4, group, DType::BF16).expect("MLX has it");
     let mut cases = Vec::new();
     for (dtype, m, n, k, group) in [
+        (DType::BF16, 13, 256, 256, 64),
+        (DType::F16, 16, 300, 1152, 128),
+        (DType::BF16, 33, 257, 4160, 32),
+        (DType::BF16, 64, 520, 2112, 64),
+        (DType::F16, 100, 70, 640, 64),
+        (DType::BF16, 127, 264, 96, 32),
         (DType::BF16, 128, 256, 256, 64),
         (DType::BF16, 129, 257, 1024, 32),
         (DType::BF16, 300, 520, 128, 128),
@@ -390,8 +396,10 @@ fn many_rows() -> Vec<LinearCase> {
         cases.extend([case(), case().with_bias()]);
     }
     for special in [Special::InX(f32::NAN), Special::InX(f32::INFINITY), Special::InX(1e30), Special::NanScale] {
-        let case = LinearCase::new(DType::BF16, 130, 300, 192, affine(64));
-        cases.push(LinearCase { special, on_host: true, ..case });
+        for m in [15, 130] {
+            let case = LinearCase::new(DType::BF16, m, 300, 192, affine(64));
+            cases.push(LinearCase { special, on_host: true, ..case });
+        }
     }
     cases
 }
