@@ -41,7 +41,7 @@ Usage: cargo xtask COMMAND
         --offline      compiles every kernel for NVIDIA GPUs instead, without one (NVRTC and ptxas from PyPI)
         --pack FOLDER  builds the programs that do it, for a machine with a GPU and no Rust
 
-  families [DIR] [--family NAME]... [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile]
+  families [DIR] [--family NAME]... [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile] [--every]
         Every model family against mlx-lm: the golden files of DIR, by default the repository's, through the ordinary
         folder loader; a table family x variant with the largest error in parts of the tolerance.
 

@@ -248,7 +248,7 @@ impl RopeConfig {
 
     /// `plain` with the method that `scaling` describes.
     pub(crate) fn scaled(plain: Self, fields: &Fields<'_>, scaling: Option<Fields<'_>>) -> Result<Self> {
-        let config = RopeConfig {
+        let mut config = RopeConfig {
             scaling: scaling.map_or(Ok(RopeScaling::Default), |s| RopeScaling::read(&s))?,
             max_context: fields.count("max_position_embeddings", MAX_CONTEXT)?,
             ..plain
@@ -258,6 +258,11 @@ impl RopeConfig {
         {
             let wanted = format!("{} numbers, one a pair", config.dims / 2);
             return Err(fields.invalid("long_factor", long_factor.len(), &wanted));
+        }
+        if let (RopeScaling::LongRope { .. }, Some(scaling)) = (&config.scaling, scaling) {
+            // Halves are paired beside long factors whatever `rope_traditional` says, as in mlx-lm; a GGUF file's own
+            // factors say it among themselves.
+            config.traditional = scaling.bool("rope_traditional")?.unwrap_or(false);
         }
         Ok(config)
     }

@@ -52,13 +52,33 @@ pub(crate) fn unknown_of_config(document: &Document) -> Vec<String> {
     names
 }
 
+/// Fields that say how experts are chosen.
+const OF_ROUTERS: [&str; 5] = [
+    "norm_topk_prob",
+    "n_group",
+    "topk_group",
+    "scoring_func",
+    "topk_method",
+];
+
+/// The name of a field without the objects that it stands in.
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
 /// Refuses what changes the result and was not read by the family at hand.
 ///
 /// # Errors
 /// [`LmError::Unsupported`], naming the field.
 pub(crate) fn refuse(document: &Document) -> Result<()> {
     let map = document.map();
-    for (path, value) in document.unread() {
+    let unread = document.unread();
+    // How experts are chosen says nothing where no layer has any.
+    let no_experts = unread.iter().any(|(path, _)| last(path) == "num_experts_per_tok");
+    for (path, value) in unread {
+        if no_experts && OF_ROUTERS.contains(&last(&path)) {
+            continue;
+        }
         if meaning(map, &path, value) == Meaning::Change {
             let shown = match value {
                 Value::Array(_) | Value::Object(_) => crate::json::kind(value).to_owned(),
@@ -130,7 +150,12 @@ fn meaning(map: &Map<String, Value>, path: &str, value: &Value) -> Meaning {
         "hidden_act" | "hidden_activation" | "activation_function" => is_own_activation(fields, value),
         "norm_topk_prob" | "scale_attn_by_inverse_layer_idx" => value.as_bool() == Some(false),
         "scale_attn_weights" => value.as_bool() == Some(true),
-        "topk_group" => number(1.0) || fields.get("topk_method").and_then(Value::as_str) == Some("greedy"),
+        // One group is all there is to choose from.
+        "topk_group" => {
+            number(1.0)
+                || fields.get("n_group").is_none_or(|n| n.as_f64() == Some(1.0))
+                || fields.get("topk_method").and_then(Value::as_str) == Some("greedy")
+        }
         "decoder_sparse_step" => number(1.0),
         "mlp_only_layers" => value.as_array().is_some_and(Vec::is_empty),
         "final_logit_softcapping" => number(15.0),

@@ -15,6 +15,12 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_latent(input)?;
+    // Layers that see all keys, or use the keys that another layer's indexer chose, are not mlx-lm's.
+    for (key, built) in [("layer_types", "indexed_attention"), ("indexer_types", "full")] {
+        if let Some(other) = c.layer_strings(key)?.into_iter().flatten().find(|kind| *kind != built) {
+            return Err(LmError::Unsupported(format!("config.json: {key} has {other:?}; {built} is")));
+        }
+    }
     let mut template = deepseek_v3::latent(c, 1e-6)?;
     template.index = Some(index(c, &template)?);
     let names = ["switch_mlp", "gate.e_score_correction_bias"];

@@ -17,6 +17,8 @@ pub(super) const FAMILY: Family = Family {
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read(input)?;
     let (rope, bias) = (c.rope(c.head_dim)?, c.flag("attention_bias", false)?);
+    // mlx-lm builds none whatever the file says.
+    let bias = bias && input.has("model.layers.0.self_attn.q_proj.bias");
     glm4_moe::decoder(
         c,
         |own| c.attention(own).biased(bias, bias).normed(own, c.eps, 0.0).turned(Some(rope.clone())),

@@ -108,7 +108,7 @@ pub(super) fn deepseek(c: &Config<'_>, path: &str, names: [&str; 2], score: Scor
     let correction = format!("{path}.{}", names[1]);
     router.correction = c.input.has(&correction).then_some(correction);
     router.groups = groups(c, n, "n_group", "topk_group", 2)?;
-    if top_k > 1 && c.flag("norm_topk_prob", true)? {
+    if c.flag("norm_topk_prob", true)? && top_k > 1 {
         router.normalise = Some(0.0);
     }
     router.factor = c.positive("routed_scaling_factor", 1.0)? as f32;
@@ -153,7 +153,7 @@ pub(super) fn grouped_router(c: &Config<'_>, path: &str, n: usize, g: &Grouped<'
     if let Some(groups) = &mut router.groups {
         groups.others = g.others;
     }
-    if top_k > 1 && c.flag(g.normalise, true)? {
+    if c.flag(g.normalise, true)? && top_k > 1 {
         router.normalise = Some(1e-20);
     }
     router.factor = c.number(g.factor.0, g.factor.1)? as f32;

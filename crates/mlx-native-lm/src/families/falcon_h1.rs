@@ -18,6 +18,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_with_eps(input, input.fields, KEYS, 1e-5)?;
     let rope = c.plain_rope(c.head_dim, c.flag("rope_traditional", false)?)?;
     let (bias, mlp_bias) = (c.flag("attention_bias", false)?, c.flag("mlp_bias", false)?);
+    let projectors_bias = c.flag("projectors_bias", false)?;
     let inner = c.count("intermediate_size")?;
     let sizes = Sizes {
         heads: c.count("mamba_n_heads")?,
@@ -35,6 +36,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let attention = c.attention(&format!("{path}.self_attn")).biased(bias, bias).turned(Some(rope.clone()));
         let own = format!("{path}.mamba");
         let mut mamba = mamba2::layer(c, &own, &sizes);
+        mamba.o.bias = projectors_bias;
         if normed {
             let norm = Norm::rms(format!("{own}.norm.weight"), sizes.inner(), c.eps);
             mamba.norm = Some(GroupedNorm { norm, gate_first: !norm_first });

@@ -1,7 +1,7 @@
 //! Helium: Llama with neighbouring features turned together and an output matrix whatever the file says of ties.
 
 use super::Family;
-use super::common::{Config, pre_norm_layer};
+use super::common::{Config, KEYS, Keys, UNSAID, pre_norm_layer};
 use crate::config::FamilyInput;
 use crate::error::Result;
 use crate::spec::DecoderSpec;
@@ -13,7 +13,8 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
-    let c = &Config::read(input)?;
+    // Heads divide the stream, whatever `head_dim` says.
+    let c = &Config::read_keys(input, input.fields, Keys { head_dim: UNSAID, ..KEYS })?;
     let (rope, inner, activation) = (c.plain_rope(c.head_dim, true)?, c.count("intermediate_size")?, c.silu()?);
     let (bias, mlp_bias) = (c.flag("attention_bias", false)?, c.flag("mlp_bias", false)?);
     let mut spec = c.decoder("", |_, path| {
@@ -21,6 +22,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         let mlp = c.mlp(&format!("{path}.mlp"), inner, activation.clone(), mlp_bias);
         Ok(pre_norm_layer(c, path, attention, mlp.block()))
     })?;
-    spec.head.matrix = Some(c.lm_head(""));
+    // There is an `lm_head` even where the table is used instead.
+    spec.head = c.head("", false)?;
     Ok(spec)
 }

@@ -1,7 +1,7 @@
 //! Laguna: heads by layer, a rotation for each kind of layer, a softplus gate for each head, experts.
 
 use super::Family;
-use super::common::{Config, KEYS, MAX_EXTENT, pre_norm_layer};
+use super::common::{Config, KEYS, Keys, MAX_EXTENT, pre_norm_layer};
 use super::experts;
 use crate::error::LmError;
 use crate::spec::{Block, DecoderSpec, GateShape, MlpActivation, Score};
@@ -15,7 +15,11 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
-    let c = &Config::read_with_eps(input, input.fields, KEYS, 1e-6)?;
+    // The heads of each layer are read below: those of all need not fit.
+    let keys = Keys { heads: "num_key_value_heads", ..KEYS };
+    let mut c = Config::read_with_eps(input, input.fields, keys, 1e-6)?;
+    c.head_dim = c.count_or("head_dim", 128)?;
+    let c = &c;
     let sliding = c.sliding()?;
     let window = c.count_or("sliding_window", 512)?;
     let share = crate::rope::share(&c.fields, "partial_rotary_factor")?.unwrap_or(1.0);
@@ -54,7 +58,8 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 
 fn heads(c: &Config<'_>) -> Result<Vec<usize>> {
     let key = "num_attention_heads_per_layer";
-    let heads = c.numbers(key)?.unwrap_or_else(|| vec![c.heads; c.layers]);
+    let all = c.count("num_attention_heads")?;
+    let heads = c.numbers(key)?.unwrap_or_else(|| vec![all; c.layers]);
     let fits = |n: &usize| *n > 0 && n.is_multiple_of(c.kv_heads) && n.saturating_mul(c.head_dim) <= MAX_EXTENT;
     if heads.len() != c.layers || !heads.iter().all(fits) {
         let wanted = format!("{} multiples of num_key_value_heads {}", c.layers, c.kv_heads);

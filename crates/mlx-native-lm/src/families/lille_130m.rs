@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Config, KEYS, Keys};
 use crate::config::FamilyInput;
 use crate::error::Result;
-use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, Matrix, MlpActivation, Norm};
+use crate::spec::{Block, Branch, DecoderSpec, Head, Layer, MlpActivation, Norm};
 
 pub(super) const FAMILY: Family = Family {
     name: "lille-130m",
@@ -24,9 +24,10 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_keys(input, input.fields, keys)?;
     let rope = c.plain_rope(c.head_dim, true)?;
     let inner = 256 * ((8 * c.hidden / 3) as f64 / 256.0).round_ties_even() as usize;
-    let tied = c.flag("tie_word_embeddings", true)?;
-    let head = Head::new((!tied).then(|| Matrix::new("lm_head", c.vocab, c.hidden)));
-    c.decoder_named("transformer", ["tok_embeddings", "layers", "norm"], head, |_, path| {
+    // Tied whatever the file says, as in mlx-lm.
+    c.flag("tie_word_embeddings", true)?;
+    let head = Head::new(None);
+    let mut spec = c.decoder_named("transformer", ["tok_embeddings", "layers", "norm"], head, |_, path| {
         let own = format!("{path}.attention");
         let mut attention = c.attention(&own).fused(&format!("{own}.qkv_proj"), false).turned(Some(rope.clone()));
         attention.o.path = format!("{own}.out_proj");
@@ -39,5 +40,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
                 Branch::pre(norm("feed_forward"), mlp.block()),
             ],
         })
-    })
+    })?;
+    spec.dropped.push("lm_head.".to_owned());
+    Ok(spec)
 }

@@ -25,6 +25,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         limit: c.positive("swiglu_limit", 7.0)? as f32,
         alpha: c.positive("swiglu_alpha", 1.702)? as f32,
     };
+    let dense = c.count_or("dense_intermediate_size", 12_288)?;
     let sparse_layers = flags(c, "mlp_layer_types", "sparse", true, "moe_layer_freq")?;
     let index = Sizes::read(c)?;
     let chosen = flags(c, "layer_types", "full_attention", false, "sparse_attention_freq")?;
@@ -39,10 +40,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
         }
         let ff = match sparse_layers[i] {
             true => sparse(c, &format!("{path}.block_sparse_moe"), &activation)?,
-            false => {
-                let inner = c.count_or("dense_intermediate_size", 12_288)?;
-                c.mlp(&format!("{path}.mlp"), inner, activation.clone(), false).block()
-            }
+            false => c.mlp(&format!("{path}.mlp"), dense, activation.clone(), false).block(),
         };
         Ok(pre_norm_layer(c, path, attention, ff))
     })?;

@@ -41,8 +41,10 @@ pub(super) fn rope(c: &Config<'_>, dims: usize) -> Result<RopeConfig> {
     let Some(scaling) = c.fields.object("rope_scaling", "rope_scaling.")?.or(parameters) else { return Ok(plain) };
     let factors = |key: &str| Ok::<_, LmError>(scaling.positives(key)?.unwrap_or_default());
     let (short_factor, long_factor) = (factors("short_factor")?, factors("long_factor")?);
+    let method = scaling.str("type")?.or(scaling.str("rope_type")?);
+    let is_long = matches!(method, Some("longrope" | "su"));
     Ok(RopeConfig {
-        scaling: match scaling.str("type")?.or(scaling.str("rope_type")?) {
+        scaling: match method {
             Some("longrope" | "su") => {
                 if long_factor.len() != dims / 2 {
                     let wanted = format!("{} numbers, one a pair", dims / 2);
@@ -63,6 +65,8 @@ pub(super) fn rope(c: &Config<'_>, dims: usize) -> Result<RopeConfig> {
             Some(other) => RopeScaling::Other(other.to_owned()),
             None => RopeScaling::Default,
         },
+        // The long factors are for halves that are paired, whatever the file says.
+        traditional: plain.traditional && !is_long,
         max_context: Some(c.count_or("max_position_embeddings", 131_072)?),
         ..plain
     })

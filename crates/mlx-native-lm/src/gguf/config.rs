@@ -363,8 +363,9 @@ fn rotation(meta: &Metadata<'_>, model: &GgufModel, c: &mut Map<String, Value>) 
         let long = factors(meta, model, "rope_freqs.weight")?;
         // Factors alone: of equal contexts no factor of attention follows.
         let context = c.get("max_position_embeddings").cloned().unwrap_or_default();
+        let pairs = c.get("rope_traditional").cloned().unwrap_or(json!(false));
         let scaling = json!({
-            "rope_type": "longrope", "long_factor": long, "short_factor": long,
+            "rope_type": "longrope", "rope_traditional": pairs, "long_factor": long, "short_factor": long,
             "original_max_position_embeddings": context,
         });
         set(c, [("rope_scaling", scaling)]);

@@ -363,6 +363,7 @@ pub(super) const CONFIG_FIELDS: Unread = &[
             "projection_*",
             "spatial_merge_size",
             "image_seq_length",
+            "merged_hidden_size",
             "out_hidden_size",
             "rope_parameters.mrope_section",
             "rope_scaling.mrope_section",

@@ -18,7 +18,7 @@ const OPENED: usize = 6;
 const MOST_LAYERS: usize = 1 << 13;
 
 /// Runs all cases; whether nothing was found. Errors that are no single line, or that are empty, are findings too.
-pub fn run(device: &MlxDevice, cases: &[Golden]) -> Result<bool, String> {
+pub fn run(device: &MlxDevice, cases: &[Golden], every: bool) -> Result<bool, String> {
     // The message of a caught panic is in the finding.
     std::panic::set_hook(Box::new(|_| {}));
     let (mut tried, mut opened, mut findings) = (0, 0, Vec::new());
@@ -39,7 +39,7 @@ pub fn run(device: &MlxDevice, cases: &[Golden]) -> Result<bool, String> {
             }
         }
         // Evenly over those that passed, so that all parts of the configuration are among them.
-        let step = (passed.len() / OPENED).max(1);
+        let step = if every { 1 } else { (passed.len() / OPENED).max(1) };
         for (what, config) in passed.into_iter().step_by(step) {
             opened += 1;
             match caught(|| open(device, folder.path(), &config)) {
@@ -58,14 +58,16 @@ pub fn run(device: &MlxDevice, cases: &[Golden]) -> Result<bool, String> {
     Ok(findings.is_empty())
 }
 
-fn check_error(findings: &mut Vec<String>, case: &Golden, what: &str, error: &LmError) {
+/// Adds an error that is not one clear line.
+pub fn check_error(findings: &mut Vec<String>, case: &Golden, what: &str, error: &LmError) {
     let text = error.to_string();
     if text.is_empty() || text.contains('\n') || text.len() > 4000 {
         findings.push(format!("{}: {what}: no clear line: {text:?}", case.case));
     }
 }
 
-fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+/// What `f` gives, or the message of its panic.
+pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
@@ -81,18 +83,24 @@ fn spec(case: &Golden, config: &Value) -> mlx_native_lm::Result<DecoderSpec> {
     (family.spec)(&FamilyInput::new(file.fields(), &has))
 }
 
-/// Opens the model and runs three tokens of it; a model that opens may refuse them.
+/// Opens the folder with another configuration and runs some tokens; a model that opens may refuse them.
 fn open(device: &MlxDevice, folder: &Path, config: &Value) -> mlx_native_lm::Result<()> {
     let written = std::fs::write(folder.join("config.json"), config.to_string());
     written.map_err(|e| LmError::InvalidArgument(e.to_string()))?;
+    open_and_run(device, folder)
+}
+
+/// Opens the model and runs a prompt and two single tokens of it.
+pub fn open_and_run(device: &MlxDevice, folder: &Path) -> mlx_native_lm::Result<()> {
     let options = ModelOptions {
         dtype: Some(DType::F32),
         prefill_step: 64,
     };
     let mut decoder = open_decoder(device, folder, &options)?;
     let mut state = decoder.new_state(1)?;
-    decoder.forward(&[1, 2, 3], &mut state)?;
+    decoder.forward_all(&[1, 2, 3, 5, 7, 11, 13, 17, 19, 23], &mut state)?;
     decoder.forward(&[4], &mut state)?;
+    decoder.forward(&[6], &mut state)?;
     Ok(())
 }
 

@@ -1,13 +1,14 @@
 //! Every model family against mlx-lm: tiny models whose weights follow from a formula, with mlx-lm's logits, greedy tokens
 //! and chunked prompts. `golden/README.md` says what the files hold.
 //!
-//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile]` runs it and
-//! prints the table; `hostile.rs` says what the last two are. Each model is written as an ordinary folder and opened by
+//! `cargo xtask families [DIR] [--family NAME] [--device D] [--variant f32|q4|gguf] [--hostile|--no-hostile] [--every]` runs
+//! it and prints the table; `hostile.rs` and `hostile_weights.rs` say what the last three are. Each model is written as an ordinary folder and opened by
 //! the ordinary loader; those that GGUF has too also as a GGUF file.
 
 mod gguf;
 mod golden;
 mod hostile;
+mod hostile_weights;
 mod run;
 mod sha256;
 mod weights;
@@ -27,6 +28,8 @@ struct Options {
     variant: Option<String>,
     /// Hostile configurations: only these, or none of them; both where nothing is said.
     hostile: Option<bool>,
+    /// All hostile models are opened and run, not a sample of them.
+    every: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -37,6 +40,7 @@ fn options() -> Result<Options, String> {
         device: DeviceKind::Cpu,
         variant: None,
         hostile: None,
+        every: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -46,6 +50,7 @@ fn options() -> Result<Options, String> {
             "--variant" => options.variant = Some(value()?),
             "--hostile" => options.hostile = Some(true),
             "--no-hostile" => options.hostile = Some(false),
+            "--every" => options.every = true,
             "--device" => {
                 let name = value()?;
                 options.device = [
@@ -115,11 +120,13 @@ fn all(options: &Options) -> Result<bool, String> {
             device: DeviceKind::Emulator,
             variant: Some("f32".to_owned()),
             hostile: None,
+            every: false,
         })?;
     }
     let device = MlxDevice::open(options.device).map_err(|e| e.to_string())?;
     let cases = Golden::read_all(&options.folder, &options.families)?;
-    is_right &= hostile::run(&device, &cases)?;
+    is_right &= hostile::run(&device, &cases, options.every)?;
+    is_right &= hostile_weights::run(&device, &cases, options.every)?;
     Ok(is_right)
 }
 

@@ -48,7 +48,7 @@ pub fn run(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<Outco
     write_folder(folder.path(), case, variant)?;
     let options = ModelOptions {
         dtype: Some(DType::F32),
-        prefill_step: 64,
+        prefill_step: 256,
     };
     let text = |e: mlx_native_lm::LmError| e.to_string();
     let mut decoder = open_decoder(device, folder.path(), &options).map_err(text)?;
@@ -65,7 +65,7 @@ pub fn run_gguf(device: &MlxDevice, case: &Golden, variant: &Variant) -> Result<
     std::fs::write(folder.path().join("config.json"), config.to_string()).map_err(|e| e.to_string())?;
     let options = ModelOptions {
         dtype: Some(DType::F32),
-        prefill_step: 64,
+        prefill_step: 256,
     };
     let text = |e: mlx_native_lm::LmError| e.to_string();
     let mut wanted = open_decoder(device, folder.path(), &options).map_err(text)?;

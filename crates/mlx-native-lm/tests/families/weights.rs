@@ -9,11 +9,12 @@ use crate::golden::{self, Golden, Packed, Variant};
 use crate::sha256::sha256_hex;
 
 /// A tensor to be written.
-struct Tensor {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+#[derive(Clone)]
+pub struct Tensor {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Vec<u8>,
 }
 
 fn fnv1a(text: &str) -> u64 {
@@ -90,11 +91,36 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 
 /// Writes `config.json` and `model.safetensors` of a variant.
 pub fn write_folder(folder: &Path, case: &Golden, variant: &Variant) -> Result<(), String> {
+    let config = config_of(case, variant).to_string();
+    std::fs::write(folder.join("config.json"), config).map_err(|e| e.to_string())?;
+    write_tensors(folder, &tensors_of(case, variant)?)
+}
+
+/// The configuration of a variant.
+pub fn config_of(case: &Golden, variant: &Variant) -> serde_json::Value {
     let mut config = case.config.clone();
     if let Some(quantization) = &variant.quantization {
         config["quantization"] = quantization.clone();
     }
-    std::fs::write(folder.join("config.json"), config.to_string()).map_err(|e| e.to_string())?;
+    config
+}
+
+/// Writes `model.safetensors`.
+pub fn write_tensors(folder: &Path, tensors: &[Tensor]) -> Result<(), String> {
+    let views: Vec<(String, TensorView<'_>)> = tensors
+        .iter()
+        .map(|t| {
+            Ok((
+                t.name.clone(),
+                TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map_err(|e| e.to_string())?,
+            ))
+        })
+        .collect::<Result<_, String>>()?;
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).map_err(|e| e.to_string())
+}
+
+/// The tensors of a variant.
+pub fn tensors_of(case: &Golden, variant: &Variant) -> Result<Vec<Tensor>, String> {
     let mut tensors = Vec::new();
     for golden::Tensor {
         name,
@@ -132,16 +158,7 @@ pub fn write_folder(folder: &Path, case: &Golden, variant: &Variant) -> Result<(
             Some(packed) => tensors.extend(pack(packed, shape, &values)?),
         }
     }
-    let views: Vec<(String, TensorView<'_>)> = tensors
-        .iter()
-        .map(|t| {
-            Ok((
-                t.name.clone(),
-                TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map_err(|e| e.to_string())?,
-            ))
-        })
-        .collect::<Result<_, String>>()?;
-    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).map_err(|e| e.to_string())
+    Ok(tensors)
 }
 
 /// MLX's affine packing on the CPU, per group: `value = q · scale + bias`, an edge of the range being exact.
@@ -173,17 +190,18 @@ fn pack(packed: &Packed, shape: &[usize], values: &[f32]) -> Result<[Tensor; 3],
         scales.push(scale);
         biases.push(bias);
     }
-    let per_word = 32 / bits;
-    let words: Vec<u8> = codes
-        .chunks(per_word)
-        .flat_map(|chunk| {
-            let word = chunk
-                .iter()
-                .enumerate()
-                .fold(0u32, |w, (i, q)| w | (q << (i * bits)));
-            word.to_le_bytes()
-        })
-        .collect();
+    // A stream of codes, the first in the lowest bits: 3, 5 and 6 bits do not divide a word.
+    let mut words = Vec::with_capacity(codes.len() * bits / 8);
+    let (mut held, mut n_held) = (0u64, 0);
+    for code in codes {
+        held |= u64::from(code) << n_held;
+        n_held += bits;
+        while n_held >= 8 {
+            words.push(held as u8);
+            held >>= 8;
+            n_held -= 8;
+        }
+    }
     let (scales, biases) = (bytes_of(&scales), bytes_of(&biases));
     if sha256_hex(&words) != *words_hash || sha256_hex(&[&scales[..], &biases[..]].concat()) != *planes_hash {
         return Err(format!("{path}: packed otherwise than the golden file says"));
