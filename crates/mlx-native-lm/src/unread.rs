@@ -45,7 +45,11 @@ pub(crate) fn unknown_of_config(document: &Document) -> Vec<String> {
     let mut names = unknown(document, lists::CONFIG_FIELDS);
     let map = document.map();
     let unread = document.unread();
+    let all_dense = experts_by_layer(document, &unread);
     names.retain(|name| {
+        if all_dense && OF_EXPERTS.contains(&last(name)) {
+            return false;
+        }
         let value = unread.iter().find(|(path, _)| path == name);
         value.is_none_or(|(path, value)| meaning(map, path, value) != Meaning::Nothing)
     });
@@ -60,6 +64,22 @@ const OF_ROUTERS: [&str; 5] = [
     "scoring_func",
     "topk_method",
 ];
+
+/// Fields that say what experts there are.
+const OF_EXPERTS: [&str; 4] = [
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+];
+
+/// Whether a family that has experts in some layers found none that has: the number of choices was not read, and which
+/// layers have experts was.
+fn experts_by_layer(document: &Document, unread: &[(String, &Value)]) -> bool {
+    let is_unread = |name: &str| unread.iter().any(|(path, _)| last(path) == name);
+    let is_read = |name: &str| document.map().contains_key(name) && !is_unread(name);
+    is_unread("num_experts_per_tok") && (is_read("decoder_sparse_step") || is_read("mlp_only_layers"))
+}
 
 /// The name of a field without the objects that it stands in.
 fn last(path: &str) -> &str {

@@ -19,7 +19,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_latent(input)?;
     let grouped = c.fields.str("topk_method")? == Some("group_limited_greedy");
     let n = c.count_or("n_routed_experts", 1)?;
-    deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, 1e-6)?, |own| {
+    deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, 1e-6)?, false, |own| {
         let inner = c.count("moe_intermediate_size")?;
         let mut router =
             experts::router(c, format!("{own}.gate"), n, c.count("num_experts_per_tok")?, Score::Softmax)?;

@@ -21,14 +21,15 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 
 /// The decoder, with tensors under `prefix`.
 pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
-    decoder_with(c, prefix, latent(c, 1e-6)?, |own| experts::deepseek(c, own, ["switch_mlp", "gate.e_score_correction_bias"], Score::Sigmoid))
+    decoder_with(c, prefix, latent(c, 1e-6)?, false, |own| experts::deepseek(c, own, ["switch_mlp", "gate.e_score_correction_bias"], Score::Sigmoid))
 }
 
-/// The same with attention like `template`, its paths to come, and other experts.
+/// The same with attention like `template`, its paths to come, and other experts; `mlp_bias` is for the layers without any.
 pub(super) fn decoder_with(
     c: &Config<'_>,
     prefix: &str,
     template: Latent,
+    mlp_bias: bool,
     sparse: impl Fn(&str) -> Result<Block>,
 ) -> Result<DecoderSpec> {
     let mut spec = c.decoder(prefix, |i, path| {
@@ -36,7 +37,7 @@ pub(super) fn decoder_with(
         let own = format!("{path}.mlp");
         let ff = match c.fields.get("n_routed_experts").is_some() && experts::is_sparse(c, i)? {
             true => sparse(&own)?,
-            false => c.mlp(&own, c.count("intermediate_size")?, MlpActivation::Silu, false).block(),
+            false => c.mlp(&own, c.count("intermediate_size")?, MlpActivation::Silu, mlp_bias).block(),
         };
         Ok(pre_norm_layer_of(c, path, attention, ff))
     })?;

@@ -24,7 +24,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let mut template = deepseek_v3::latent(c, 1e-6)?;
     template.index = Some(index(c, &template)?);
     let names = ["switch_mlp", "gate.e_score_correction_bias"];
-    deepseek_v3::decoder_with(c, "", template, |own| experts::deepseek(c, own, names, Score::Sigmoid))
+    deepseek_v3::decoder_with(c, "", template, false, |own| experts::deepseek(c, own, names, Score::Sigmoid))
 }
 
 /// The indexer, its paths to come.

@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_latent(input)?;
-    deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, c.eps)?, |own| {
+    deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, c.eps)?, false, |own| {
         experts::deepseek(c, own, ["switch_mlp", "gate.e_score_correction_bias"], Score::Sigmoid)
     })
 }

@@ -20,7 +20,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     if let Some(rope) = &mut template.rope {
         rope.traditional = false;
     }
-    let mut spec = deepseek_v3::decoder_with(c, "", template, |own| {
+    let mut spec = deepseek_v3::decoder_with(c, "", template, false, |own| {
         Err(crate::LmError::Unsupported(format!("{own}: experts in this family")))
     })?;
     minicpm::scale(c, &mut spec)?;

@@ -23,7 +23,7 @@ fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
 pub(super) fn decoder(c: &Config<'_>, prefix: &str) -> Result<DecoderSpec> {
     let mut template = deepseek_v3::latent(c, 1e-6)?;
     template.temperature = Some(ministral3::position_temperature(c)?);
-    let mut spec = deepseek_v3::decoder_with(c, prefix, template, |own| {
+    let mut spec = deepseek_v3::decoder_with(c, prefix, template, false, |own| {
         experts::deepseek(c, own, ["switch_mlp", "gate.e_score_correction_bias"], Score::Softmax)
     })?;
     spec.head = c.head(prefix, false)?;

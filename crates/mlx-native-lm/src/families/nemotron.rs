@@ -14,7 +14,9 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_keys(input, input.fields, Keys { eps: "norm_eps", ..KEYS })?;
-    let rope = c.rope(c.rotary_dims(c.head_dim, 0.5)?)?;
+    let mut rope = c.rope(c.rotary_dims(c.head_dim, 0.5)?)?;
+    // mlx-lm pairs halves whatever `rope_traditional` says.
+    rope.traditional = false;
     let (bias, mlp_bias) = (c.flag("attention_bias", false)?, c.flag("mlp_bias", false)?);
     let inner = c.count("intermediate_size")?;
     let norm = |path: String| Norm::layer(&path, c.hidden, c.eps, true).plus(1.0);

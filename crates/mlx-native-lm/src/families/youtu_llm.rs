@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
 
 fn spec(input: &FamilyInput<'_>) -> Result<DecoderSpec> {
     let c = &Config::read_latent(input)?;
-    let mut spec = deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, c.eps)?, |own| {
+    let mut spec = deepseek_v3::decoder_with(c, "", deepseek_v3::latent(c, c.eps)?, c.flag("mlp_bias", false)?, |own| {
         Err(crate::LmError::Unsupported(format!("{own}: experts in this family")))
     })?;
     spec.head = c.head("", true)?;

@@ -270,6 +270,7 @@ pub(super) const CONFIG_FIELDS: Unread = &[
         &[
             "dim_model_base",
             "moe_norm_min",
+            "moe_router_enable_routed_scaling",
             "post_norm",
             "rope_scaling.attention_factor",
             "rope_scaling.short_mscale",
