@@ -13,7 +13,9 @@ use crate::spec::{Attention, GateShape, HeadNorm, Index, Mixed, OutputGate, Valu
 impl Builder<'_, '_> {
     pub(super) fn attention(&mut self, a: &Attention, x: Value) -> Result<Value> {
         let mut scale = a.scale * a.q_factor;
+        // One after the other: a device may make one launch of products that nothing lies between.
         let q = self.linear(&a.q, x)?;
+        let projected = self.project_keys(a, x)?;
         self.clip(a, q);
         self.head_norm(a.q_norm.as_ref(), q, false)?;
         if let Some(rope) = &a.rope {
@@ -36,7 +38,7 @@ impl Builder<'_, '_> {
             let index = self.temperature(t);
             self.push(Step::Temperature { x: q, index });
         }
-        let state = self.keys_and_values(a, x)?;
+        let state = self.keys_and_values(a, projected)?;
         let index = match &a.index {
             Some(index) => Some(self.index(index, x, x, a.n_heads)?),
             None => None,
@@ -54,13 +56,9 @@ impl Builder<'_, '_> {
         self.linear(&a.o, y)
     }
 
-    /// Projects, turns and stores keys and values; gives the state that has them.
-    fn keys_and_values(&mut self, a: &Attention, x: Value) -> Result<usize> {
-        let Some(k_matrix) = &a.k else {
-            return a.shared_with.filter(|s| *s < self.states.len()).ok_or_else(|| {
-                LmError::Config(format!("{}: shares keys of a layer that comes later", a.q.path))
-            });
-        };
+    /// Projects keys and values; none where an earlier layer's are shared.
+    fn project_keys(&mut self, a: &Attention, x: Value) -> Result<Option<(Value, Value)>> {
+        let Some(k_matrix) = &a.k else { return Ok(None) };
         let copy = [1.0, 0.0, 0.0, 0.0];
         let (k, v) = match self.projected.filter(|_| a.reuse_projected) {
             Some((k, v)) => (
@@ -85,6 +83,16 @@ impl Builder<'_, '_> {
                 self.map(Function::Scale, &[v], copy),
             ));
         }
+        Ok(Some((k, v)))
+    }
+
+    /// Turns and stores keys and values; gives the state that has them.
+    fn keys_and_values(&mut self, a: &Attention, projected: Option<(Value, Value)>) -> Result<usize> {
+        let Some((k, v)) = projected else {
+            return a.shared_with.filter(|s| *s < self.states.len()).ok_or_else(|| {
+                LmError::Config(format!("{}: shares keys of a layer that comes later", a.q.path))
+            });
+        };
         let (k, v) = match &a.token_mix {
             Some((of_k, of_v)) => self.mixed_with_last(a, (k, of_k), (v, of_v))?,
             None => (k, v),

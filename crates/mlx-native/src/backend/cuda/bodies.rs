@@ -16,6 +16,9 @@ pub(super) struct Body {
     pub texts: &'static [(&'static str, &'static str)],
     /// Whether it waits for the launches before it by itself, with something to do before.
     pub waits: bool,
+    /// Whether launches of it that do not depend on each other can be one: it asks for nothing of its place but the group's number,
+    /// and leaves much of a GPU idle at its beginning and end.
+    pub joins: bool,
     pub launch: BodyLaunch,
     /// What takes its place where there is much to do, on GPUs that have the instructions.
     pub many: Option<&'static Many>,
@@ -85,6 +88,7 @@ static LINEAR_MM: Body = Body {
     function: "linear_mm_tensor",
     texts: &[TENSOR, ("linear_mm.cu", include_str!("bodies/linear_mm.cu"))],
     waits: false,
+    joins: false,
     launch: LINEAR_LAUNCH,
     many: None,
 };
@@ -95,6 +99,7 @@ static LINEAR_MM_AFFINE4: Body = Body {
     function: LINEAR_MM.function,
     texts: LINEAR_MM.texts,
     waits: false,
+    joins: false,
     launch: LINEAR_LAUNCH,
     many: Some(&LINEAR_WARPGROUPS),
 };
@@ -187,7 +192,7 @@ fn warpgroup_launches(shape: &[u32], multiprocessors: u32) -> Option<ManyLaunche
     })
 }
 
-/// Few rows of x, `$rows` of them in a threadgroup of the operator: sums of 8 warps for 16 outputs of 8 rows, or of one;
+/// Few rows of x, `$rows` of them in a threadgroup of the operator: sums of 16 warps for 16 outputs of 8 rows, or of one;
 /// `linear_mv.cu`.
 macro_rules! few {
     ($rows:literal) => {
@@ -196,11 +201,12 @@ macro_rules! few {
             function: "linear_mv_tensor",
             texts: &[TENSOR, ("linear_mv.cu", include_str!("bodies/linear_mv.cu"))],
             waits: true,
+            joins: true,
             launch: BodyLaunch {
                 // The operator's threadgroups have 8 outputs.
                 groups: [2, if $rows == 1 { 1 } else { 8 / $rows }],
-                threads: 256,
-                shared_memory: 8 * 16 * if $rows == 1 { 1 } else { 8 } * 4,
+                threads: 512,
+                shared_memory: 16 * 16 * if $rows == 1 { 1 } else { 8 } * 4,
                 blocks: 2,
             },
             many: None,
@@ -223,6 +229,7 @@ macro_rules! attention {
                 ("attention_tiles.cu", include_str!("bodies/attention_tiles.cu")),
             ],
             waits: false,
+            joins: false,
             launch: BodyLaunch {
                 groups: [1, 1],
                 threads: 128,

@@ -35,6 +35,8 @@ pub(super) struct Compiled<G: Gpu> {
     pub facts: FunctionFacts,
     /// The stages that take its place where there is much to do; none where the GPU or the body has none.
     pub stages: Vec<G::Function>,
+    /// The function that does the work of several launches.
+    pub joined: Option<G::Function>,
     pub multiprocessors: u32,
 }
 
@@ -43,6 +45,7 @@ struct Loaded<G: Gpu> {
     function: G::Function,
     facts: FunctionFacts,
     stages: Vec<G::Function>,
+    joined: Option<G::Function>,
 }
 
 /// A kernel with its constants: functions in the forms that were wanted so far.
@@ -223,12 +226,14 @@ impl<G: Gpu> Compiler<G> {
             function,
             facts,
             stages,
+            joined,
         } = self.load(&text, &entry)?;
         Ok(Compiled {
             function,
             entry,
             facts,
             stages,
+            joined,
             multiprocessors: self.gpu.facts().multiprocessors,
         })
     }
@@ -248,9 +253,14 @@ impl<G: Gpu> Compiler<G> {
         let (function, facts) = load(&entry.symbol, &variables, shared_memory)?;
         let stages = entry.many.iter().flat_map(|many| many.0.stages);
         let stages = stages.map(|s| Ok(load(&entry.stage(s.function), &[], s.shared_memory)?.0));
+        let joined = match entry.joins {
+            true => Some(load(&entry.joined(), &[], shared_memory)?.0),
+            false => None,
+        };
         Ok(Loaded {
             function,
             facts,
+            joined,
             stages: stages.collect::<std::result::Result<_, String>>()?,
         })
     }

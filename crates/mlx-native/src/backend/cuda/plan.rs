@@ -11,7 +11,7 @@ use super::bodies::ManyLaunches;
 use super::compile::{Compiled, CudaPipeline};
 use super::gpu::{Address, Gpu, Launch};
 use super::memory::CudaMemory;
-use super::text::Form;
+use super::text::{Form, MOST_JOINED};
 use crate::backend::{Arg, Binding, Command, Dispatch, Grid, Limits, Place, Work};
 use crate::error::{MlxError, Result};
 
@@ -49,6 +49,43 @@ pub(super) struct LaunchStep<G: Gpu> {
     shared_memory: u32,
     /// As a range of the plan's parameters.
     parameters: Range<usize>,
+    /// The parameters of launches that this one does the work of as well, and the first block of each.
+    others: SmallVec<[(Range<usize>, u32); MOST_JOINED - 1]>,
+    /// The first blocks as the function is given them.
+    joints: [[u8; 4]; MOST_JOINED - 1],
+}
+
+impl<G: Gpu> LaunchStep<G> {
+    /// Takes `next`, which does not depend on this, into this launch, where one can do the work of both.
+    fn join(&mut self, next: Self) -> Option<Self> {
+        let fits = Arc::ptr_eq(&self.compiled, &next.compiled)
+            && self.compiled.joined.is_some()
+            && (self.stage, next.stage) == (None, None)
+            && [&self.blocks[1..], &next.blocks[1..]] == [[1, 1]; 2]
+            && (self.threads, self.shared_memory) == (next.threads, next.shared_memory)
+            && self.others.len() + 1 < MOST_JOINED;
+        let end = self.blocks[0].checked_add(next.blocks[0]).filter(|_| fits);
+        let Some(end) = end.filter(|n| u64::from(*n) <= MAX_GROUPS_X) else {
+            return Some(next);
+        };
+        let first = std::mem::replace(&mut self.blocks[0], end);
+        self.others.push((next.parameters, first));
+        for (i, joint) in self.joints.iter_mut().enumerate() {
+            // Behind the last block, where there is none to begin.
+            *joint = self.others.get(i).map_or(end, |o| o.1).to_ne_bytes();
+        }
+        None
+    }
+
+    /// Its parameters in the order of the function's, launch by launch; the last stands for those that there are not.
+    fn parameters(&self) -> impl Iterator<Item = Range<usize>> {
+        let part = |i: usize| match (i, self.others.len()) {
+            (0, _) | (_, 0) => self.parameters.clone(),
+            (i, n) => self.others[i.min(n) - 1].0.clone(),
+        };
+        let parts = if self.others.is_empty() { 1 } else { MOST_JOINED };
+        (0..parts).map(part)
+    }
 }
 
 /// Where a parameter's bytes are.
@@ -71,6 +108,8 @@ pub(super) struct Plan<G: Gpu> {
     /// Bytes of scratch memory that all launches share, one after the other.
     scratch_len: usize,
     scratch: [u8; size_of::<Address>()],
+    /// The first step that depends on none behind it: behind the last barrier.
+    apart_from: usize,
 }
 
 /// What is in the scratch memory besides a launch's own: a stage that need not run again for the same input, until something
@@ -102,6 +141,7 @@ impl<G: Gpu> Plan<G> {
             inline: None,
             scratch_len: 0,
             scratch: [0; size_of::<Address>()],
+            apart_from: 0,
         };
         // All that must still be compiled is begun before any of it is waited for.
         for dispatch in work.commands.iter() {
@@ -114,7 +154,10 @@ impl<G: Gpu> Plan<G> {
         for (command, what) in work.commands.iter().enumerate() {
             match what {
                 // One stream runs everything in order.
-                Command::Barrier => left = None,
+                Command::Barrier => {
+                    left = None;
+                    plan.apart_from = plan.steps.len();
+                }
                 Command::Copy(copy) => plan.steps.push(Step::Copy {
                     from: place::<G>("copy", &copy.from)?,
                     to: place::<G>("copy", &copy.to)?,
@@ -209,7 +252,7 @@ impl<G: Gpu> Plan<G> {
                 ),
             );
         }
-        self.steps.push(Step::Launch(LaunchStep {
+        let mut launch = LaunchStep {
             compiled,
             stage: None,
             command,
@@ -217,7 +260,16 @@ impl<G: Gpu> Plan<G> {
             threads,
             shared_memory,
             parameters: start..self.parameters.len(),
-        }));
+            others: SmallVec::new(),
+            joints: Default::default(),
+        };
+        if let Some(Step::Launch(last)) = self.steps[self.apart_from..].last_mut() {
+            match last.join(launch) {
+                Some(apart) => launch = apart,
+                None => return Ok(()),
+            }
+        }
+        self.steps.push(Step::Launch(launch));
         Ok(())
     }
 
@@ -254,6 +306,8 @@ impl<G: Gpu> Plan<G> {
                 threads: [stage.threads, 1, 1],
                 shared_memory: stage.shared_memory,
                 parameters: start..self.parameters.len(),
+                others: SmallVec::new(),
+                joints: Default::default(),
             }));
         }
     }
@@ -383,7 +437,8 @@ impl<G: Gpu> Plan<G> {
         for step in &self.steps {
             match step {
                 Step::Launch(launch) => {
-                    (Arc::as_ptr(&launch.compiled), launch.stage).hash(&mut hasher);
+                    let joins = !launch.others.is_empty();
+                    (Arc::as_ptr(&launch.compiled), launch.stage, joins).hash(&mut hasher);
                 }
                 Step::Copy { .. } => 1u8.hash(&mut hasher),
                 Step::Fill { .. } => 2u8.hash(&mut hasher),
@@ -401,18 +456,25 @@ impl<G: Gpu> Plan<G> {
         early: bool,
         tell: impl FnOnce(Launch<'_, G::Function>) -> R,
     ) -> R {
-        let parameters: SmallVec<[&[u8]; 16]> = self.parameters[step.parameters.clone()]
-            .iter()
+        let mut parameters: SmallVec<[&[u8]; 32]> = step
+            .parameters()
+            .flat_map(|range| &self.parameters[range])
             .map(|p| match p {
                 Parameter::Inline(range) => &work.bytes[range.clone()],
                 Parameter::Own(range) => &self.bytes[range.clone()],
                 Parameter::Scratch => &self.scratch[..],
             })
             .collect();
+        let joined = step.compiled.joined.as_ref().filter(|_| !step.others.is_empty());
+        if joined.is_some() {
+            parameters.push(step.joints.as_flattened());
+        }
         tell(Launch {
-            function: step
-                .stage
-                .map_or(&step.compiled.function, |i| &step.compiled.stages[i]),
+            function: match (step.stage, joined) {
+                (Some(i), _) => &step.compiled.stages[i],
+                (None, Some(joined)) => joined,
+                (None, None) => &step.compiled.function,
+            },
             blocks: step.blocks,
             threads: step.threads,
             shared_memory: step.shared_memory,

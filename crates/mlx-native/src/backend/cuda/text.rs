@@ -52,7 +52,12 @@ pub(super) struct Entry {
     pub body: Option<BodyLaunch>,
     /// What takes its place where there is much to do; [`Entry::stage`] names the functions.
     pub many: Option<ManyOf>,
+    /// Whether there is a function that does the work of up to [`MOST_JOINED`] launches; [`Entry::joined`] is its name.
+    pub joins: bool,
 }
+
+/// Launches that one may take the place of.
+pub(super) const MOST_JOINED: usize = 3;
 
 /// A body's functions for much work. Two are equal that have the same functions.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +75,12 @@ impl Entry {
     /// The name of the function of a stage in the compiled module.
     pub fn stage(&self, function: &str) -> String {
         format!("{}_{function}", self.symbol)
+    }
+
+    /// The name of the function for launches that are joined. Its parameters are those of each launch, one after the other,
+    /// then the first blocks of the second and of the third.
+    pub fn joined(&self) -> String {
+        format!("{}_joined", self.symbol)
     }
 }
 
@@ -202,6 +213,7 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         mapped: wanted.form.mapped,
         body: wanted.body.map(|b| b.launch),
         many: wanted.many().map(ManyOf),
+        joins: wanted.body.is_some_and(|b| b.joins),
     };
     let (mut buffers, mut memory, mut call, mut lengths) =
         (Vec::new(), Vec::new(), Vec::new(), String::new());
@@ -295,5 +307,40 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         call.join(", ")
     );
     stages.iter().for_each(|stage| text.push_str(stage));
+    if made.joins {
+        let (name, wait) = (made.joined(), wait.to_owned());
+        text.push_str(&joined(&made, &bounds, &name, &wait, &function, &call.join(", ")));
+    }
     made
+}
+
+/// The function that does the work of several launches: each block finds whose it is.
+fn joined(entry: &Entry, bounds: &str, name: &str, wait: &str, function: &str, call: &str) -> String {
+    let (mut parameters, mut chosen) = (Vec::new(), String::new());
+    for part in 0..MOST_JOINED {
+        for (i, argument) in entry.arguments.iter().enumerate() {
+            let ty = format!("on_cuda::parameter<{i}, {}_type>", entry.symbol);
+            parameters.push(match argument.copied {
+                Some(_) => format!("const __grid_constant__ on_cuda::copy_of<{ty}> a{i}_{part}"),
+                None => format!("{ty} a{i}_{part}"),
+            });
+        }
+    }
+    for (i, argument) in entry.arguments.iter().enumerate() {
+        let ty = if argument.copied.is_some() {
+            "const auto&"
+        } else {
+            "const auto"
+        };
+        let _ = writeln!(
+            chosen,
+            "  {ty} a{i} = part == 0 ? a{i}_0 : part == 1 ? a{i}_1 : a{i}_2;"
+        );
+    }
+    format!(
+        "extern \"C\" __global__ void {bounds}{name}({}, const __grid_constant__ on_cuda::joints joints) {{\n  {wait}\
+         const uint part = joints.part();\n  const on_cuda::joined_launch launch(joints, part);\n{chosen}  \
+         {function}({call});\n}}\n",
+        parameters.join(", ")
+    )
 }

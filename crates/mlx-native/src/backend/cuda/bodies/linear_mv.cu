@@ -1,7 +1,9 @@
 // linear_mv for codes of 4 bits and x of 16 bits, on tensor cores: the same arguments, more outputs a block.
 //
-// A block of 8 warps makes 16 outputs of up to 8 rows of x; the warps take the elements of k in turn, and their sums are added
-// in ascending order. What decides the order of a row's sums is k alone, so that a row has the same bits in any company.
+// A block of 16 warps makes 16 outputs of up to 8 rows of x; the warps take the elements of k in turn, and their sums are added
+// in ascending order. Many warps with few loads each are faster than few with many: a block's first loads, and its sum at the end,
+// are most of its time, and 64 registers leave room for two blocks. What decides the order of a row's sums is k alone, so that
+// a row has the same bits in any company.
 //
 // A warp takes a unit of 64 codes (32 where a group has no more) of each of 16 rows of W at a time, as operand A of the
 // instruction; x is operand B. A lane has a quarter of a unit of two rows of W, and the elements of x that belong to it, so
@@ -15,12 +17,12 @@
 
 namespace tensor {
 
-constexpr uint MV_WARPS = 8, MV_OUTPUTS = 16, MV_ROWS = ROWS == 1 ? 1 : 8;
+constexpr uint MV_WARPS = 16, MV_OUTPUTS = 16, MV_ROWS = ROWS == 1 ? 1 : 8;
 constexpr bool MV_BFLOAT = X_TYPE == 2;
 // Codes that have one scale and are multiplied together; those of a lane, and the words that they are.
 constexpr uint UNIT = GROUP_SIZE < 64 ? 32 : 64, PIECE = UNIT / 4, PIECE_WORDS = PIECE / 8;
 // Units that are loaded at once, and their scales.
-constexpr uint AHEAD = 4, UNIT_SCALES = AHEAD * UNIT / (GROUP_SIZE < UNIT ? UNIT : GROUP_SIZE);
+constexpr uint AHEAD = 2, UNIT_SCALES = AHEAD * UNIT / (GROUP_SIZE < UNIT ? UNIT : GROUP_SIZE);
 
 // The eight codes of a word as four pairs of 16-bit floats: i and i + 4.
 MSL_INLINE void pairs_of(uint word, uint (&out)[4]) {
@@ -43,16 +45,9 @@ MSL_INLINE void pairs_of(const uint4& x, uint (&out)[4]) {
 // Scales, or biases, of the units from `unit` on. `wide`: they are at multiples of their length and all there.
 MSL_INLINE void read_scales(const uchar* row, uint unit, uint units, bool wide, uint (&bits)[UNIT_SCALES]) {
   const ushort* p = (const ushort*)row + unit * UNIT / GROUP_SIZE;
-  if (wide) {
-    uint words[UNIT_SCALES / 2];
-    if (UNIT_SCALES == 4) {
-      const uint2 two = *(const uint2*)p;
-      words[0] = two.x, words[UNIT_SCALES / 2 - 1] = two.y;
-    } else {
-      words[0] = *(const uint*)p;
-    }
-#pragma unroll
-    for (uint i = 0; i < UNIT_SCALES; i++) bits[i] = i % 2 == 0 ? words[i / 2] & 0xffffu : words[i / 2] >> 16;
+  if (UNIT_SCALES == 2 && wide) {
+    const uint word = *(const uint*)p;
+    bits[0] = word & 0xffffu, bits[UNIT_SCALES - 1] = word >> 16;
   } else {
 #pragma unroll
     for (uint i = 0; i < UNIT_SCALES; i++) {
@@ -66,15 +61,19 @@ MSL_INLINE float scale_of(uint bits) {
   return SCALE_TYPE == 2 ? as_type<float>(bits << 16) : float(as_type<half>(one));
 }
 
-// Asks for the rows of W of a block before what x depends on has ended: the weights' way is the longest.
+// Blocks of a launch that start with it, or not much later, on a large GPU.
+constexpr uint FIRST_BLOCKS = 264;
+
+// Asks for the rows of W of a block before what x depends on has ended: the weights' way is the longest. Blocks that start when others
+// have ended would ask when they read.
 MSL_INLINE void fetch_rows(const uchar* codes, const uchar* scales, const uchar* biases, const LinearShape& p, uint first_out,
                            uint thread) {
-  constexpr uint LINE = 128;
-  const uint row = thread / 16, part = thread % 16 * LINE;
+  constexpr uint LINE = 128, SHARE = MV_WARPS * 32 / MV_OUTPUTS;
+  const uint row = thread / SHARE, part = thread % SHARE * LINE;
   if (first_out + row >= p.n) return;
   const WeightRow w = weight_row(codes, scales, biases, 0, p.n, first_out + row, p.codes_stride, p.scales_stride);
-  for (uint at = part; at < p.codes_stride; at += 16 * LINE) asm volatile("prefetch.global.L2 [%0];" ::"l"(w.codes + at));
-  for (uint at = part; at < p.scales_stride; at += 16 * LINE) {
+  for (uint at = part; at < p.codes_stride; at += SHARE * LINE) asm volatile("prefetch.global.L2 [%0];" ::"l"(w.codes + at));
+  for (uint at = part; at < p.scales_stride; at += SHARE * LINE) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(w.scales + at));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(w.biases + at));
   }
@@ -90,7 +89,7 @@ static void linear_mv_tensor(const uchar* x, const uchar* codes, const uchar* sc
   float(*parts)[MV_OUTPUTS * MV_ROWS] = (float(*)[MV_OUTPUTS * MV_ROWS])on_cuda::threadgroup_memory;
   const uint first_out = group.x * MV_OUTPUTS, first_row = group.y * MV_ROWS, thread = warp * 32 + lane;
   on_cuda::let_next_start();
-  if (!GATHERED) fetch_rows(codes, scales, biases, p, first_out, thread);
+  if (!GATHERED && blockIdx.x < FIRST_BLOCKS) fetch_rows(codes, scales, biases, p, first_out, thread);
   on_cuda::wait_for_earlier();
 
   uint expert = 0;
@@ -121,7 +120,6 @@ static void linear_mv_tensor(const uchar* x, const uchar* codes, const uchar* sc
   float total[4] = {0, 0, 0, 0};
   for (uint unit = warp * AHEAD; unit < units; unit += MV_WARPS * AHEAD) {
     uint word[2][AHEAD][PIECE_WORDS];
-    uint4 values[AHEAD][PIECE_WORDS];
     uint scale[2][UNIT_SCALES], offset[2][UNIT_SCALES];
 #pragma unroll
     for (uint j = 0; j < AHEAD; j++) {
@@ -145,23 +143,17 @@ static void linear_mv_tensor(const uchar* x, const uchar* codes, const uchar* sc
     }
 #pragma unroll
     for (uint j = 0; j < AHEAD; j++) {
-#pragma unroll
-      for (uint i = 0; i < PIECE_WORDS; i++) {
-        const uint4* from = (const uint4*)(own_x + (size_t)(unit + j) * (UNIT * 2)) + i;
-        values[j][i] = has_x && unit + j < units ? *from : uint4(0, 0, 0, 0);
-      }
-    }
-#pragma unroll
-    for (uint j = 0; j < AHEAD; j++) {
       float dot[4] = {0, 0, 0, 0}, sum[4] = {0, 0, 0, 0};
       const uint one = MV_BFLOAT ? 0x3f803f80u : 0x3c003c00u;
       const uint ones[4] = {one, one, one, one};
 #pragma unroll
       for (uint i = 0; i < PIECE_WORDS; i++) {
         uint low[4], high[4], b[4];
+        const uint4* from = (const uint4*)(own_x + (size_t)(unit + j) * (UNIT * 2)) + i;
+        const uint4 values = has_x && unit + j < units ? *from : uint4(0, 0, 0, 0);
         pairs_of(word[0][j][i], low);
         pairs_of(word[1][j][i], high);
-        pairs_of(values[j][i], b);
+        pairs_of(values, b);
 #pragma unroll
         for (uint s = 0; s < 4; s += 2) {
           const uint a[4] = {low[s], high[s], low[s + 1], high[s + 1]};

@@ -51,6 +51,19 @@ struct plain_launch {
   MSL_INLINE bool is_beyond() const { return false; }
 };
 
+// Where the blocks of the second and of the third of launches that are joined begin.
+struct joints {
+  uint first[2];
+  MSL_INLINE uint part() const { return uint(blockIdx.x >= first[0]) + uint(blockIdx.x >= first[1]); }
+};
+
+// One of launches that are joined.
+struct joined_launch : plain_launch {
+  MSL_INLINE joined_launch(const joints& all, uint part) {
+    if (part > 0) group_position.x -= all.first[part - 1];
+  }
+};
+
 // What the host says of a launch whose blocks and threads are counted along one dimension.
 struct shape {
   uint threads[3], group[3], groups[3];

@@ -96,6 +96,67 @@ fn many_rows_take_stages_and_share_the_tiles_of_x() {
 }
 
 #[test]
+fn products_of_one_row_that_nothing_lies_between_are_one_launch() {
+    let mut b = Bench::new();
+    let weights: Vec<Weight> = [300, 40, 64, 16].map(|n| weight(&b, n, 256)).into();
+    let mut products: Vec<(&Weight, usize)> = weights.iter().map(|w| (w, 0)).collect();
+    // 19 blocks of 16 outputs, 3 and 4; a fourth is a launch of its own.
+    let launches = multiply(&mut b, 1, 256, &products);
+    let shown: Vec<_> = launches.iter().map(|l| (l.0.ends_with("_joined"), l.1)).collect();
+    assert_eq!(shown, [(true, [26, 1, 1]), (false, [1, 1, 1])]);
+    let parameters = |b: &Bench| match b.launches().iter().rev().nth(1) {
+        Some(Call::Launch { parameters, .. }) => parameters.clone(),
+        other => panic!("{other:?}"),
+    };
+    let all = parameters(&b);
+    assert_eq!(all.len(), 28);
+    assert_eq!(all[27], [19u32.to_ne_bytes(), 22u32.to_ne_bytes()].concat());
+    // n of each, the second word of its sizes.
+    let n = |all: &[Vec<u8>], part: usize| u32::from_ne_bytes(all[part * 9 + 5][4..8].try_into().unwrap());
+    assert_eq!([0, 1, 2].map(|part| n(&all, part)), [300, 40, 64]);
+    // Two: no block is the third's.
+    products.truncate(2);
+    let launches = multiply(&mut b, 1, 256, &products);
+    assert_eq!(launches[0].1, [22, 1, 1]);
+    let all = match b.launches().pop() {
+        Some(Call::Launch { parameters, .. }) => parameters,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(all[27], [19u32.to_ne_bytes(), 22u32.to_ne_bytes()].concat());
+    assert_eq!([0, 1, 2].map(|part| n(&all, part)), [300, 40, 40]);
+    // More rows than a block has are several blocks along y: each product is a launch.
+    let launches = multiply(&mut b, 12, 256, &products);
+    assert_eq!(launches.len(), 2);
+    assert!(launches.iter().all(|l| !l.0.ends_with("_joined")));
+}
+
+#[test]
+fn products_are_not_joined_across_a_barrier() {
+    let mut b = Bench::new();
+    let (w, v) = (weight(&b, 256, 256), weight(&b, 40, 256));
+    let device = b.device.clone();
+    let tensor = |n: usize| device.alloc_tensor(DType::BF16, &[1, n]).unwrap();
+    let (x, y, z) = (tensor(256), tensor(256), tensor(40));
+    let mut encoder = b.encoder();
+    let params = LinearParams { m: 1 };
+    // The second reads what the first writes.
+    for (x, w, y) in [(&x, &w, &y), (&y, &v, &z)] {
+        linear(&mut encoder, &mut b.registry, &device, x, w, None, y, &params).unwrap();
+    }
+    encoder.commit_and_wait().unwrap();
+    let blocks: Vec<_> = (b.launches().iter())
+        .map(|c| {
+            if let Call::Launch { blocks, .. } = c {
+                blocks[0]
+            } else {
+                0
+            }
+        })
+        .collect();
+    assert_eq!(blocks, [16, 3]);
+}
+
+#[test]
 fn scratch_memory_grows_and_graphs_that_know_the_old_are_gone() {
     let mut b = Bench::with(facts(), |c| c.cuda.graphs_from = Some(2));
     let w = weight(&b, 300, 256);
