@@ -186,6 +186,69 @@ impl Case for LinearCase {
     }
 }
 
+/// Products of the same rows with several weights, in one list without a barrier: a device may make them in one launch.
+#[derive(Debug)]
+struct BesideCase(Vec<LinearCase>);
+
+impl BesideCase {
+    fn new(dtype: DType, m: u32, k: u32, outputs: &[u32], group_size: u32) -> Self {
+        let format = WeightFormat::affine(4, group_size, DType::BF16).expect("MLX has it");
+        BesideCase(outputs.iter().map(|&n| LinearCase::new(dtype, m, n, k, format)).collect())
+    }
+
+    /// The rows, and each weight's planes.
+    fn parts<'t, T>(&'t self, inputs: &'t [T]) -> impl Iterator<Item = (&'t LinearCase, &'t [T])> {
+        self.0.iter().zip(inputs[1..].chunks(3))
+    }
+}
+
+impl Case for BesideCase {
+    fn inputs(&self, rng: &mut Rng) -> Vec<Tensor> {
+        let mut inputs = self.0[0].inputs(rng);
+        for case in &self.0[1..] {
+            inputs.extend(case.weight.random(rng));
+        }
+        inputs
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.0.iter().flat_map(Case::outputs).collect()
+    }
+
+    fn reference(&self, inputs: &[Tensor]) -> Vec<Vec<f64>> {
+        let own = |planes: &[Tensor]| [&inputs[..1], planes].concat();
+        self.parts(inputs).flat_map(|(case, planes)| case.reference(&own(planes))).collect()
+    }
+
+    fn encode(&self, c: &mut Context<'_>) -> Result<()> {
+        for ((case, planes), output) in self.parts(c.inputs).zip(c.outputs) {
+            let (weight, params) = (case.weight.weight(planes)?, LinearParams { m: case.m });
+            linear(c.encoder, c.registry, c.device, &c.inputs[0], &weight, None, output, &params)?;
+        }
+        Ok(())
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.0[0].tolerance()
+    }
+
+    fn is_small(&self) -> bool {
+        self.0.iter().all(Case::is_small)
+    }
+}
+
+/// As many as a device joins, fewer and more, with blocks that are not full.
+fn beside() -> Vec<BesideCase> {
+    vec![
+        BesideCase::new(DType::BF16, 1, 128, &[70, 16, 33], 64),
+        BesideCase::new(DType::BF16, 1, 4096, &[300, 40, 64, 20], 64),
+        BesideCase::new(DType::F16, 1, 256, &[100, 24], 32),
+        BesideCase::new(DType::BF16, 1, 384, &[17, 90, 5], 128),
+        BesideCase::new(DType::BF16, 2, 256, &[40, 72], 64),
+        BesideCase::new(DType::F32, 1, 256, &[40, 72], 64),
+    ]
+}
+
 /// One rounding, and sums of `k` products of size 1 in f32, up to 256 of them one after the other: the sum grows like
 /// `sqrt(k)` and each addition is off by half a unit of it; twice that for the unlucky element. On the CPU bf16 becomes
 /// integers, which leave a standard deviation of 3e-6, and of 6e-6 in a span whose greatest value is above 4: four times that
@@ -447,7 +510,10 @@ pub(crate) fn suite() -> Suite {
     let golden = Golden::load("quantized_matmul").into_iter().map(GoldenCase::new);
     Suite {
         op: &super::OP,
-        cases: own.map(|c| Box::new(c) as Box<dyn Case>).chain(golden.map(|c| Box::new(c) as Box<dyn Case>)).collect(),
+        cases: (own.map(|c| Box::new(c) as Box<dyn Case>))
+            .chain(beside().into_iter().map(|c| Box::new(c) as Box<dyn Case>))
+            .chain(golden.map(|c| Box::new(c) as Box<dyn Case>))
+            .collect(),
         random: |rng| {
             let turn = rng.range(0, 8);
             let format = rng.pick(&every_format(turn));
