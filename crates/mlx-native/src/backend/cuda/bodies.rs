@@ -14,8 +14,6 @@ pub(super) struct Body {
     pub function: &'static str,
     /// What goes behind the Metal text, in this order: file name and text.
     pub texts: &'static [(&'static str, &'static str)],
-    /// Whether it waits for the launches before it by itself, with something to do before.
-    pub waits: bool,
     /// Whether launches of it that do not depend on each other can be one: it asks for nothing of its place but the group's number,
     /// and leaves much of a GPU idle at its beginning and end.
     pub joins: bool,
@@ -87,7 +85,6 @@ static LINEAR_MM: Body = Body {
     replaces: "linear_mm",
     function: "linear_mm_tensor",
     texts: &[TENSOR, ("linear_mm.cu", include_str!("bodies/linear_mm.cu"))],
-    waits: false,
     joins: false,
     launch: LINEAR_LAUNCH,
     many: None,
@@ -98,7 +95,6 @@ static LINEAR_MM_AFFINE4: Body = Body {
     replaces: LINEAR_MM.replaces,
     function: LINEAR_MM.function,
     texts: LINEAR_MM.texts,
-    waits: false,
     joins: false,
     launch: LINEAR_LAUNCH,
     many: Some(&LINEAR_WARPGROUPS),
@@ -200,7 +196,6 @@ macro_rules! few {
             replaces: "linear_mv",
             function: "linear_mv_tensor",
             texts: &[TENSOR, ("linear_mv.cu", include_str!("bodies/linear_mv.cu"))],
-            waits: true,
             joins: true,
             launch: BodyLaunch {
                 // The operator's threadgroups have 8 outputs.
@@ -228,7 +223,6 @@ macro_rules! attention {
                 TENSOR,
                 ("attention_tiles.cu", include_str!("bodies/attention_tiles.cu")),
             ],
-            waits: false,
             joins: false,
             launch: BodyLaunch {
                 groups: [1, 1],

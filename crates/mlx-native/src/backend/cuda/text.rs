@@ -295,10 +295,7 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
         (None, None) => String::new(),
     };
     // A launch may start while those before it run; see `Launch::early`.
-    let wait = match wanted.body {
-        Some(body) if body.waits => "",
-        _ => "on_cuda::let_next_start();\n  on_cuda::wait_for_earlier();\n  ",
-    };
+    let wait = "on_cuda::let_next_start();\n  on_cuda::wait_for_earlier();\n  ";
     let _ = write!(
         text,
         "typedef decltype({function}) {symbol}_type;\n{lengths}extern \"C\" __global__ void {bounds}{symbol}({}) {{\n  \
@@ -308,15 +305,14 @@ fn entry(text: &mut String, entry: &rewrite::Entry, wanted: &Wanted<'_>) -> Entr
     );
     stages.iter().for_each(|stage| text.push_str(stage));
     if made.joins {
-        let (name, wait) = (made.joined(), wait.to_owned());
-        text.push_str(&joined(&made, &bounds, &name, &wait, &function, &call.join(", ")));
+        text.push_str(&joined(&made, &bounds, wait, &function, &call.join(", ")));
     }
     made
 }
 
 /// The function that does the work of several launches: each block finds whose it is.
-fn joined(entry: &Entry, bounds: &str, name: &str, wait: &str, function: &str, call: &str) -> String {
-    let (mut parameters, mut chosen) = (Vec::new(), String::new());
+fn joined(entry: &Entry, bounds: &str, wait: &str, function: &str, call: &str) -> String {
+    let (name, mut parameters, mut chosen) = (entry.joined(), Vec::new(), String::new());
     for part in 0..MOST_JOINED {
         for (i, argument) in entry.arguments.iter().enumerate() {
             let ty = format!("on_cuda::parameter<{i}, {}_type>", entry.symbol);

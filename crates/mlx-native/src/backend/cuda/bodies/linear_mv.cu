@@ -2,8 +2,8 @@
 //
 // A block of 16 warps makes 16 outputs of up to 8 rows of x; the warps take the elements of k in turn, and their sums are added
 // in ascending order. Many warps with few loads each are faster than few with many: a block's first loads, and its sum at the end,
-// are most of its time, and 64 registers leave room for two blocks. What decides the order of a row's sums is k alone, so that
-// a row has the same bits in any company.
+// are most of its time, and 64 registers leave room for two blocks. Asking for rows ahead, while the launch before
+// still runs, made it slower. What decides the order of a row's sums is k alone, so that a row has the same bits in any company.
 //
 // A warp takes a unit of 64 codes (32 where a group has no more) of each of 16 rows of W at a time, as operand A of the
 // instruction; x is operand B. A lane has a quarter of a unit of two rows of W, and the elements of x that belong to it, so
@@ -68,24 +68,6 @@ MSL_INLINE float scale_of(uint bits) {
   return SCALE_TYPE == 2 ? as_type<float>(bits << 16) : float(as_type<half>(one));
 }
 
-// Blocks of a launch that start with it, or not much later, on a large GPU.
-constexpr uint FIRST_BLOCKS = 264;
-
-// Asks for the rows of W of a block before what x depends on has ended: the weights' way is the longest. Blocks that start when others
-// have ended would ask when they read.
-MSL_INLINE void fetch_rows(const uchar* codes, const uchar* scales, const uchar* biases, const LinearShape& p, uint first_out,
-                           uint thread) {
-  constexpr uint LINE = 128, SHARE = MV_WARPS * 32 / MV_OUTPUTS;
-  const uint row = thread / SHARE, part = thread % SHARE * LINE;
-  if (first_out + row >= p.n) return;
-  const WeightRow w = weight_row(codes, scales, biases, 0, p.n, first_out + row, p.codes_stride, p.scales_stride);
-  for (uint at = part; at < p.codes_stride; at += SHARE * LINE) asm volatile("prefetch.global.L2 [%0];" ::"l"(w.codes + at));
-  for (uint at = part; at < p.scales_stride; at += SHARE * LINE) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(w.scales + at));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(w.biases + at));
-  }
-}
-
 }  // namespace tensor
 
 template <typename F>
@@ -95,10 +77,6 @@ static void linear_mv_tensor(const uchar* x, const uchar* codes, const uchar* sc
   using namespace tensor;
   float(*parts)[MV_OUTPUTS * MV_ROWS] = (float(*)[MV_OUTPUTS * MV_ROWS])on_cuda::threadgroup_memory;
   const uint first_out = group.x * MV_OUTPUTS, first_row = group.y * MV_ROWS, thread = warp * 32 + lane;
-  on_cuda::let_next_start();
-  if (!GATHERED && blockIdx.x < FIRST_BLOCKS) fetch_rows(codes, scales, biases, p, first_out, thread);
-  on_cuda::wait_for_earlier();
-
   uint expert = 0;
   if (GATHERED) expert = ids[first_row];
   const bool has_weights = expert < p.experts;
