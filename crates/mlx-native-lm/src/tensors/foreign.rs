@@ -16,11 +16,12 @@ pub(super) fn unpack(t: &mut StoredTensors, config: &Fields<'_>) -> Result<()> {
         None => None,
     };
     match method {
-        Some("awq" | "gptq") => awq(t),
-        Some("fp8") => fp8(t),
-        Some("compressed-tensors") => integers(t),
-        _ => Ok(()),
+        Some("awq" | "gptq") => awq(t)?,
+        _ => {}
     }
+    // By their names, whatever the configuration says.
+    integers(t)?;
+    fp8(t)
 }
 
 pub(super) fn misfit(name: &str, what: impl std::fmt::Display) -> LmError {

@@ -406,3 +406,6 @@ pub(super) static LAYOUTS: &[(&[&str], &[Step])] = &[
     (&["falcon_h1"], &[Other(falcon_h1)]),
     (&["minimax_m3_vl"], &[Other(minimax_m3), BLOCK_SPARSE]),
 ];
+
+#[cfg(test)]
+mod tests;

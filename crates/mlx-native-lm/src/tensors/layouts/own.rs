@@ -49,7 +49,7 @@ pub(super) fn granite_dense(t: &mut StoredTensors, config: &Fields<'_>) -> Resul
 }
 
 fn reshaped(t: &mut StoredTensors, name: &str, shape: Vec<usize>) {
-    if let Some(tensor) = t.take(name) {
+    if let Some(tensor) = t.get(name).filter(|x| x.shape != shape).cloned() {
         t.add(name, tensor.dtype, shape, Make::Same(tensor));
     }
 }
