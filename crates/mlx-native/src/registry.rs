@@ -99,7 +99,7 @@ impl Entry {
 
     /// The kernels of one operator. Its text is parsed once for all of them.
     fn of_op(op: &Op) -> impl Iterator<Item = Entry> {
-        let source = Arc::new(SourceText::new(Cow::Borrowed(op.source)));
+        let source = Arc::new(SourceText::of_library(op.source));
         op.kernels
             .iter()
             .map(move |(name, body)| Entry::new(Arc::from(*name), source.clone(), Bodies::of(*body)))
@@ -393,14 +393,11 @@ fn build(
         ))
     })?;
     let body = backend.compile(&kernel, constants)?;
-    let max_threads = body
-        .max_threads()
-        .unwrap_or(backend.limits().max_threads_per_threadgroup);
     Ok(ComputePipelineState::new(
         kernel,
         constants.into(),
         body,
-        max_threads,
+        backend.limits().max_threads_per_threadgroup,
         backend.pipeline_domain(),
     ))
 }

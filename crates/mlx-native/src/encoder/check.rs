@@ -129,7 +129,7 @@ impl CommandEncoder {
         let limits = self.backend.limits();
         let product = |extents: [u32; 3]| extents.iter().try_fold(1u64, |n, &e| n.checked_mul(u64::from(e)));
         let threads = product(request.group);
-        let most = request.pipeline.max_total_threads_per_threadgroup();
+        let most = request.pipeline.accepted_threads();
         if !threads.is_some_and(|n| (1..=u64::from(most)).contains(&n)) {
             return invalid!(
                 "{name}: a threadgroup of {:?} threads, 1 to {most} are possible",

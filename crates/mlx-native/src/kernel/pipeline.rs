@@ -18,6 +18,11 @@ pub trait PipelineBody: Send + Sync + 'static {
     fn max_threads(&self) -> Option<u32> {
         None
     }
+    /// The most threads of a threadgroup that a list may be recorded with. A device that compiles while lists are recorded
+    /// answers at once, and refuses what is too many when the list is submitted.
+    fn accepted_threads(&self) -> Option<u32> {
+        self.max_threads()
+    }
 }
 
 /// A kernel made ready to run by one device.
@@ -35,7 +40,9 @@ pub struct ComputePipelineStateRef {
     required: u64,
     written: u64,
     body: Arc<dyn PipelineBody>,
-    max_threads: u32,
+    /// What a list may be recorded with, and what the kernel and the device allow at most.
+    accepted_threads: u32,
+    limit: u32,
     domain: u64,
 }
 
@@ -44,7 +51,7 @@ impl ComputePipelineState {
         kernel: Kernel,
         constants: Constants,
         body: Arc<dyn PipelineBody>,
-        max_threads: u32,
+        limit: u32,
         domain: u64,
     ) -> Self {
         let (mut declared, mut required, mut written) = (0u64, 0u64, 0u64);
@@ -57,10 +64,8 @@ impl ComputePipelineState {
                 written |= 1 << (binding.index & 63);
             }
         }
-        let max_threads = kernel
-            .signature
-            .max_threads
-            .map_or(max_threads, |m| m.min(max_threads));
+        let limit = kernel.signature.max_threads.map_or(limit, |m| m.min(limit));
+        let accepted_threads = body.accepted_threads().map_or(limit, |m| m.min(limit));
         ComputePipelineState(Arc::new_cyclic(|this| ComputePipelineStateRef {
             this: this.clone(),
             kernel,
@@ -69,7 +74,8 @@ impl ComputePipelineState {
             required,
             written,
             body,
-            max_threads,
+            accepted_threads,
+            limit,
             domain,
         }))
     }
@@ -112,7 +118,12 @@ impl ComputePipelineStateRef {
     /// The most threads that one threadgroup of this pipeline may have.
     #[must_use]
     pub fn max_total_threads_per_threadgroup(&self) -> u32 {
-        self.max_threads
+        self.body.max_threads().map_or(self.limit, |m| m.min(self.limit))
+    }
+
+    /// The most threads that a threadgroup may be recorded with; see [`PipelineBody::accepted_threads`].
+    pub(crate) fn accepted_threads(&self) -> u32 {
+        self.accepted_threads
     }
 
     /// Whether nothing but `pipelines` pipelines holds the kernel's text: no registry can ask for it any more.

@@ -10,6 +10,7 @@ use super::msl::{self, KernelSignature};
 #[derive(Debug)]
 pub struct SourceText {
     raw: Cow<'static, str>,
+    is_of_library: bool,
     parsed: OnceLock<Result<Parsed, String>>,
 }
 
@@ -24,8 +25,23 @@ impl SourceText {
     pub(crate) fn new(raw: Cow<'static, str>) -> Self {
         SourceText {
             raw,
+            is_of_library: false,
             parsed: OnceLock::new(),
         }
+    }
+
+    /// A text of this library, whose kernels are proven to compile.
+    pub(crate) fn of_library(raw: &'static str) -> Self {
+        SourceText {
+            is_of_library: true,
+            ..Self::new(Cow::Borrowed(raw))
+        }
+    }
+
+    /// Whether it is one of this library's.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) fn is_of_library(&self) -> bool {
+        self.is_of_library
     }
 
     /// The text as it was registered.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::bodies;
 use super::cache::Cache;
 use super::gpu::{FunctionFacts, Gpu};
+use super::later::{Later, Workers};
 use super::nvrtc::{Output, TextCompiler};
 use super::text::{self, Entry, Form, Wanted};
 use crate::backend::{Limits, PipelineBody};
@@ -24,6 +25,7 @@ pub(super) struct Compiler<G: Gpu> {
     cache: Option<Cache>,
     find: Finder,
     found: OnceLock<std::result::Result<Box<dyn TextCompiler>, String>>,
+    workers: Workers,
 }
 
 /// A function with all that a launch of it needs to know.
@@ -47,13 +49,16 @@ struct Loaded<G: Gpu> {
 pub(super) struct CudaPipeline<G: Gpu> {
     compiler: Arc<Compiler<G>>,
     name: Arc<str>,
-    text: String,
+    text: Arc<str>,
     constants: Constants,
     declared_threads: Option<u32>,
-    /// The form of launches that leave the choice.
+    max_threadgroup_memory: u32,
+    /// The form of launches that leave the choice, and the entry in it.
     form: Form,
-    first: Arc<Compiled<G>>,
-    others: Mutex<HashMap<Form, Arc<Compiled<G>>>>,
+    entry: Entry,
+    /// What a threadgroup may ask for before the function is there.
+    accepted_threads: Option<u32>,
+    made: Mutex<HashMap<Form, Arc<Later<Arc<Compiled<G>>>>>>,
 }
 
 impl<G: Gpu> PipelineBody for CudaPipeline<G> {
@@ -61,37 +66,57 @@ impl<G: Gpu> PipelineBody for CudaPipeline<G> {
         self
     }
     fn max_threads(&self) -> Option<u32> {
-        Some(self.first.facts.max_threads)
+        self.of_form(self.form).ok().map(|made| made.facts.max_threads)
+    }
+    fn accepted_threads(&self) -> Option<u32> {
+        self.accepted_threads.or_else(|| self.max_threads())
     }
 }
 
 impl<G: Gpu> CudaPipeline<G> {
-    /// The form of launches that leave the choice, and its function.
-    pub fn first(&self) -> (Form, &Arc<Compiled<G>>) {
-        (self.form, &self.first)
+    /// The form of launches that leave the choice, and the entry in it.
+    pub fn usual(&self) -> (Form, &Entry) {
+        (self.form, &self.entry)
     }
 
-    /// The function in another form, compiled when it is first wanted.
+    /// Has the function made in another form, beside others.
+    pub fn want(&self, form: Form) {
+        self.later(form, true);
+    }
+
+    /// The function in a form, compiled when it is first wanted.
     ///
     /// # Errors
     /// [`MlxError::ShaderCompilationError`].
     pub fn of_form(&self, form: Form) -> Result<Arc<Compiled<G>>> {
-        if form == self.form {
-            return Ok(self.first.clone());
+        let made = self.later(form, false).wait();
+        made.map_err(|message| failed(&self.name, message))
+    }
+
+    fn later(&self, form: Form, beside: bool) -> Arc<Later<Arc<Compiled<G>>>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(&form) {
+            return known.clone();
         }
-        let others = || self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = others().get(&form) {
-            return Ok(known.clone());
+        let (compiler, name, text) = (self.compiler.clone(), self.name.clone(), self.text.clone());
+        let (constants, threads) = (self.constants.clone(), self.declared_threads);
+        let memory = self.max_threadgroup_memory;
+        let later = Later::new(move || {
+            let made = compiler.make(&name, &text, &constants, threads, form)?;
+            if made.facts.shared_memory > memory {
+                return Err(format!(
+                    "it declares {} bytes of threadgroup memory, {memory} are possible",
+                    made.facts.shared_memory
+                ));
+            }
+            Ok(Arc::new(made))
+        });
+        made.insert(form, later.clone());
+        drop(made);
+        if beside {
+            self.compiler.workers.add(&later);
         }
-        let made = self.compiler.make(
-            &self.name,
-            &self.text,
-            &self.constants,
-            self.declared_threads,
-            form,
-        );
-        let made = Arc::new(made.map_err(|message| failed(&self.name, message))?);
-        Ok(others().entry(form).or_insert(made).clone())
+        later
     }
 }
 
@@ -110,10 +135,17 @@ impl<G: Gpu> Compiler<G> {
             cache: cache.map(Cache::new),
             find,
             found: OnceLock::new(),
+            workers: Workers::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }
 
-    /// Makes a pipeline of `kernel`.
+    /// Waits until no thread compiles any more, and has none begin: the compiler must be left before the process may end.
+    pub fn end(&self) {
+        self.workers.end();
+    }
+
+    /// Makes a pipeline of `kernel`. Those of the library are compiled on other threads while more are asked for, since a
+    /// model needs dozens: they are known to compile, and what goes wrong all the same is told when a list is submitted.
     ///
     /// # Errors
     /// [`MlxError::ShaderCompilationError`] with the compiler's words, or with why there is no compiler.
@@ -129,35 +161,39 @@ impl<G: Gpu> Compiler<G> {
         let text = msl::only(flat, &kernel.name);
         let form = text::usual_form(&text, &kernel.name);
         let declared_threads = kernel.signature.max_threads;
-        let first = self
-            .make(&kernel.name, &text, constants, declared_threads, form)
-            .map_err(fail)?;
-        if first.facts.shared_memory > limits.max_threadgroup_memory {
-            return Err(fail(format!(
-                "it declares {} bytes of threadgroup memory, {} are possible",
-                first.facts.shared_memory, limits.max_threadgroup_memory
-            )));
-        }
-        Ok(CudaPipeline {
+        let unit = self.unit(&kernel.name, &text, constants, declared_threads, form);
+        let (_, entry) = unit.map_err(fail)?;
+        let is_later = kernel.source.is_of_library() && self.compiler().is_ok();
+        let most = declared_threads.unwrap_or(limits.max_threads_per_threadgroup);
+        let pipeline = CudaPipeline {
             compiler: self.clone(),
             name: kernel.name.clone(),
-            text,
+            text: text.into(),
             constants: constants.into(),
             declared_threads,
+            max_threadgroup_memory: limits.max_threadgroup_memory,
             form,
-            first: Arc::new(first),
-            others: Mutex::default(),
-        })
+            entry,
+            accepted_threads: is_later.then_some(most),
+            made: Mutex::default(),
+        };
+        if is_later {
+            pipeline.want(form);
+        } else {
+            pipeline.of_form(form)?;
+        }
+        Ok(pipeline)
     }
 
-    fn make(
+    /// The text for the compiler, and the entry in it.
+    fn unit(
         &self,
         name: &str,
         text: &str,
         constants: &[(u32, ConstantValue)],
         max_threads: Option<u32>,
         form: Form,
-    ) -> std::result::Result<Compiled<G>, String> {
+    ) -> std::result::Result<(String, Entry), String> {
         // A body counts its blocks itself, and has them all whole.
         let body = bodies::find(name, constants).filter(|_| form == Form::default());
         let wanted = Wanted {
@@ -171,11 +207,23 @@ impl<G: Gpu> Compiler<G> {
         };
         let mut unit = text::unit(text, constants, &[wanted]).map_err(|e| e.to_string())?;
         let entry = unit.entries.remove(0);
+        Ok((unit.text, entry))
+    }
+
+    fn make(
+        &self,
+        name: &str,
+        text: &str,
+        constants: &[(u32, ConstantValue)],
+        max_threads: Option<u32>,
+        form: Form,
+    ) -> std::result::Result<Compiled<G>, String> {
+        let (text, entry) = self.unit(name, text, constants, max_threads, form)?;
         let Loaded {
             function,
             facts,
             stages,
-        } = self.load(&unit.text, &entry)?;
+        } = self.load(&text, &entry)?;
         Ok(Compiled {
             function,
             entry,

@@ -96,6 +96,12 @@ impl<G: Gpu> CudaBackend<G> {
     }
 }
 
+impl<G: Gpu> Drop for CudaBackend<G> {
+    fn drop(&mut self) {
+        self.compiler.end();
+    }
+}
+
 impl<G: Gpu> fmt::Debug for CudaBackend<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaBackend")

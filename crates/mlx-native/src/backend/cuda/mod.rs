@@ -8,6 +8,7 @@
 //! | submitting, and waiting for the end | `queue.rs` |
 //! | failures that end the device | `health.rs` |
 //! | kernels into functions, and machine code on disk | `compile.rs`, `cache.rs` |
+//! | kernels compiled side by side | `later.rs` |
 //! | Metal text into CUDA text, behind a prelude | `text.rs`, `prelude/` |
 //! | second texts of a few kernels, for tensor cores | `bodies.rs`, `bodies/` |
 //! | the compiler NVRTC | `nvrtc.rs` |
@@ -35,6 +36,7 @@ mod device;
 mod driver;
 mod gpu;
 mod health;
+mod later;
 mod library;
 mod memory;
 mod nvrtc;

@@ -103,6 +103,13 @@ impl<G: Gpu> Plan<G> {
             scratch_len: 0,
             scratch: [0; size_of::<Address>()],
         };
+        // All that must still be compiled is begun before any of it is waited for.
+        for dispatch in work.commands.iter() {
+            if let Command::Dispatch(dispatch) = dispatch {
+                let (pipeline, form) = form_of::<G>(dispatch, work.bindings(dispatch))?;
+                pipeline.want(form);
+            }
+        }
         let (mut inline, mut left) = (Some(inline), None);
         for (command, what) in work.commands.iter().enumerate() {
             match what {
@@ -189,6 +196,17 @@ impl<G: Gpu> Plan<G> {
             return refuse(
                 name,
                 format!("{groups:?} threadgroups: {MAX_GROUPS_X} along x are possible"),
+            );
+        }
+        // Asked here for what was recorded before the function was there.
+        let in_all: u32 = threads.iter().product();
+        if in_all > compiled.facts.max_threads {
+            return refuse(
+                name,
+                format!(
+                    "a threadgroup of {in_all} threads, 1 to {} are possible",
+                    compiled.facts.max_threads
+                ),
             );
         }
         self.steps.push(Step::Launch(LaunchStep {
@@ -434,27 +452,35 @@ fn input_of<G: Gpu>(work: &Work, dispatch: &Dispatch) -> Option<Address> {
 
 /// The function in the form that a dispatch needs.
 fn compiled<G: Gpu>(dispatch: &Dispatch, bindings: &[Binding]) -> Result<Arc<Compiled<G>>> {
-    let name = dispatch.pipeline.label();
+    let (pipeline, form) = form_of::<G>(dispatch, bindings)?;
+    pipeline.of_form(form)
+}
+
+/// The pipeline of a dispatch, and the form that it needs.
+fn form_of<'d, G: Gpu>(dispatch: &'d Dispatch, bindings: &[Binding]) -> Result<(&'d CudaPipeline<G>, Form)> {
     let Some(pipeline) = dispatch
         .pipeline
         .body()
         .as_any()
         .downcast_ref::<CudaPipeline<G>>()
     else {
-        return refuse(name, "the pipeline was not made by a cuda device");
+        return refuse(
+            dispatch.pipeline.label(),
+            "the pipeline was not made by a cuda device",
+        );
     };
-    let (usual, first) = pipeline.first();
+    let (usual, entry) = pipeline.usual();
     let mut form = Form {
         mapped: usual.mapped || needs_mapping(dispatch),
         pointers: 0,
     };
-    for argument in first.entry.arguments.iter().filter(|a| a.copied.is_some()) {
+    for argument in entry.arguments.iter().filter(|a| a.copied.is_some()) {
         let to_buffer = |b: &Binding| b.index == argument.index && matches!(b.arg, Arg::Buffer { .. });
         if bindings.iter().any(to_buffer) {
             form.pointers |= 1 << argument.index;
         }
     }
-    pipeline.of_form(form)
+    Ok((pipeline, form))
 }
 
 /// Whether the grid's blocks cannot be its threadgroups as they are.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::super::compile::Finder;
 use super::super::device::CudaBackend;
-use super::super::nvrtc::Output;
+use super::super::nvrtc::{Output, TextCompiler};
 use super::super::recording::{Recording, facts};
 use super::{Bench, TEXT};
 use crate::config::Config;
 use crate::device::MlxDevice;
+use crate::dtype::DType;
 use crate::error::MlxError;
+use crate::ops::elementwise::elementwise_mul;
 use crate::registry::KernelRegistry;
 
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -151,4 +153,103 @@ fn a_kernel_that_declares_too_much_memory_is_refused() {
     b.log().functions.insert("msl_rows".into(), facts);
     let pipeline = b.registry.get_pipeline("rows", &b.device).unwrap();
     assert_eq!(pipeline.max_total_threads_per_threadgroup(), 640);
+}
+
+/// A compiler that gives nothing before as many threads as `all` counts are in it.
+struct Together(Arc<std::sync::Barrier>);
+
+impl TextCompiler for Together {
+    fn version(&self) -> (u32, u32) {
+        (12, 9)
+    }
+    fn capabilities(&self) -> Vec<u32> {
+        vec![90]
+    }
+    fn compile(&self, text: &str, _output: Output) -> std::result::Result<Vec<u8>, String> {
+        self.0.wait();
+        match text.contains("msl_elementwise_mul") {
+            true => Err("on purpose".to_owned()),
+            false => Ok(text.as_bytes().to_vec()),
+        }
+    }
+}
+
+fn together(n: usize) -> MlxDevice {
+    let mut config = Config::default();
+    config.cuda.cache = false;
+    let (gpu, _log, _moved) = Recording::new(facts());
+    let all = Arc::new(std::sync::Barrier::new(n));
+    let find: Finder = Box::new(move || Ok(Box::new(Together(all.clone())) as Box<dyn TextCompiler>));
+    MlxDevice::of(Arc::new(CudaBackend::new(gpu, &config, find).unwrap()))
+}
+
+#[test]
+fn kernels_of_the_library_are_compiled_side_by_side() {
+    let device = together(2);
+    let mut registry = KernelRegistry::new();
+    // With one after the other, the first would wait for ever; another thread or this one makes the second.
+    registry.get_pipeline("add_f32", &device).unwrap();
+    let second = registry.get_pipeline("add_f16", &device).unwrap();
+    assert_eq!(second.max_total_threads_per_threadgroup(), 1024);
+}
+
+#[test]
+fn what_the_librarys_own_kernel_lacks_is_told_with_its_name() {
+    let device = together(1);
+    let mut registry = KernelRegistry::new();
+    let x = device.alloc_tensor(DType::F32, &[64]).unwrap();
+    let y = device.alloc_tensor(DType::F32, &[64]).unwrap();
+    let mut encoder = device.command_encoder().unwrap();
+    elementwise_mul(
+        &mut encoder,
+        &mut registry,
+        device.as_ref(),
+        &x,
+        &x,
+        &y,
+        64,
+        DType::F32,
+    )
+    .unwrap();
+    let error = encoder.commit_and_wait().unwrap_err();
+    assert!(
+        matches!(&error, MlxError::ShaderCompilationError { name, message } if name == "elementwise_mul_f32" && message.contains("on purpose")),
+        "{error}"
+    );
+    // A kernel of one's own says so at once.
+    let own = "kernel void msl_elementwise_mul(device uint *y [[buffer(0)]]) { y[0] = 1; }";
+    registry.register_source("msl_elementwise_mul", own);
+    let error = registry.get_pipeline("msl_elementwise_mul", &device).unwrap_err();
+    assert!(error.to_string().contains("on purpose"), "{error}");
+}
+
+#[test]
+fn a_group_that_the_compiled_function_cannot_have_is_refused_when_the_list_is_submitted() {
+    let mut b = Bench::new();
+    let few = super::super::gpu::FunctionFacts {
+        max_threads: 64,
+        shared_memory: 0,
+        lengths: vec![8],
+    };
+    b.log().functions.insert("msl_elementwise_mul_f32".into(), few);
+    let x = b.device.alloc_tensor(DType::F32, &[4096]).unwrap();
+    let y = b.device.alloc_tensor(DType::F32, &[4096]).unwrap();
+    let device = b.device.clone();
+    let mut encoder = b.encoder();
+    elementwise_mul(
+        &mut encoder,
+        &mut b.registry,
+        device.as_ref(),
+        &x,
+        &x,
+        &y,
+        4096,
+        DType::F32,
+    )
+    .unwrap();
+    let error = encoder.commit_and_wait().unwrap_err().to_string();
+    assert!(
+        error.contains("elementwise_mul_f32") && error.contains("1 to 64 are possible"),
+        "{error}"
+    );
 }
