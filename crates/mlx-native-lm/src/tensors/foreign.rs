@@ -15,9 +15,8 @@ pub(super) fn unpack(t: &mut StoredTensors, config: &Fields<'_>) -> Result<()> {
         Some(section) => section.str("quant_method")?,
         None => None,
     };
-    match method {
-        Some("awq" | "gptq") => awq(t)?,
-        _ => {}
+    if let Some("awq" | "gptq") = method {
+        awq(t)?;
     }
     // By their names, whatever the configuration says.
     integers(t)?;
