@@ -22,6 +22,7 @@ use crate::quantization::QuantizationConfig;
 
 pub use dry::{Part, Plan};
 pub(crate) use gguf::{GgufSource, GgufTensors};
+pub(crate) use layout::generation;
 pub(crate) use mlx::MlxSource;
 pub use random::RandomFormat;
 pub(crate) use random::{RandomSource, RandomTensor};

@@ -47,10 +47,7 @@ pub(super) enum Step {
 
 /// Turns the tensors of a folder into those that MLX's folder has.
 pub(super) fn apply(t: &mut StoredTensors, family: &str, config: &Fields<'_>) -> Result<()> {
-    let said = match config.str("model_type")?.unwrap_or(family) {
-        "bailing_hybrid" if is_third_bailing(config) => "bailing_moe_v3",
-        said => said,
-    };
+    let said = generation(config.str("model_type")?.unwrap_or(family), config);
     let of = |name: &str| LAYOUTS.iter().find(|(names, _)| names.contains(&name));
     let Some((_, steps)) = of(said).or_else(|| of(family)) else {
         return Ok(());
@@ -66,10 +63,15 @@ pub(super) fn apply(t: &mut StoredTensors, family: &str, config: &Fields<'_>) ->
     Ok(())
 }
 
-/// One family's third generation says so in its architecture only.
-fn is_third_bailing(config: &Fields<'_>) -> bool {
+/// A family, or what it is called in mlx-lm: one family's third generation says so in its architecture only.
+pub(crate) fn generation<'a>(family: &'a str, config: &Fields<'_>) -> &'a str {
     let all = config.get("architectures").and_then(serde_json::Value::as_array);
-    all.is_some_and(|all| all.iter().any(|a| a == "BailingMoeV3ForCausalLM"))
+    let third = all.is_some_and(|all| all.iter().any(|a| a == "BailingMoeV3ForCausalLM"));
+    if third && family == "bailing_hybrid" {
+        "bailing_moe_v3"
+    } else {
+        family
+    }
 }
 
 /// Whether a name has a pattern in it.

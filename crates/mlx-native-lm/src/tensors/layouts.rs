@@ -9,7 +9,7 @@ use super::layout::Step::{
 use super::layout::has;
 use own::{
     apertus, dbrx, falcon_h1, flat, gpt2, granite_dense, harmony, hunyuan, minimax_m3, mistral3, rwkv7,
-    together, words,
+    together, unit_columns, unit_rows, words,
 };
 
 const NAMED: &[(&str, &str)] = &[
@@ -137,9 +137,10 @@ pub(super) static LAYOUTS: &[(&[&str], &[Step])] = &[
             )]),
         ],
     ),
+    (&["baichuan_m1"], &[Other(unit_rows)]),
     (
         &["bailing_hybrid", "bailing_moe", "bailing_moe_linear"],
-        &[MLP, GATE, Apart],
+        &[MLP, GATE, Apart, Other(unit_columns)],
     ),
     (&["mixtral", "minimax", "phimoe"], &[BLOCK_SPARSE]),
     (

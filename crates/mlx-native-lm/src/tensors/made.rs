@@ -38,6 +38,8 @@ pub(crate) enum Make {
     Plus(Arc<Tensor>, f32),
     /// Rows times numbers, of which there is one for each row or one for all; rounded as [`Plus`](Self::Plus).
     Times(Arc<Tensor>, Vec<f32>),
+    /// Each row, or each column, divided by its length.
+    Unit { from: Arc<Tensor>, rows: bool },
     /// Another float type.
     Cast(Arc<Tensor>),
     /// e4m3 times scales, one for each block of so many rows and columns, as bf16.
@@ -104,6 +106,7 @@ fn rounded(value: f32, dtype: TensorType) -> f32 {
 impl Make {
     /// The bytes of the tensor `of`, which is made so.
     pub fn run<'a>(&'a self, t: &'a StoredTensors, of: &Tensor) -> Result<Cow<'a, [u8]>> {
+        let dtype = of.dtype;
         let made = match self {
             Make::Stored(name) => return Ok(Cow::Borrowed(t.weights().bytes(name)?)),
             Make::Same(from) => return t.bytes_of(from),
@@ -157,6 +160,21 @@ impl Make {
                 let row = (values.len() / numbers.len().max(1)).max(1);
                 let number = |i: usize| rounded(numbers[i / row], from.dtype);
                 bytes_of(values.iter().enumerate().map(|(i, v)| v * number(i)), of.dtype)
+            }
+            Make::Unit { from, rows } => {
+                let values = floats(&t.bytes_of(from)?, from.dtype)?;
+                let columns = from.shape.last().copied().unwrap_or(1).max(1);
+                let place = |i: usize| if *rows { i / columns } else { i % columns };
+                let mut squares = vec![0f32; if *rows { values.len() / columns } else { columns }];
+                values
+                    .iter()
+                    .enumerate()
+                    .for_each(|(i, v)| squares[place(i)] += v * v);
+                let unit = values
+                    .iter()
+                    .enumerate()
+                    .map(|(i, v)| v / (squares[place(i)].sqrt() + 1e-7));
+                bytes_of(unit, dtype)
             }
             Make::Cast(from) => {
                 let values = floats(&t.bytes_of(from)?, from.dtype)?;

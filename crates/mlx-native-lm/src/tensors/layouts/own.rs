@@ -482,3 +482,34 @@ pub(super) fn minimax_m3(t: &mut StoredTensors, config: &Fields<'_>) -> Result<(
     }
     Ok(())
 }
+
+/// Rows of the head have the length one.
+pub(super) fn unit_rows(t: &mut StoredTensors, _: &Fields<'_>) -> Result<()> {
+    unit(t, true);
+    Ok(())
+}
+
+/// Columns of the head have the length one, if the configuration says so.
+pub(super) fn unit_columns(t: &mut StoredTensors, config: &Fields<'_>) -> Result<()> {
+    if config.bool("norm_head")? == Some(true) {
+        unit(t, false);
+    }
+    Ok(())
+}
+
+fn unit(t: &mut StoredTensors, rows: bool) {
+    let float = |d: TensorType| matches!(d, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+    let Some(from) = t
+        .get("lm_head.weight")
+        .filter(|h| h.shape.len() == 2 && float(h.dtype))
+        .cloned()
+    else {
+        return;
+    };
+    t.add(
+        "lm_head.weight",
+        from.dtype,
+        from.shape.clone(),
+        Make::Unit { from, rows },
+    );
+}
