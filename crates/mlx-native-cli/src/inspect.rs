@@ -66,6 +66,8 @@ pub fn run(options: &Inspect) -> Result<()> {
         .tokenizer()
         .map(|t| t.vocab_size())
         .map_err(|e| e.to_string());
+    // Read where text is made, so it is known.
+    let _ = folder.eos_token_ids(None);
     let unknown = folder.unknown_fields();
     let mut object = json!({
         "family": folder.family().name,

@@ -30,6 +30,35 @@ impl ConfigFile {
         })
     }
 
+    /// Takes over how the weights are packed from where other programs say it, if `config.json` does not: from its
+    /// `text_config`, else from the text of `hf_quant_config.json`.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] when that is no JSON object.
+    pub(crate) fn find_quantization(&mut self, beside: Option<&[u8]>) -> Result<()> {
+        const KEY: &str = "quantization_config";
+        if self.map().contains_key(KEY) {
+            return Ok(());
+        }
+        let inner = self
+            .map()
+            .get("text_config")
+            .and_then(|inner| inner.get(KEY))
+            .cloned();
+        let found = match (inner, beside) {
+            (Some(inner), _) => Some(inner),
+            (None, Some(text)) => Some(Value::Object(crate::json::parse_object(
+                "hf_quant_config.json",
+                text,
+            )?)),
+            (None, None) => None,
+        };
+        if let Some(found) = found {
+            self.document.insert(KEY, found);
+        }
+        Ok(())
+    }
+
     /// Its fields.
     #[must_use]
     pub fn fields(&self) -> Fields<'_> {

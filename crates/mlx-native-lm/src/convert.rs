@@ -20,7 +20,7 @@ use crate::error::{LmError, Result};
 use crate::folder::ModelFolder;
 use crate::json::parse_object;
 use crate::quantization::{QuantMode, QuantSpec};
-use crate::tensors::Plan;
+use crate::tensors::{Part, Plan, Tensors, generation};
 pub use predicate::Recipe;
 use predicate::{Choice, Choices};
 use tensor::{Converted, Converter};
@@ -120,8 +120,10 @@ fn write_model(
     let dtype = dtype_of(source, &config, options);
     let spec = source.decoder_spec()?;
     let layers = spec.layers.len();
-    let plan = Plan::of(source.tensors(), source.quantization(), spec, DType::F32, 1)?;
-    let choices = Choices::new(source.family().name, options, &plan, layers)?;
+    let mut plan = Plan::of(source.tensors(), source.quantization(), spec, DType::F32, 1)?;
+    plan.parts.extend(carried(source, &plan));
+    let family = generation(source.family().name, &source.config().fields());
+    let choices = Choices::new(family, options, &plan, layers)?;
     let converter = Converter {
         source,
         dtype,
@@ -173,6 +175,40 @@ fn write_model(
         parameters,
         shards: files,
     })
+}
+
+/// Tensors that no decoder reads, but mlx-lm wants to find: keys and values of layers that share those of others, what stands
+/// before the first layer.
+const CARRIED: &[(&str, &[&str])] = &[
+    (
+        "gemma3n",
+        &[".self_attn.k_proj.", ".self_attn.v_proj.", ".self_attn.k_norm."],
+    ),
+    ("kimi_k3", &[".layers.0.self_attention_res_"]),
+];
+
+/// Those of them that the model has and that are not packed.
+fn carried(source: &ModelFolder, plan: &Plan) -> Vec<Part> {
+    let patterns = CARRIED.iter().find(|(family, _)| *family == source.family().name);
+    let (Some((_, patterns)), Tensors::Mlx(stored)) = (patterns, source.tensors()) else {
+        return Vec::new();
+    };
+    let part = |name: &str| {
+        let path = name.strip_suffix(".weight")?;
+        let info = stored.info(name)?;
+        let format = WeightFormat::dense(info.dtype.dtype()?).ok()?;
+        let matrix = info.shape.len() > 1;
+        let path = if matrix { path } else { name };
+        let known = plan.parts.iter().any(|p| p.path == path);
+        (!known).then(|| Part {
+            path: path.to_owned(),
+            shape: info.shape.to_vec(),
+            format,
+            matrix,
+        })
+    };
+    let wanted = stored.names().filter(|n| patterns.iter().any(|p| n.contains(p)));
+    wanted.filter_map(part).collect()
 }
 
 fn check(options: &ConvertOptions) -> Result<()> {

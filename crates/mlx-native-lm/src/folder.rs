@@ -11,7 +11,7 @@ use crate::families::Family;
 use crate::gguf;
 use crate::quantization::QuantizationConfig;
 use crate::spec::DecoderSpec;
-use crate::tensors::{GgufTensors, Plan, Rules, StoredTensors, Tensors};
+use crate::tensors::{GgufTensors, Plan, StoredTensors, Tensors};
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
 /// A chat template outside `tokenizer_config.json`; it goes before the one there.
@@ -106,7 +106,8 @@ impl ModelFolder {
     }
 
     fn read(files: Files, tensors: impl FnOnce(&Files) -> Result<Read>) -> Result<Self> {
-        let config = ConfigFile::parse(&files.require("config.json")?)?;
+        let mut config = ConfigFile::parse(&files.require("config.json")?)?;
+        config.find_quantization(files.get("hf_quant_config.json")?.as_deref())?;
         let family = Family::of(&config)?;
         let (generation_config, unknown) = match files.get("generation_config.json")? {
             None => Default::default(),
@@ -115,10 +116,7 @@ impl ModelFolder {
         let quantization = config.quantization()?;
         let tensors = match tensors(&files)? {
             Read::Gguf(tensors) => Tensors::Gguf(tensors),
-            Read::Mlx(weights) => Tensors::Mlx(StoredTensors::of(
-                weights,
-                &Rules::of(family.name, &config.fields())?,
-            )?),
+            Read::Mlx(weights) => Tensors::Mlx(StoredTensors::of(weights, family.name, &config.fields())?),
         };
         Ok(ModelFolder {
             files,

@@ -67,6 +67,11 @@ impl Document {
         }
     }
 
+    /// Adds a key.
+    pub(crate) fn insert(&mut self, key: &str, value: Value) {
+        self.map.insert(key.to_owned(), value);
+    }
+
     /// What the file says, without a note that somebody asked.
     pub(crate) fn map(&self) -> &Map<String, Value> {
         &self.map

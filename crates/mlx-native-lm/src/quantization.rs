@@ -247,10 +247,44 @@ impl QuantizationConfig {
                     by_path: BTreeMap::new(),
                 })
             }
-            // Unpacked when they are read, as mlx-lm does where blocks have scales.
-            Some("fp8") if section.get("scale_fmt").and_then(Value::as_str) != Some("ue8m0") => {
-                Ok(Self::default())
+            // Powers of two for each 32 x 32 are mxfp8's; what has other scales is unpacked when it is read.
+            Some("fp8") => match section.get("scale_fmt").and_then(Value::as_str) {
+                Some("ue8m0") if Self::has_small_blocks(&section) => of(QuantMode::Mxfp8),
+                _ => Ok(Self::default()),
+            },
+            Some("compressed-tensors") => match section.str("format")? {
+                Some("nvfp4-pack-quantized") => of(QuantMode::Nvfp4),
+                Some("mxfp4-pack-quantized") => of(QuantMode::Mxfp4),
+                Some("pack-quantized") => Ok(QuantizationConfig {
+                    default: Some(QuantSpec::new(4, 32, QuantMode::Affine)?),
+                    by_path: BTreeMap::new(),
+                }),
+                other => Err(LmError::Unsupported(format!(
+                    "config.json: weights in the compressed-tensors format {:?}; nvfp4-pack-quantized, mxfp4-pack-quantized and pack-quantized are",
+                    other.unwrap_or("(none)")
+                ))),
+            },
+            Some("modelopt") => {
+                let inner = section.object("quantization", "quantization_config.quantization.")?;
+                let settings = inner.unwrap_or(section);
+                match settings.str("quant_algo")? {
+                    Some("NVFP4") => {
+                        let group_size = settings.count("group_size", 1 << 16)?.unwrap_or(16);
+                        let default =
+                            QuantSpec::new(4, u32::try_from(group_size).unwrap_or(0), QuantMode::Nvfp4)?;
+                        Ok(QuantizationConfig {
+                            default: Some(default),
+                            by_path: BTreeMap::new(),
+                        })
+                    }
+                    other => Err(LmError::Unsupported(format!(
+                        "config.json: weights packed by ModelOpt's quant_algo {:?}; NVFP4 is",
+                        other.unwrap_or("(none)")
+                    ))),
+                }
             }
+            // Rows of -1, 0 and 1 are found by their shapes; other classes divide by the scale.
+            Some("bitnet") if section.str("linear_class")? == Some("autobitlinear") => Ok(Self::default()),
             Some(method) => Err(LmError::Unsupported(format!(
                 "config.json: weights packed by quant_method {method:?}; MLX's are"
             ))),
@@ -259,6 +293,11 @@ impl QuantizationConfig {
                 by_path: BTreeMap::new(),
             }),
         }
+    }
+
+    fn has_small_blocks(section: &Fields<'_>) -> bool {
+        let sizes = section.get("weight_block_size").and_then(Value::as_array);
+        sizes.is_some_and(|s| s.len() == 2 && s.iter().all(|n| n.as_u64() == Some(32)))
     }
 
     /// What the top of the section says; `None` for a checkpoint that is not quantised.

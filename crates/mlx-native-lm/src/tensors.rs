@@ -3,6 +3,9 @@
 mod dry;
 mod foreign;
 mod gguf;
+mod layout;
+mod layouts;
+mod made;
 mod mlx;
 mod random;
 mod stored;
@@ -18,8 +21,8 @@ use crate::error::{LmError, Result};
 use crate::quantization::QuantizationConfig;
 
 pub use dry::{Part, Plan};
-pub(crate) use foreign::Rules;
 pub(crate) use gguf::{GgufSource, GgufTensors};
+pub(crate) use layout::generation;
 pub(crate) use mlx::MlxSource;
 pub use random::RandomFormat;
 pub(crate) use random::{RandomSource, RandomTensor};

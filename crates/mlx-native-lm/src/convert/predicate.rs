@@ -64,23 +64,44 @@ pub(super) struct Choices<'a> {
     layers: usize,
     /// Which part of a path is the layer's number.
     place: usize,
+    /// Paths of layers with convolutions.
+    convolved: Vec<String>,
 }
 
 /// Families of which mlx-lm keeps the router as a bare tensor that is never packed.
 const BARE_ROUTERS: &[&str] = &[
+    "bailing_moe_v3",
     "deepseek",
     "deepseek_v2",
     "deepseek_v3",
+    "deepseek_v32",
+    "exaone_moe",
     "kimi_k25",
+    "mimo_v2_flash",
+    "nemotron_h",
     "dots1",
     "glm4_moe",
     "glm4_moe_lite",
 ];
 
+/// How they are packed.
+const FINER: QuantSpec = QuantSpec {
+    bits: 8,
+    group_size: 64,
+    mode: QuantMode::Affine,
+};
+
 /// Ends of paths that a family packs with 8 bits in groups of 64.
 fn finer(family: &str) -> &'static [&'static str] {
     match family {
-        "qwen3_moe" | "qwen3_vl_moe" => &["mlp.gate"],
+        "qwen3_moe" | "qwen3_vl_moe" | "Klear" | "mellum" | "kimi_linear" | "kimi_k3" => &["mlp.gate"],
+        "afmoe" => &["router.gate"],
+        "bailing_hybrid" | "bailing_moe" | "bailing_moe_linear" => &["mlp.gate.gate_proj"],
+        "gemma4" | "gemma4_text" => &["router.proj"],
+        "jamba" => &["router"],
+        "laguna" => &["mlp.gate.proj"],
+        "longcat_flash" | "longcat_flash_ngram" => &["classifier"],
+        "step3p5" => &["mlp.gate.gate"],
         "gpt_oss" => &["router"],
         "qwen3_next" | "qwen3_5" | "qwen3_5_moe" => &["mlp.gate", "shared_expert_gate"],
         "granite" => &["self_attn.o_proj", "mlp.down_proj", "lm_head"],
@@ -92,7 +113,7 @@ fn finer(family: &str) -> &'static [&'static str] {
         ],
         "granitemoehybrid" => &["router.layer"],
         "lfm2_moe" => &["feed_forward.gate"],
-        "minimax" => &["block_sparse_moe.gate"],
+        "minimax" | "minimax_m3_vl" => &["block_sparse_moe.gate"],
         _ => &[],
     }
 }
@@ -112,6 +133,11 @@ impl<'a> Choices<'a> {
             options,
             layers,
             place: place.unwrap_or(0),
+            convolved: plan
+                .parts
+                .iter()
+                .filter_map(|p| Some(p.path.split_once("q_conv1d")?.0.to_owned()))
+                .collect(),
         })
     }
 
@@ -123,8 +149,10 @@ impl<'a> Choices<'a> {
         let is_dense = matches!(part.format, WeightFormat::Dense(_) | WeightFormat::Ggml(_));
         let columns = part.shape.last().copied().unwrap_or(0);
         let path = part.path.as_str();
-        let bare = BARE_ROUTERS.contains(&self.family) && path.ends_with("mlp.gate");
-        if !is_dense || bare || !columns.is_multiple_of(spec.group_size as usize) {
+        let bare = BARE_ROUTERS.contains(&self.family)
+            && (path.ends_with("mlp.gate") || path.ends_with("mixer.gate"));
+        let kept = bare || self.options.recipe.is_none() && self.kept(path);
+        if !is_dense || kept || !columns.is_multiple_of(spec.group_size as usize) {
             return Ok(None);
         }
         if let Some(recipe) = self.options.recipe {
@@ -138,6 +166,12 @@ impl<'a> Choices<'a> {
                 noted: Some(noted),
             }));
         }
+        if self.family == "rwkv7" && (path.contains("lora.2") || path.contains("embeddings")) {
+            return Ok(Some(Choice {
+                spec: FINER,
+                noted: Some(json!({"bits": 8})),
+            }));
+        }
         if !finer(self.family).iter().any(|end| path.ends_with(end)) {
             return Ok(Some(Choice { spec, noted: None }));
         }
@@ -146,13 +180,45 @@ impl<'a> Choices<'a> {
                 "{path}: rows of {columns} elements in groups of 64"
             )));
         }
-        let spec = QuantSpec {
-            bits: 8,
-            group_size: 64,
-            mode: QuantMode::Affine,
-        };
         let noted = Some(json!({"group_size": 64, "bits": 8}));
-        Ok(Some(Choice { spec, noted }))
+        Ok(Some(Choice { spec: FINER, noted }))
+    }
+
+    /// Whether the family leaves a matrix as it is.
+    fn kept(&self, path: &str) -> bool {
+        let ends = |all: &[&str]| all.iter().any(|end| path.ends_with(end));
+        let layer = path.split('.').find_map(|part| part.parse::<usize>().ok());
+        match self.family {
+            "bailing_hybrid" => ends(&["attention.embed_q", "attention.unembed_out"]),
+            "bailing_moe_v3" => {
+                let outer = path == "model.word_embeddings" || path == "lm_head";
+                let latent = [
+                    "q_a_proj",
+                    "q_b_proj",
+                    "kv_a_proj_with_mqa",
+                    "embed_q",
+                    "unembed_out",
+                    "b_proj",
+                ];
+                let of = |part: &str| path.strip_suffix(part).is_some_and(|p| p.ends_with("attention."));
+                let linear = ["q_proj", "g_proj"]
+                    .iter()
+                    .find_map(|part| path.strip_suffix(part));
+                let linear = linear.filter(|p| p.ends_with("attention."));
+                outer
+                    || latent.into_iter().any(of)
+                    || linear.is_some_and(|p| !self.convolved.iter().any(|c| c == p))
+            }
+            "kimi_k3" => ends(&["res_proj"]),
+            "spark2_5" => ends(&["self_attn.g_proj"]),
+            "muse_spark" => {
+                let experts =
+                    ["gate_proj", "up_proj", "down_proj"].map(|part| format!(".mlp.experts.{part}"));
+                let inner = layer.is_some_and(|l| l > 0 && l + 1 < self.layers);
+                !(inner && experts.iter().any(|end| path.ends_with(end.as_str())))
+            }
+            _ => false,
+        }
     }
 
     fn mixed(&self, recipe: Recipe, path: &str) -> u32 {

@@ -220,8 +220,8 @@ macro_rules! with_float {
     };
 }
 
-/// The values of an affine matrix with scales and biases of `dtype`. In 16 bits the product is rounded and then the sum, as
-/// MLX's CPU computes it.
+/// The values of an affine matrix with scales and biases of `dtype`. The product is rounded and then the sum, as MLX's CPU
+/// computes it.
 fn affine_values(
     words: &[u32],
     scales: &[u8],
@@ -230,15 +230,6 @@ fn affine_values(
     k: usize,
     format: AffineFormat,
 ) -> Result<Vec<f32>> {
-    if dtype == DType::F32 {
-        return Ok(dequantize::<f32>(
-            words,
-            &typed(scales),
-            &typed(biases),
-            k,
-            format,
-        )?);
-    }
     let group = format.group_size() as usize;
     Ok(with_float!(dtype, S => {
         let (scales, biases) = (typed::<S>(scales), typed::<S>(biases));

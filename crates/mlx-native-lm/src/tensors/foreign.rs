@@ -1,432 +1,201 @@
-//! Layouts of other programs, as mlx-lm reads them.
+//! Ways of packing of other programs, as mlx-lm reads them.
 
 use mlx_native::weights::TensorType;
 
-use super::stored::{Derived, StoredTensors};
+use super::made::{Make, bytes_of};
+use super::stored::{StoredTensors, Tensor};
 use crate::error::{LmError, Result};
 use crate::json::Fields;
 
-/// What a checkpoint needs, by its family and configuration.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Rules {
-    /// Experts that are stored one by one are put together.
-    experts: bool,
-    /// `kv_b_proj` is taken apart: heads, rows of a head's key, rows of its value.
-    heads: Option<[usize; 3]>,
-    /// gpt-oss's blocks of 4-bit floats.
-    harmony: bool,
-    /// Packed by AutoAWQ or GPTQ: 4 bits, eight columns to a word.
-    awq: bool,
-    /// fp8 with a scale for each 128 x 128.
-    fp8: bool,
+/// Repacks what another program has packed.
+pub(super) fn unpack(t: &mut StoredTensors, config: &Fields<'_>) -> Result<()> {
+    let foreign = config.get("quantization").is_none();
+    let section = config.object("quantization_config", "quantization_config.")?;
+    let method = match section.filter(|_| foreign) {
+        Some(section) => section.str("quant_method")?,
+        None => None,
+    };
+    if let Some("awq" | "gptq") = method {
+        awq(t)?;
+    }
+    // By their names, whatever the configuration says.
+    integers(t)?;
+    fp8(t)
 }
 
-/// Families whose experts are a stack named `switch_mlp`.
-const STACKED: &[&str] = &[
-    "deepseek",
-    "deepseek_v2",
-    "deepseek_v3",
-    "dots1",
-    "glm4_moe",
-    "glm4_moe_lite",
-    "kimi_k25",
-    "mixtral",
-    "olmoe",
-    "qwen2_moe",
-    "qwen3_moe",
-];
-/// Families whose heads are kept apart as `embed_q` and `unembed_out`.
-const APART: &[&str] = &["deepseek_v3"];
+pub(super) fn misfit(name: &str, what: impl std::fmt::Display) -> LmError {
+    LmError::Weights(format!("{name}: {what}"))
+}
 
-impl Rules {
-    /// The rules for a configuration.
-    pub fn of(family: &str, config: &Fields<'_>) -> Result<Self> {
-        let size = |key: &str| config.count(key, 1 << 24);
-        let heads = match APART.contains(&family) {
-            false => None,
-            true => match (
-                size("num_attention_heads")?,
-                size("qk_nope_head_dim")?,
-                size("v_head_dim")?,
-            ) {
-                (Some(n), Some(k), Some(v)) => Some([n, k, v]),
-                _ => None,
-            },
+/// Words of 4 bits with a scale for each group; codes are 8 too large.
+fn integers(t: &mut StoredTensors) -> Result<()> {
+    for name in t.named(|n| n.ends_with(".weight_packed")) {
+        let Some(path) = name.strip_suffix(".weight_packed") else {
+            continue;
         };
-        let foreign = config.get("quantization").is_none();
-        let section = config.object("quantization_config", "quantization_config.")?;
-        let method = match section.filter(|_| foreign) {
-            Some(section) => section.str("quant_method")?,
-            None => None,
+        // Others are read by the family that has them.
+        if t.take(&format!("{path}.weight_shape")).is_none() {
+            continue;
+        }
+        let scales = t.take(&format!("{path}.weight_scale"));
+        let words = t.take(&name);
+        let (Some(words), Some(scales)) = (words, scales) else {
+            return Err(misfit(&name, "no weight_scale beside it"));
         };
-        Ok(Rules {
-            experts: STACKED.contains(&family),
-            heads,
-            harmony: family == "gpt_oss",
-            awq: matches!(method, Some("awq" | "gptq")),
-            fp8: method == Some("fp8"),
-        })
-    }
-}
-
-/// How a tensor is made of others.
-#[derive(Debug)]
-pub(crate) enum Make {
-    /// Put one behind the other.
-    Stack(Vec<String>),
-    /// The bytes of another, under another type.
-    Same(String),
-    /// Rows `first`, `first + 2`, and so on, of matrices of as many bytes a row.
-    EverySecond { from: String, first: usize, row: usize },
-    /// Of each head the first rows, with rows and columns changed over.
-    Keys { from: String, heads: [usize; 3] },
-    /// Of each head the other rows.
-    Values { from: String, heads: [usize; 3] },
-    /// e4m3 with a scale for each 128 x 128, as bf16.
-    Fp8 { from: String, scales: String },
-    /// Words of AWQ as rows of MLX.
-    AwqWords(String),
-    /// A matrix of 2-byte elements with rows and columns changed over.
-    Transposed(String),
-    /// `-zero · scale`, transposed; no zeros: 8.
-    AwqBiases { scales: String, zeros: Option<String> },
-}
-
-/// Adds to `t` what it makes of foreign tensors.
-pub(crate) fn derive(t: &mut StoredTensors, rules: &Rules) -> Result<()> {
-    let names: Vec<String> = t.names().map(str::to_owned).collect();
-    if rules.awq {
-        awq(t, &names)?;
-    }
-    if rules.fp8 {
-        fp8(t, &names)?;
-    }
-    if rules.harmony {
-        harmony(t, &names);
-    }
-    if rules.experts {
-        experts(t)?;
-    }
-    if let Some(heads) = rules.heads {
-        apart(t, &names, heads)?;
+        if !matches!(words.dtype, TensorType::I32 | TensorType::U32) {
+            return Err(misfit(&name, format!("found {}, wanted I32", words.dtype)));
+        }
+        let shape = words.shape.clone();
+        t.add(
+            format!("{path}.weight"),
+            TensorType::U32,
+            shape,
+            Make::Same(words),
+        );
+        let biases = Make::Times(scales.clone(), vec![-8.0]);
+        t.add(
+            format!("{path}.biases"),
+            scales.dtype,
+            scales.shape.clone(),
+            biases,
+        );
+        t.put(format!("{path}.scales"), scales);
     }
     Ok(())
 }
 
-fn misfit(name: &str, what: impl std::fmt::Display) -> LmError {
-    LmError::Weights(format!("{name}: {what}"))
-}
-
-fn awq(t: &mut StoredTensors, names: &[String]) -> Result<()> {
-    if let Some(name) = names.iter().find(|n| n.ends_with(".g_idx")) {
+fn awq(t: &mut StoredTensors) -> Result<()> {
+    if let Some(name) = t.names().find(|n| n.ends_with(".g_idx")) {
         return Err(LmError::Unsupported(format!(
             "{name}: columns in an order of their own (g_idx)"
         )));
     }
-    for name in names {
+    let mut dtype = None;
+    for name in t.named(|n| n.ends_with(".qweight")) {
         let Some(path) = name.strip_suffix(".qweight") else {
             continue;
         };
         let (scales, zeros) = (format!("{path}.scales"), format!("{path}.qzeros"));
-        let shape = |name: &str| t.any(name).map(|i| (i.dtype, i.shape.to_vec()));
-        let words = shape(name);
-        let Some((TensorType::I32 | TensorType::U32, words)) = words.filter(|(_, s)| s.len() == 2) else {
-            return Err(misfit(name, "wanted a matrix of I32"));
+        let Some(words) = t
+            .take(&name)
+            .filter(|w| w.shape.len() == 2 && matches!(w.dtype, TensorType::I32 | TensorType::U32))
+        else {
+            return Err(misfit(&name, "wanted a matrix of I32"));
         };
-        let (inputs, outputs) = (words[0], words[1] * 8);
-        let groups = match shape(&scales) {
-            Some((TensorType::F16 | TensorType::BF16, s)) if s.len() == 2 && s[1] == outputs => s[0],
-            _ => {
+        let (inputs, outputs) = (words.shape[0], words.shape[1].saturating_mul(8));
+        let found = t.take(&scales).filter(|s| {
+            matches!(s.dtype, TensorType::F16 | TensorType::BF16)
+                && s.shape.len() == 2
+                && s.shape[1] == outputs
+        });
+        let Some(found) = found else {
+            return Err(misfit(
+                &scales,
+                format!("wanted F16 or BF16, [groups, {outputs}]"),
+            ));
+        };
+        let groups = found.shape[0];
+        let zeros = match t.take(&zeros) {
+            None => None,
+            Some(z)
+                if matches!(z.dtype, TensorType::I32 | TensorType::U32)
+                    && z.shape == [groups, words.shape[1]] =>
+            {
+                Some(z)
+            }
+            Some(_) => {
                 return Err(misfit(
-                    &scales,
-                    format!("wanted F16 or BF16, [groups, {outputs}]"),
+                    &zeros,
+                    format!("wanted I32 [{groups}, {}]", words.shape[1]),
                 ));
             }
         };
-        let zeros = match shape(&zeros) {
-            None => None,
-            Some((TensorType::I32 | TensorType::U32, s)) if s == [groups, words[1]] => Some(zeros),
-            Some(_) => return Err(misfit(&zeros, format!("wanted I32 [{groups}, {}]", words[1]))),
-        };
-        let dtype = t.any(&scales).map_or(TensorType::F16, |i| i.dtype);
         if !inputs.is_multiple_of(8) {
-            return Err(misfit(name, format!("{inputs} columns are no whole words")));
+            return Err(misfit(&name, format!("{inputs} columns are no whole words")));
         }
-        let planes = [
-            (
-                "weight",
-                TensorType::U32,
-                inputs / 8,
-                Make::AwqWords(name.clone()),
-            ),
-            (
-                "biases",
-                dtype,
-                groups,
-                Make::AwqBiases {
-                    scales: format!("{path}.scales"),
-                    zeros: zeros.clone(),
-                },
-            ),
-        ];
-        for (plane, dtype, columns, make) in planes {
-            let shape = vec![outputs, columns];
-            t.add(format!("{path}.{plane}"), Derived { dtype, shape, make });
-        }
-        // Under its own name: read from the file.
-        let make = Make::Transposed(scales.clone());
+        dtype = Some(found.dtype);
+        let weight = Make::AwqWords(words);
         t.add(
-            scales,
-            Derived {
-                dtype,
-                shape: vec![outputs, groups],
-                make,
-            },
+            format!("{path}.weight"),
+            TensorType::U32,
+            vec![outputs, inputs / 8],
+            weight,
         );
-        t.consume(name);
-        zeros.iter().for_each(|z| t.consume(z));
+        let biases = Make::AwqBiases {
+            scales: found.clone(),
+            zeros,
+        };
+        t.add(
+            format!("{path}.biases"),
+            found.dtype,
+            vec![outputs, groups],
+            biases,
+        );
+        let turned = Make::Turned {
+            block: found.dtype.size_of(),
+            rows: groups,
+            columns: outputs,
+            from: found.clone(),
+        };
+        t.add(scales, found.dtype, vec![outputs, groups], turned);
+    }
+    // All floats get the dtype of the scales.
+    let Some(dtype) = dtype else { return Ok(()) };
+    for name in t.named(|_| true) {
+        let Some(tensor) = t.get(&name).cloned() else {
+            continue;
+        };
+        let float = matches!(tensor.dtype, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+        if float && tensor.dtype != dtype {
+            t.add(name, dtype, tensor.shape.clone(), Make::Cast(tensor));
+        }
     }
     Ok(())
 }
 
-fn fp8(t: &mut StoredTensors, names: &[String]) -> Result<()> {
-    for name in names {
+/// e4m3 with a scale for all, for each matrix of a stack, or for each 128 x 128; the scales of inputs are not used.
+fn fp8(t: &mut StoredTensors) -> Result<()> {
+    for name in t.named(|n| n.ends_with("_scale_inv")) {
         let Some(path) = name.strip_suffix("_scale_inv") else {
             continue;
         };
-        let (weight, scales) = (t.any(path), t.any(name));
-        let fits = match (weight, scales) {
-            (Some(w), Some(s)) if w.shape.len() == 2 => {
-                let blocks = [w.shape[0].div_ceil(128), w.shape[1].div_ceil(128)];
-                w.dtype == TensorType::F8E4M3 && s.dtype == TensorType::F32 && s.shape == blocks
-            }
-            _ => false,
+        let (Some(weight), Some(scales)) = (t.get(path).cloned(), t.get(&name).cloned()) else {
+            return Err(misfit(&name, format!("there is no {path}")));
         };
-        let Some(shape) = weight.filter(|_| fits).map(|w| w.shape.to_vec()) else {
+        // Powers of two for each 32 x 1 or 32 x 32 stay packed.
+        if scales.dtype == TensorType::U8 || scales.dtype == TensorType::F8E8M0 {
+            continue;
+        }
+        let rows = |shape: &[usize]| shape.iter().rev().nth(1).copied().unwrap_or(1);
+        let blocks = match (&weight.shape[..], &scales.shape[..]) {
+            ([m, n], [a, b]) if [m.div_ceil(128), n.div_ceil(128)] == [*a, *b] => Some([128, 128]),
+            (_, s) if s.iter().product::<usize>() == 1 => Some([usize::MAX, usize::MAX]),
+            ([e, ..], [n, 1, 1]) if weight.shape.len() == 3 && e == n => {
+                Some([rows(&weight.shape), usize::MAX])
+            }
+            _ => None,
+        };
+        let float = matches!(scales.dtype, TensorType::F32 | TensorType::BF16 | TensorType::F16);
+        let fits = weight.dtype == TensorType::F8E4M3 && float;
+        let Some(blocks) = blocks.filter(|_| fits) else {
             return Err(misfit(
                 path,
-                format!("wanted F8_E4M3 with {name}, F32, one for each 128 x 128"),
+                format!("wanted F8_E4M3 with {name}, a float for all or for each 128 x 128"),
             ));
         };
-        t.add(
-            path.to_owned(),
-            Derived {
-                dtype: TensorType::BF16,
-                shape,
-                make: Make::Fp8 {
-                    from: path.to_owned(),
-                    scales: name.clone(),
-                },
-            },
-        );
-        t.consume(name);
+        let shape = weight.shape.clone();
+        let make = Make::Fp8 {
+            from: weight,
+            scales,
+            blocks,
+        };
+        t.add(path, TensorType::BF16, shape, make);
+        t.take(&name);
+    }
+    for name in t.named(|n| n.ends_with("activation_scale")) {
+        t.take(&name);
     }
     Ok(())
-}
-
-/// `gate_up_proj` has rows of the gate and of `up` in turn; blocks are 16 bytes, two codes in each.
-fn harmony(t: &mut StoredTensors, names: &[String]) {
-    for name in names {
-        let (Some(at), false) = (name.find(".mlp.experts."), name.contains("gate_proj")) else {
-            continue;
-        };
-        let (path, last) = name.split_at(at + ".mlp.experts.".len());
-        let Some((part, kind)) = last.rsplit_once('_') else {
-            continue;
-        };
-        let suffix = match kind {
-            "blocks" => "weight",
-            "scales" => "scales",
-            "bias" => "bias",
-            _ => continue,
-        };
-        let Some(info) = t.any(name) else { continue };
-        let (mut dtype, mut shape) = (info.dtype, info.shape.to_vec());
-        if kind == "blocks" {
-            let (Some(16), TensorType::U8) = (shape.pop(), dtype) else {
-                continue;
-            };
-            dtype = TensorType::U32;
-            shape.iter_mut().last().into_iter().for_each(|n| *n *= 4);
-        }
-        let rows_at = if kind == "bias" { 1 } else { 2 };
-        let Some(rows_at) = shape.len().checked_sub(rows_at) else {
-            continue;
-        };
-        if part == "down_proj" {
-            let make = Make::Same(name.clone());
-            t.add(
-                format!("{path}down_proj.{suffix}"),
-                Derived { dtype, shape, make },
-            );
-        } else if part == "gate_up_proj" {
-            let row = shape[rows_at + 1..].iter().product::<usize>() * dtype.size_of();
-            shape[rows_at] /= 2;
-            for (first, half) in ["gate_proj", "up_proj"].into_iter().enumerate() {
-                let make = Make::EverySecond {
-                    from: name.clone(),
-                    first,
-                    row,
-                };
-                let shape = shape.clone();
-                t.add(format!("{path}{half}.{suffix}"), Derived { dtype, shape, make });
-            }
-        } else {
-            continue;
-        }
-        t.consume(name);
-    }
-}
-
-/// `P.experts.0.up_proj.weight`, `P.experts.1.up_proj.weight`, … as `P.switch_mlp.up_proj.weight`.
-fn experts(t: &mut StoredTensors) -> Result<()> {
-    let first: Vec<String> = t
-        .names()
-        .filter(|n| n.contains(".experts.0."))
-        .map(str::to_owned)
-        .collect();
-    for name in first {
-        let Some((path, rest)) = name.split_once(".experts.0.") else {
-            continue;
-        };
-        let Some((part, plane)) = rest.split_once('.') else {
-            continue;
-        };
-        let target = match part {
-            "w1" => "gate_proj",
-            "w2" => "down_proj",
-            "w3" => "up_proj",
-            "gate_proj" | "up_proj" | "down_proj" => part,
-            _ => continue,
-        };
-        let mut all = Vec::new();
-        let Some((dtype, shape)) = t.info(&name).map(|i| (i.dtype, i.shape.to_vec())) else {
-            continue;
-        };
-        loop {
-            let next = format!("{path}.experts.{}.{part}.{plane}", all.len());
-            match t.info(&next) {
-                None => break,
-                Some(i) if i.dtype == dtype && i.shape == shape => all.push(next),
-                Some(i) => {
-                    return Err(misfit(
-                        &next,
-                        format!("{} {:?}, the first one {dtype} {shape:?}", i.dtype, i.shape),
-                    ));
-                }
-            }
-        }
-        all.iter().for_each(|name| t.consume(name));
-        let shape = [&[all.len()], &shape[..]].concat();
-        let make = Make::Stack(all);
-        t.add(
-            format!("{path}.switch_mlp.{target}.{plane}"),
-            Derived { dtype, shape, make },
-        );
-    }
-    Ok(())
-}
-
-/// Keys and values of every head as matrices of their own. A packed `kv_b_proj` stays: attention reads it as it is.
-fn apart(t: &mut StoredTensors, names: &[String], heads: [usize; 3]) -> Result<()> {
-    let [n, k, v] = heads;
-    for name in names {
-        let Some(path) = name.strip_suffix("kv_b_proj.weight") else {
-            continue;
-        };
-        let Some((dtype, shape)) = t.info(name).map(|i| (i.dtype, i.shape.to_vec())) else {
-            continue;
-        };
-        if !matches!(dtype, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
-            continue;
-        }
-        let rank = match shape[..] {
-            [rows, rank] if rows == n * (k + v) => rank,
-            _ => {
-                return Err(misfit(
-                    name,
-                    format!("found {shape:?}, wanted {} rows", n * (k + v)),
-                ));
-            }
-        };
-        let from = name.clone();
-        let keys = Derived {
-            dtype,
-            shape: vec![n, rank, k],
-            make: Make::Keys {
-                from: from.clone(),
-                heads,
-            },
-        };
-        let values = Derived {
-            dtype,
-            shape: vec![n, v, rank],
-            make: Make::Values { from, heads },
-        };
-        t.add(format!("{path}embed_q.weight"), keys);
-        t.add(format!("{path}unembed_out.weight"), values);
-        t.consume(name);
-    }
-    Ok(())
-}
-
-impl Make {
-    /// The bytes of the tensor, of `shape`.
-    pub fn run(&self, t: &StoredTensors, shape: &[usize]) -> Result<Vec<u8>> {
-        Ok(match self {
-            Make::Stack(names) => {
-                let mut all = Vec::new();
-                for name in names {
-                    all.extend_from_slice(&t.bytes(name)?);
-                }
-                all
-            }
-            Make::Same(name) => t.weights().bytes(name)?.to_vec(),
-            Make::EverySecond { from, first, row } => {
-                let bytes = t.weights().bytes(from)?;
-                let rows = bytes.chunks_exact((*row).max(1)).skip(*first).step_by(2);
-                rows.flatten().copied().collect()
-            }
-            Make::Keys {
-                from,
-                heads: [n, k, v],
-            } => {
-                let bytes = t.bytes(from)?;
-                let size = t.any(from).map_or(1, |i| i.dtype.size_of());
-                let rank = shape[1];
-                let mut out = Vec::with_capacity(n * k * rank * size);
-                for head in 0..*n {
-                    for c in 0..rank {
-                        for r in 0..*k {
-                            let at = ((head * (k + v) + r) * rank + c) * size;
-                            out.extend_from_slice(&bytes[at..at + size]);
-                        }
-                    }
-                }
-                out
-            }
-            Make::Values {
-                from,
-                heads: [n, k, v],
-            } => {
-                let bytes = t.bytes(from)?;
-                let row = shape[2] * t.any(from).map_or(1, |i| i.dtype.size_of());
-                let of_head = |head: usize| &bytes[(head * (k + v) + k) * row..(head + 1) * (k + v) * row];
-                (0..*n).flat_map(|head| of_head(head).iter().copied()).collect()
-            }
-            Make::Fp8 { from, scales } => {
-                fp8_values(t.weights().bytes(from)?, t.weights().bytes(scales)?, shape)
-            }
-            Make::AwqWords(from) => awq_words(t.weights().bytes(from)?, shape),
-            Make::Transposed(from) => {
-                let (bytes, [rows, columns]) = (t.weights().bytes(from)?, [shape[0], shape[1]]);
-                let at = |r: usize, c: usize| 2 * (c * rows + r);
-                let cells = (0..rows).flat_map(|r| (0..columns).map(move |c| at(r, c)));
-                cells.flat_map(|at| [bytes[at], bytes[at + 1]]).collect()
-            }
-            Make::AwqBiases { scales, zeros } => awq_biases(t, scales, zeros.as_deref(), shape)?,
-        })
-    }
 }
 
 /// e4m3 by its bits: 1 sign, 4 exponent, 3 mantissa; all ones is NaN.
@@ -440,19 +209,16 @@ fn e4m3(byte: u8) -> f32 {
     if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-fn fp8_values(weight: &[u8], scales: &[u8], shape: &[usize]) -> Vec<u8> {
-    let columns = shape[1];
-    let wide = columns.div_ceil(128);
+/// `weight` of e4m3, as bf16 times its scales. Blocks go over all matrices of a stack.
+pub(super) fn fp8_values(weight: &[u8], scales: &[f32], shape: &[usize], blocks: [usize; 2]) -> Vec<u8> {
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    let wide = columns.div_ceil(blocks[1]);
     let table: Vec<f32> = (0..=255).map(e4m3).collect();
-    let scale = |block: usize| {
-        let b = &scales[4 * block..4 * block + 4];
-        f32::from_le_bytes([b[0], b[1], b[2], b[3]])
-    };
     let value = |(i, byte): (usize, &u8)| {
-        let block = i / columns / 128 * wide + i % columns / 128;
-        half::bf16::from_f32(table[*byte as usize] * scale(block)).to_le_bytes()
+        let block = i / columns / blocks[0] * wide + i % columns / blocks[1];
+        table[usize::from(*byte)] * scales[block]
     };
-    weight.iter().enumerate().flat_map(value).collect()
+    bytes_of(weight.iter().enumerate().map(value), TensorType::BF16)
 }
 
 /// Where the eight columns of a word lie in it.
@@ -470,7 +236,7 @@ fn awq_code(bytes: &[u8], words: usize, row: usize, column: usize) -> u32 {
 }
 
 /// `[inputs, outputs / 8]` words as `[outputs, inputs / 8]`.
-fn awq_words(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
+pub(super) fn awq_words(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
     let (outputs, words) = (shape[0], shape[0] / 8);
     let mut out = Vec::with_capacity(4 * outputs * shape[1]);
     for column in 0..outputs {
@@ -482,27 +248,13 @@ fn awq_words(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
     out
 }
 
-fn awq_biases(t: &StoredTensors, scales: &str, zeros: Option<&str>, shape: &[usize]) -> Result<Vec<u8>> {
-    let bytes = t.weights().bytes(scales)?;
-    let is_f16 = t
-        .weights()
-        .info(scales)
-        .is_some_and(|i| i.dtype == TensorType::F16);
-    let zeros = zeros.map(|z| t.weights().bytes(z)).transpose()?;
-    let (outputs, groups) = (shape[0], shape[1]);
-    let mut out = Vec::with_capacity(2 * outputs * groups);
-    for column in 0..outputs {
-        for group in 0..groups {
-            let at = 2 * (group * outputs + column);
-            let bits = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-            let zero = zeros.map_or(8, |z| awq_code(z, outputs / 8, group, column)) as f32;
-            let half = if is_f16 {
-                half::f16::from_f32(-zero * half::f16::from_bits(bits).to_f32()).to_bits()
-            } else {
-                half::bf16::from_f32(-zero * half::bf16::from_bits(bits).to_f32()).to_bits()
-            };
-            out.extend_from_slice(&half.to_le_bytes());
-        }
-    }
-    Ok(out)
+/// `-zero · scale` of scales `[groups, outputs]`, as `of`, which is `[outputs, groups]`.
+pub(super) fn awq_biases(scales: &[f32], zeros: Option<&[u8]>, of: &Tensor) -> Vec<u8> {
+    let (outputs, groups) = (of.shape[0], of.shape[1]);
+    let value = |i: usize| {
+        let (column, group) = (i / groups, i % groups);
+        let zero = zeros.map_or(8, |z| awq_code(z, outputs / 8, group, column)) as f32;
+        -zero * scales[group * outputs + column]
+    };
+    bytes_of((0..outputs * groups).map(value), of.dtype)
 }

@@ -63,8 +63,17 @@ impl Source for MlxSource<'_> {
 
     fn load(&mut self, name: &str, dtypes: &[DType], shape: &[usize]) -> Result<MlxBuffer> {
         self.read.insert(name.to_owned());
-        let Some(stored) = self.stored.filter(|stored| stored.is_derived(name)) else {
-            return Ok(self.loader.load_as(name, dtypes, shape)?);
+        let own = match self.stored {
+            None => Some(name),
+            // What is nowhere is missed under the name that it was asked for.
+            Some(stored) => stored.in_file(name).or((!stored.contains(name)).then_some(name)),
+        };
+        let (Some(stored), None) = (self.stored, own) else {
+            let hidden = self.stored.is_some_and(|stored| !stored.contains(name));
+            if hidden && self.loader.weights().contains(name) {
+                return Err(LmError::Weights(format!("{name} is missing")));
+            }
+            return Ok(self.loader.load_as(own.unwrap_or(name), dtypes, shape)?);
         };
         let info = stored.info(name);
         let dtype = info.and_then(|i| i.dtype.dtype()).filter(|d| dtypes.contains(d));

@@ -1,13 +1,18 @@
-//! The tensors of safetensors files, with those that mlx-lm makes of others when it loads a checkpoint of another program:
-//! experts put together, fused heads taken apart, foreign ways of packing repacked. What is as MLX has it stays in the file.
+//! The tensors of safetensors files under MLX's names, with those that mlx-lm makes of others when it loads a checkpoint of
+//! another program: experts put together, fused heads taken apart, foreign ways of packing repacked. What is as MLX has it
+//! stays in the file, under its own name or another.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mlx_native::weights::{ModelWeights, TensorType};
 
-use super::foreign::{self, Make};
+use super::foreign;
+use super::layout;
+use super::made::Make;
 use crate::error::{LmError, Result};
+use crate::json::Fields;
 
 /// What is known of a tensor.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +36,9 @@ impl Known for ModelWeights {
     }
 }
 
-/// A tensor made of others.
+/// A tensor of a file, or one that is made of such.
 #[derive(Debug)]
-pub(crate) struct Derived {
+pub(crate) struct Tensor {
     pub dtype: TensorType,
     pub shape: Vec<usize>,
     pub make: Make,
@@ -43,29 +48,34 @@ pub(crate) struct Derived {
 #[derive(Debug)]
 pub(crate) struct StoredTensors {
     weights: ModelWeights,
-    derived: BTreeMap<String, Derived>,
-    /// Names that are no longer there by themselves.
-    consumed: BTreeSet<String>,
+    tensors: BTreeMap<String, Arc<Tensor>>,
 }
 
 impl StoredTensors {
     /// The tensors of files as they are.
     pub fn plain(weights: ModelWeights) -> Self {
-        StoredTensors {
-            weights,
-            derived: BTreeMap::new(),
-            consumed: BTreeSet::new(),
-        }
+        let each = |name: &str| {
+            let info = weights.info(name)?;
+            let tensor = Tensor {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                make: Make::Stored(name.to_owned()),
+            };
+            Some((name.to_owned(), Arc::new(tensor)))
+        };
+        let tensors = weights.names().filter_map(each).collect();
+        StoredTensors { weights, tensors }
     }
 
-    /// The same, with what `family` makes of foreign names.
+    /// The same as `family` names and lays them out, whatever program wrote them.
     ///
     /// # Errors
     /// [`LmError::Weights`] for foreign tensors that do not fit together; [`LmError::Unsupported`] for ways of packing that
     /// mlx-lm refuses too.
-    pub fn of(weights: ModelWeights, rules: &foreign::Rules) -> Result<Self> {
+    pub fn of(weights: ModelWeights, family: &str, config: &Fields<'_>) -> Result<Self> {
         let mut this = Self::plain(weights);
-        foreign::derive(&mut this, rules)?;
+        foreign::unpack(&mut this, config)?;
+        layout::apply(&mut this, family, config)?;
         Ok(this)
     }
 
@@ -74,62 +84,54 @@ impl StoredTensors {
         &self.weights
     }
 
-    pub fn add(&mut self, name: String, derived: Derived) {
-        self.consumed.remove(&name);
-        self.derived.insert(name, derived);
+    /// A tensor.
+    pub fn get(&self, name: &str) -> Option<&Arc<Tensor>> {
+        self.tensors.get(name)
     }
 
-    /// Takes a tensor out: it is part of another now.
-    pub fn consume(&mut self, name: &str) {
-        self.consumed.insert(name.to_owned());
+    /// Puts a tensor where this name is.
+    pub fn put(&mut self, name: impl Into<String>, tensor: Arc<Tensor>) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Makes a tensor of others under this name.
+    pub fn add(&mut self, name: impl Into<String>, dtype: TensorType, shape: Vec<usize>, make: Make) {
+        self.put(name, Arc::new(Tensor { dtype, shape, make }));
+    }
+
+    /// Takes a tensor out.
+    pub fn take(&mut self, name: &str) -> Option<Arc<Tensor>> {
+        self.tensors.remove(name)
     }
 
     pub fn info(&self, name: &str) -> Option<Info<'_>> {
-        if let Some(d) = self.derived.get(name).filter(|_| !self.consumed.contains(name)) {
-            return Some(Info {
-                dtype: d.dtype,
-                shape: &d.shape,
-            });
-        }
-        self.of_file(name).filter(|_| !self.consumed.contains(name))
-    }
-
-    /// What is known of a tensor, taken out or not.
-    pub fn any(&self, name: &str) -> Option<Info<'_>> {
-        match self.derived.get(name) {
-            Some(d) => Some(Info {
-                dtype: d.dtype,
-                shape: &d.shape,
-            }),
-            None => self.of_file(name),
-        }
-    }
-
-    fn of_file(&self, name: &str) -> Option<Info<'_>> {
-        let info = self.weights.info(name)?;
+        let tensor = self.tensors.get(name)?;
         Some(Info {
-            dtype: info.dtype,
-            shape: &info.shape,
+            dtype: tensor.dtype,
+            shape: &tensor.shape,
         })
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.info(name).is_some()
+        self.tensors.contains_key(name)
     }
 
-    /// Whether a tensor is made of others.
-    pub fn is_derived(&self, name: &str) -> bool {
-        self.derived.contains_key(name)
+    /// The name in the files of a tensor that is there as it is.
+    pub fn in_file(&self, name: &str) -> Option<&str> {
+        match &self.tensors.get(name)?.make {
+            Make::Stored(own) => Some(own),
+            _ => None,
+        }
     }
 
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let own = self
-            .weights
-            .names()
-            .filter(|name| !self.derived.contains_key(*name));
-        let all = own.chain(self.derived.keys().map(String::as_str));
-        all.filter(|name| !self.consumed.contains(*name))
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The names that `wanted` wants.
+    pub fn named(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        self.names().filter(|n| wanted(n)).map(str::to_owned).collect()
     }
 
     pub fn total_bytes(&self) -> usize {
@@ -138,20 +140,27 @@ impl StoredTensors {
 
     /// The bytes of a tensor, made where it is made of others.
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
-        match self.derived.get(name) {
-            None => Ok(Cow::Borrowed(self.weights.bytes(name)?)),
-            Some(derived) => {
-                let bytes = derived.make.run(self, &derived.shape)?;
-                let wanted = derived.shape.iter().product::<usize>() * derived.dtype.size_of();
-                if bytes.len() != wanted {
-                    return Err(LmError::Weights(format!(
-                        "{name}: made {} bytes of {wanted}",
-                        bytes.len()
-                    )));
-                }
-                Ok(Cow::Owned(bytes))
-            }
+        match self.tensors.get(name) {
+            None => Err(LmError::Weights(format!("{name} is missing"))),
+            Some(tensor) => self.bytes_of(tensor),
         }
+    }
+
+    /// The bytes of a tensor.
+    pub fn bytes_of<'a>(&'a self, tensor: &'a Tensor) -> Result<Cow<'a, [u8]>> {
+        if let Make::Stored(name) = &tensor.make {
+            return Ok(Cow::Borrowed(self.weights.bytes(name)?));
+        }
+        let bytes = tensor.make.run(self, tensor)?;
+        let wanted = tensor.shape.iter().product::<usize>() * tensor.dtype.size_of();
+        if bytes.len() != wanted {
+            return Err(LmError::Weights(format!(
+                "made {} bytes of {wanted} for {:?}",
+                bytes.len(),
+                tensor.shape
+            )));
+        }
+        Ok(bytes)
     }
 }
 
